@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// databaseFlags say where the database is. An empty URL leaves everything to the
+// standard PG* variables, if there are any.
+type databaseFlags struct {
+	DatabaseURL string `name:"database-url" env:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL to use, as postgres://user:password@host/database. Without it the PG* variables count."`
+}
+
+// url refuses the driver's guess of a local server: a command that was given no
+// database should not change whichever one it finds.
+func (f databaseFlags) url() (string, error) {
+	if f.DatabaseURL != "" {
+		return f.DatabaseURL, nil
+	}
+	for _, variable := range os.Environ() {
+		switch name, _, _ := strings.Cut(variable, "="); name {
+		case "PGHOST", "PGHOSTADDR", "PGDATABASE", "PGSERVICE", "PGPORT":
+			return "", nil
+		}
+	}
+	return "", errors.New("no database is named: set DATABASE_URL, for example postgres://user:password@localhost/mydb")
+}
+
+// connect opens one connection, for commands that need no pool.
+func (f databaseFlags) connect(ctx context.Context) (*pgx.Conn, error) {
+	url, err := f.url()
+	if err != nil {
+		return nil, err
+	}
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	if config.RuntimeParams["application_name"] == "" {
+		config.RuntimeParams["application_name"] = "oversync-cli"
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	return conn, nil
+}
+
+// openPool connects the server's pool and checks that the database answers. size
+// 0 is the driver's default: one connection for each processor, at least 4.
+func openPool(ctx context.Context, url, applicationName string, size int32) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	// DBAs find us in pg_stat_activity by it. A name in the URL wins.
+	if config.ConnConfig.RuntimeParams["application_name"] == "" {
+		config.ConnConfig.RuntimeParams["application_name"] = applicationName
+	}
+	if size > 0 {
+		config.MaxConns = size
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	if err := pool.Ping(ctx); err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	return pool, nil
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/oversync/oversync/cmd/oversync/internal/demo"
+	"github.com/oversync/oversync/db/pgembed"
+	"github.com/oversync/oversync/migrations"
+)
+
+// devDatabase is the database that dev makes in its private server.
+const devDatabase = "oversync"
+
+// devTokenTTL is long enough for a day of trying things out.
+const devTokenTTL = 24 * time.Hour
+
+// pgStopTimeout bounds the checkpoint of the private server at the end.
+const pgStopTimeout = 30 * time.Second
+
+type devCmd struct {
+	DatabaseURL string `name:"database-url" env:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL to use. Without it dev starts one of its own."`
+	DataDir     string `type:"path" env:"OVERSYNC_DEV_DIR" help:"Folder of the private PostgreSQL. Without it, one in the user's cache."`
+	Temporary   bool   `help:"Forget everything at the end: the private PostgreSQL gets a folder that is removed."`
+	serverFlags
+	serviceFlags
+}
+
+func (c *devCmd) Run(ctx context.Context, a *app) (err error) {
+	if c.JWTSecret == "" {
+		if !isLoopback(c.Listen) {
+			return fmt.Errorf("dev signs tokens with a secret that everybody knows, so it listens on this machine alone: "+
+				"set OVERSYNC_JWT_SECRET to listen on %s", c.Listen)
+		}
+		c.JWTSecret = devSecret
+	}
+	url := c.DatabaseURL
+	if url == "" {
+		server, err := pgembed.Start(ctx, pgembed.Config{Dir: c.DataDir, Temporary: c.Temporary, Logger: a.logger})
+		if err != nil {
+			return err
+		}
+		defer func() {
+			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), pgStopTimeout)
+			defer cancel()
+			err = errors.Join(err, server.Stop(stop))
+		}()
+		if err := server.CreateDatabase(ctx, devDatabase); err != nil {
+			return err
+		}
+		url = server.URL(devDatabase)
+
+		// Without its database the server is of no use.
+		var cancel context.CancelCauseFunc
+		ctx, cancel = context.WithCancelCause(ctx)
+		defer cancel(nil)
+		finished := make(chan struct{})
+		defer close(finished)
+		go func() {
+			select {
+			case <-server.Done():
+				cancel(fmt.Errorf("the private PostgreSQL ended; its log is %s", server.LogFile()))
+			case <-finished:
+			}
+		}()
+	}
+	if _, err := migrations.Up(ctx, url); err != nil {
+		return err
+	}
+	pool, err := openPool(ctx, url, c.AppName, c.PoolSize)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	if err := installDemo(ctx, pool); err != nil {
+		return err
+	}
+	token, _, err := mintToken(c.JWTSecret, c.JWTClaim, demoUser, devTokenTTL)
+	if err != nil {
+		return err
+	}
+	err = serve(ctx, a.logger, pool, c.serverFlags, c.serviceFlags, func(serverURL string) {
+		_ = a.print(devInfo{URL: serverURL, DatabaseURL: url, User: demoUser, Token: token}, func(w io.Writer) {
+			a.printNextSteps(w, serverURL, url, token)
+		})
+	})
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = errors.Join(err, cause)
+	}
+	return err
+}
+
+type devInfo struct {
+	URL         string `json:"url"`
+	DatabaseURL string `json:"database_url"`
+	User        string `json:"user_id"`
+	Token       string `json:"token"`
+}
+
+func (a *app) printNextSteps(w io.Writer, serverURL, databaseURL, token string) {
+	fmt.Fprintf(w, `
+oversync runs on %[2]s with a demo schema. Ctrl-C ends it. In another terminal:
+
+  Play three devices against it:
+    %[1]s demo --url %[2]s --token %[4]s
+
+  Look into the database:
+    psql '%[3]s'
+
+  Ask it what it can do:
+    curl -H 'Authorization: Bearer %[4]s' -H 'Oversync-Source-ID: curl' %[2]s/sync/capabilities
+
+`, a.program, serverURL, databaseURL, token)
+}
+
+// installDemo creates and registers the demo tables. Doing it again changes
+// nothing.
+func installDemo(ctx context.Context, pool *pgxpool.Pool) error {
+	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, demo.SchemaSQL); err != nil {
+			return fmt.Errorf("create the demo schema: %w", err)
+		}
+		if _, err := tx.Exec(ctx, demo.RegisterSQL); err != nil {
+			return fmt.Errorf("register the demo tables: %w", err)
+		}
+		return nil
+	})
+}
+
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}

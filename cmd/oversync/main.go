@@ -1,0 +1,117 @@
+// Command oversync runs a sync server on a PostgreSQL database, and looks after
+// that database: schema, registered tables, tokens. oversync --help lists the
+// commands; every setting is a flag or an environment variable.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Exit statuses: scripts tell a wrong command line from a command that failed.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+type cli struct {
+	JSON      bool   `name:"json" env:"OVERSYNC_JSON" help:"Print JSON, for programs."`
+	LogLevel  string `enum:"debug,info,warn,error" default:"info" env:"OVERSYNC_LOG_LEVEL" help:"Least level that is logged: ${enum}."`
+	LogFormat string `enum:"auto,json,text" default:"auto" env:"OVERSYNC_LOG_FORMAT" help:"Form of the log on standard error: json, text, or auto (text on a terminal)."`
+
+	Serve   serveCmd   `cmd:"" help:"Serve the sync protocol."`
+	Migrate migrateCmd `cmd:"" help:"Install, upgrade or remove the sync schema."`
+	Table   tableCmd   `cmd:"" help:"Register tables, and list those that are."`
+	Token   tokenCmd   `cmd:"" help:"Make a token for a user."`
+	Dev     devCmd     `cmd:"" help:"Try it out: a database, a demo schema, a token and a server, from nothing."`
+	Demo    demoCmd    `cmd:"" help:"Play devices against the server that dev runs."`
+	Version versionCmd `cmd:"" help:"Say which version this is."`
+}
+
+// app is what every command gets to work with.
+type app struct {
+	program string // how this program was called, for lines to copy
+	stdout  io.Writer
+	stderr  io.Writer
+	json    bool
+	logger  *slog.Logger
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// After the first signal the second one kills, should the shutdown hang.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args, os.Stdout, os.Stderr))
+}
+
+// run is the program without the process around it. args starts with its name.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var c cli
+	parser, err := kong.New(&c,
+		kong.Name("oversync"),
+		kong.Description("A sync engine that lives in PostgreSQL."),
+		kong.Writers(stdout, stderr),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: false}),
+		kong.BindTo(ctx, (*context.Context)(nil)))
+	if err != nil {
+		fmt.Fprintln(stderr, "oversync:", err)
+		return exitFailed
+	}
+	command, err := parser.Parse(args[1:])
+	if err != nil {
+		fmt.Fprintf(stderr, "oversync: %v\nRun %s --help to see what there is.\n", err, args[0])
+		return exitUsage
+	}
+	a := &app{program: args[0], stdout: stdout, stderr: stderr, json: c.JSON, logger: newLogger(stderr, c.LogFormat, c.LogLevel)}
+	if err := command.Run(a); err != nil {
+		fmt.Fprintln(stderr, "oversync:", describe(err))
+		return exitFailed
+	}
+	return exitOK
+}
+
+// describe adds what PostgreSQL says beside its message: the refusals of the
+// sync schema carry their remedy in the hint.
+func describe(err error) string {
+	text := err.Error()
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		if e.Detail != "" {
+			text += "\n  detail: " + e.Detail
+		}
+		if e.Hint != "" {
+			text += "\n  hint: " + e.Hint
+		}
+	}
+	return text
+}
+
+func newLogger(w io.Writer, format, level string) *slog.Logger {
+	var options slog.HandlerOptions
+	var least slog.Level
+	if err := least.UnmarshalText([]byte(level)); err == nil { // kong has checked it
+		options.Level = least
+	}
+	if format == "text" || format == "auto" && isTerminal(w) {
+		return slog.New(slog.NewTextHandler(w, &options))
+	}
+	return slog.New(slog.NewJSONHandler(w, &options))
+}
+
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/oversync/oversync/httpapi"
+	"github.com/oversync/oversync/migrations"
+	oversync "github.com/oversync/oversync/sync"
+)
+
+// Timeouts of a connection. The body's is long because a phone on a bad line may
+// push a large chunk; the answer's is per write, see httpapi.
+const (
+	readHeaderTimeout = 10 * time.Second
+	readTimeout       = 5 * time.Minute
+	idleTimeout       = 2 * time.Minute
+)
+
+// weakSecretBytes is the length below which a secret is weaker than HMAC SHA-256.
+const weakSecretBytes = 32
+
+// serverFlags are the settings of the HTTP side, shared by serve and dev.
+type serverFlags struct {
+	Listen          string        `group:"server" default:"127.0.0.1:8080" env:"OVERSYNC_LISTEN" help:"Address to listen on (${default}). Port 0 takes a free one."`
+	JWTSecret       string        `name:"jwt-secret" group:"server" env:"OVERSYNC_JWT_SECRET" help:"Secret that signs the users' tokens (HS256)."`
+	JWTClaim        string        `name:"jwt-claim" group:"server" env:"OVERSYNC_JWT_CLAIM" default:"sub" help:"Claim of the token that holds the user id (${default})."`
+	MaxBodyBytes    int64         `group:"server" default:"67108864" env:"OVERSYNC_MAX_BODY_BYTES" help:"Largest request body, in bytes (${default})."`
+	PoolSize        int32         `group:"server" default:"0" env:"OVERSYNC_POOL_SIZE" help:"Most connections to the database; 0 is one for each processor, at least 4."`
+	ShutdownTimeout time.Duration `group:"server" default:"15s" env:"OVERSYNC_SHUTDOWN_TIMEOUT" help:"Time that running requests get to finish at shutdown (${default})."`
+}
+
+type serveCmd struct {
+	databaseFlags
+	serverFlags
+	serviceFlags
+}
+
+func (c *serveCmd) Run(ctx context.Context, a *app) error {
+	if c.JWTSecret == "" {
+		return errNoSecret
+	}
+	if len(c.JWTSecret) < weakSecretBytes {
+		a.logger.Warn("the JWT secret is short; make a longer one with: openssl rand -hex 32", "bytes", len(c.JWTSecret))
+	}
+	url, err := c.url()
+	if err != nil {
+		return err
+	}
+	pool, err := openPool(ctx, url, c.AppName, c.PoolSize)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	if err := migrations.Check(ctx, pool); err != nil {
+		return err
+	}
+	return serve(ctx, a.logger, pool, c.serverFlags, c.serviceFlags, func(string) {})
+}
+
+// serve runs the service on a migrated database until ctx ends, and then shuts it
+// down. ready is called with the server's URL once it accepts connections.
+func serve(ctx context.Context, logger *slog.Logger, pool *pgxpool.Pool, server serverFlags, settings serviceFlags, ready func(url string)) error {
+	auth, err := httpapi.NewHS256(httpapi.HS256Config{Secret: []byte(server.JWTSecret), UserClaim: server.JWTClaim})
+	if err != nil {
+		return err
+	}
+	service, err := oversync.NewRuntimeService(pool, settings.config(), logger)
+	if err != nil {
+		return err
+	}
+	if err := service.Bootstrap(ctx); err != nil {
+		return errors.Join(err, service.Close(context.WithoutCancel(ctx)))
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", server.Listen)
+	if err != nil {
+		return errors.Join(fmt.Errorf("listen on %s: %w", server.Listen, err), service.Close(context.WithoutCancel(ctx)))
+	}
+
+	// Requests outlive the signal: they are cancelled only when the drain's time
+	// is up.
+	requests, cancelRequests := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelRequests()
+	httpServer := &http.Server{
+		Handler: httpapi.NewRouter(httpapi.RouterConfig{
+			Service: service, Authenticator: auth, Logger: logger, MaxBodyBytes: server.MaxBodyBytes,
+		}),
+		BaseContext:       func(net.Listener) context.Context { return requests },
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      httpapi.DefaultWriteStallTimeout,
+		IdleTimeout:       idleTimeout,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- httpServer.Serve(listener) }()
+	address := listener.Addr().String()
+	logger.Info("listening", "addr", address, "url", "http://"+address)
+	ready("http://" + address)
+
+	select {
+	case err := <-served: // it never ends by itself without a reason
+		return errors.Join(err, shutDown(logger, httpServer, service, cancelRequests, server.ShutdownTimeout))
+	case <-ctx.Done():
+		logger.Info("shutting down", "timeout", server.ShutdownTimeout.String())
+		return shutDown(logger, httpServer, service, cancelRequests, server.ShutdownTimeout)
+	}
+}
+
+// shutDown accepts no more connections, lets the running requests finish while
+// new ones on open connections get 503, and cancels what is left when the time is
+// up. Requests that had to be cancelled are no failure: their clients try again.
+func shutDown(logger *slog.Logger, server *http.Server, service *oversync.SyncService, cancelRequests context.CancelFunc, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	drained := make(chan error, 1)
+	go func() { drained <- server.Shutdown(ctx) }()
+	err := errors.Join(service.Close(ctx), <-drained)
+	cancelRequests()
+	if errors.Is(err, context.DeadlineExceeded) {
+		logger.Warn("requests were cancelled because the time to finish was up", "timeout", timeout.String())
+		err = nil
+	}
+	err = errors.Join(err, server.Close())
+	logger.Info("stopped")
+	return err
+}

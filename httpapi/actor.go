@@ -1,0 +1,75 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	oversync "github.com/oversync/oversync/sync"
+)
+
+// maxIDBytes is the longest user or source id that is accepted.
+const maxIDBytes = 255
+
+// ActorMiddlewareConfig says where ActorMiddleware finds the user.
+type ActorMiddlewareConfig struct {
+	// UserIDFromContext returns the authenticated user of a request. An error or
+	// a blank id answers 401. Nil means the UserIDFromContext of this package,
+	// which is what AuthMiddleware fills.
+	UserIDFromContext func(context.Context) (string, error)
+}
+
+// ActorMiddleware puts an oversync.Actor into the context of each request: the
+// user from the authentication that ran before it, the source from the
+// Oversync-Source-ID header, both without surrounding white space.
+//
+// It answers 401 authentication_failed without a user, and 400 invalid_request
+// when the header is missing or blank, or when either id is longer than 255
+// bytes, is not UTF-8 or holds a control character.
+func ActorMiddleware(cfg ActorMiddlewareConfig) func(http.Handler) http.Handler {
+	userID := cfg.UserIDFromContext
+	if userID == nil {
+		userID = UserIDFromContext
+	}
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			user, err := userID(r.Context())
+			if user = strings.TrimSpace(user); err != nil || user == "" {
+				writeUnauthenticated(w, "the request carries no authenticated user")
+				return
+			}
+			source := strings.TrimSpace(r.Header.Get(oversync.SourceIDHeader))
+			if source == "" {
+				writeError(w, http.StatusBadRequest, codeInvalidRequest,
+					"send the header "+oversync.SourceIDHeader+" with the id of this device")
+				return
+			}
+			if err := checkID("the user id", user); err != nil {
+				writeError(w, http.StatusBadRequest, codeInvalidRequest, err.Error())
+				return
+			}
+			if err := checkID("the header "+oversync.SourceIDHeader, source); err != nil {
+				writeError(w, http.StatusBadRequest, codeInvalidRequest, err.Error())
+				return
+			}
+			actor := oversync.Actor{UserID: user, SourceID: source}
+			next.ServeHTTP(w, r.WithContext(oversync.ContextWithActor(r.Context(), actor)))
+		})
+	}
+}
+
+// checkID refuses what the database or a log line could not hold faithfully.
+func checkID(what, id string) error {
+	switch {
+	case len(id) > maxIDBytes:
+		return fmt.Errorf("%s is longer than %d bytes", what, maxIDBytes)
+	case !utf8.ValidString(id):
+		return fmt.Errorf("%s is not valid UTF-8", what)
+	case strings.ContainsFunc(id, unicode.IsControl):
+		return fmt.Errorf("%s holds a control character", what)
+	}
+	return nil
+}

@@ -1,0 +1,82 @@
+package httpapi
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+)
+
+// DefaultMaxBodyBytes is the largest request body that is read when no other
+// limit is configured: 64 MiB.
+const DefaultMaxBodyBytes int64 = 64 << 20
+
+// firstBodyBuffer bounds the memory that a Content-Length alone can claim. A
+// longer body grows the buffer as it really arrives.
+const firstBodyBuffer = 1 << 20
+
+// readBody reads the whole body. A body over the limit is a
+// *http.MaxBytesError, which the error table answers with 413.
+func (h *HTTPSyncHandlers) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.ContentLength > h.maxBodyBytes {
+		return nil, &http.MaxBytesError{Limit: h.maxBodyBytes}
+	}
+	var buf bytes.Buffer
+	if r.ContentLength > 0 {
+		buf.Grow(int(min(r.ContentLength, firstBodyBuffer)) + bytes.MinRead)
+	}
+	if _, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, h.maxBodyBytes)); err != nil {
+		return nil, bodyReadError(err)
+	}
+	return buf.Bytes(), nil
+}
+
+// discardBody reads and drops a body that the operation does not use, so that
+// the connection can carry the next request. The limit holds all the same.
+func (h *HTTPSyncHandlers) discardBody(w http.ResponseWriter, r *http.Request) error {
+	if r.ContentLength > h.maxBodyBytes {
+		return &http.MaxBytesError{Limit: h.maxBodyBytes}
+	}
+	if _, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, h.maxBodyBytes)); err != nil {
+		return bodyReadError(err)
+	}
+	return nil
+}
+
+func bodyReadError(err error) error {
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return tooLarge
+	}
+	return &requestError{code: codeInvalidRequest, message: "the request body ended early; send it again"}
+}
+
+// stallTimeout cuts an answer whose reader takes no byte for d, however long
+// the whole answer lasts. Without it a client that stops reading would hold a
+// database cursor, and a server-wide write timeout would cut long answers that
+// flow well.
+func stallTimeout(d time.Duration) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			sw := &stallWriter{ResponseWriter: w, control: http.NewResponseController(w), limit: d}
+			next.ServeHTTP(sw, r)
+			// The connection's next answer must not inherit this one's deadline,
+			// and net/http only sets a new one if it has a timeout of its own.
+			_ = sw.control.SetWriteDeadline(time.Time{})
+		})
+	}
+}
+
+type stallWriter struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	limit   time.Duration
+}
+
+func (w *stallWriter) Write(p []byte) (int, error) {
+	// Writers that cannot do it (a recorder in a test) have no connection to cut.
+	_ = w.control.SetWriteDeadline(time.Now().Add(w.limit))
+	return w.ResponseWriter.Write(p)
+}
+
+func (w *stallWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,85 @@
+package httpapi
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/gorilla/mux"
+)
+
+// queryNumbers reads whole-number query values. It keeps the first fault, so
+// that a handler reads all its values and checks once.
+type queryNumbers struct {
+	values url.Values
+	code   string // the code that the endpoint names for its query
+	err    error
+}
+
+func newQueryNumbers(r *http.Request, code string) *queryNumbers {
+	// Not r.URL.Query(): that drops malformed pairs, and a dropped cursor would
+	// silently start over.
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	q := &queryNumbers{values: values, code: code}
+	if err != nil {
+		q.fail("the query string is malformed")
+	}
+	return q
+}
+
+func (q *queryNumbers) fail(format string, args ...any) {
+	if q.err == nil {
+		q.err = &requestError{code: q.code, message: fmt.Sprintf(format, args...)}
+	}
+}
+
+// number returns the value of name, and whether there was one. An absent or
+// empty value is none.
+func (q *queryNumbers) number(name string, least int64) (int64, bool) {
+	given := q.values[name]
+	if len(given) > 1 {
+		q.fail("%s is given more than once", name)
+		return 0, false
+	}
+	if len(given) == 0 || given[0] == "" {
+		return 0, false
+	}
+	n, ok := parseNumber(given[0])
+	if !ok || n < least {
+		q.fail("%s must be a whole number of %d or more", name, least)
+		return 0, false
+	}
+	return n, true
+}
+
+// parseNumber reads decimal digits alone: no sign, space or underscore.
+func parseNumber(s string) (int64, bool) {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return 0, false
+		}
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	return n, err == nil
+}
+
+// pathParameter finds a parameter of the path whatever router chose the
+// handler: gorilla/mux, a net/http pattern (or a router that fills PathValue),
+// or else by position, as the segment that follows collection.
+func pathParameter(r *http.Request, name, collection string) string {
+	if v := mux.Vars(r)[name]; v != "" {
+		return v
+	}
+	if v := r.PathValue(name); v != "" {
+		return v
+	}
+	segments := strings.Split(r.URL.Path, "/")
+	for i := len(segments) - 2; i >= 0; i-- {
+		if segments[i] == collection {
+			return segments[i+1]
+		}
+	}
+	return ""
+}

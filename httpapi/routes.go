@@ -1,0 +1,96 @@
+package httpapi
+
+import (
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gorilla/mux"
+
+	oversync "github.com/oversync/oversync/sync"
+)
+
+// DefaultWriteStallTimeout is how long a client may take no byte of its answer
+// before it is cut off.
+const DefaultWriteStallTimeout = 30 * time.Second
+
+// RouterConfig is what NewRouter needs.
+type RouterConfig struct {
+	// Service does the work. Required.
+	Service *oversync.SyncService
+	// Authenticator finds the user of each request under /sync/. Required: with
+	// nil every such request is answered 401.
+	Authenticator Authenticator
+	// Logger takes failures at error level and requests at debug level. Nil
+	// discards.
+	Logger *slog.Logger
+	// MaxBodyBytes bounds a request body; DefaultMaxBodyBytes if zero.
+	MaxBodyBytes int64
+	// WriteStallTimeout cuts a client that stops reading its answer;
+	// DefaultWriteStallTimeout if zero.
+	WriteStallTimeout time.Duration
+}
+
+// NewRouter returns a handler for every route of the protocol, at the root.
+// Unknown paths and wrong methods are answered as JSON errors too.
+func NewRouter(cfg RouterConfig) http.Handler {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Authenticator == nil {
+		cfg.Authenticator = AuthenticatorFunc(refuseAll)
+	}
+	if cfg.WriteStallTimeout <= 0 {
+		cfg.WriteStallTimeout = DefaultWriteStallTimeout
+	}
+	h := NewHTTPSyncHandlers(cfg.Service, cfg.Logger, WithMaxBodyBytes(cfg.MaxBodyBytes))
+
+	authenticate, withActor := AuthMiddleware(cfg.Authenticator), ActorMiddleware(ActorMiddlewareConfig{})
+	actor := func(handle http.HandlerFunc) http.Handler { return authenticate(withActor(handle)) }
+
+	// Without SkipClean mux answers a path with a double slash by a redirect,
+	// which turns a POST into a GET.
+	router := mux.NewRouter().SkipClean(true)
+	router.Handle("/sync/connect", methods{http.MethodPost: actor(h.HandleConnect)})
+	router.Handle("/sync/push-sessions", methods{http.MethodPost: actor(h.HandleCreatePushSession)})
+	router.Handle("/sync/push-sessions/{push_id}/chunks", methods{http.MethodPost: actor(h.HandlePushSessionChunk)})
+	router.Handle("/sync/push-sessions/{push_id}/commit", methods{http.MethodPost: actor(h.HandleCommitPushSession)})
+	router.Handle("/sync/push-sessions/{push_id}", methods{http.MethodDelete: actor(h.HandleDeletePushSession)})
+	router.Handle("/sync/committed-bundles/{bundle_seq}/rows", methods{http.MethodGet: actor(h.HandleGetCommittedBundleRows)})
+	router.Handle("/sync/pull", methods{http.MethodGet: actor(h.HandlePull)})
+	router.Handle("/sync/snapshot-sessions", methods{http.MethodPost: actor(h.HandleCreateSnapshotSession)})
+	router.Handle("/sync/snapshot-sessions/{snapshot_id}", methods{
+		http.MethodGet:    actor(h.HandleGetSnapshotChunk),
+		http.MethodDelete: actor(h.HandleDeleteSnapshotSession),
+	})
+	router.Handle("/sync/capabilities", methods{http.MethodGet: actor(h.HandleCapabilities)})
+	router.Handle("/syncx/status", methods{http.MethodGet: http.HandlerFunc(h.HandleStatus)})
+	router.Handle("/syncx/health", methods{http.MethodGet: http.HandlerFunc(h.HandleHealth)})
+	router.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		writeError(w, http.StatusNotFound, codeNotFound, "there is nothing at this path")
+	})
+
+	var handler http.Handler = router
+	handler = stallTimeout(cfg.WriteStallTimeout)(handler)
+	handler = LogRequests(cfg.Logger)(handler)
+	return RequestID(handler)
+}
+
+// methods serves one path by the request's method. It answers 405 itself, since
+// mux would do so without an Allow header.
+type methods map[string]http.Handler
+
+func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if handler, ok := m[r.Method]; ok {
+		handler.ServeHTTP(w, r)
+		return
+	}
+	allowed := make([]string, 0, len(m))
+	for method := range m {
+		allowed = append(allowed, method)
+	}
+	slices.Sort(allowed)
+	writeMethodNotAllowed(w, strings.Join(allowed, ", "))
+}

@@ -1,0 +1,248 @@
+package httpapi
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/gorilla/mux"
+	"github.com/stretchr/testify/require"
+
+	oversync "github.com/oversync/oversync/sync"
+)
+
+// routes lists the protocol's paths with their methods.
+var routes = []struct {
+	path, methods string
+	public        bool
+}{
+	{"/sync/connect", "POST", false},
+	{"/sync/push-sessions", "POST", false},
+	{"/sync/push-sessions/p/chunks", "POST", false},
+	{"/sync/push-sessions/p/commit", "POST", false},
+	{"/sync/push-sessions/p", "DELETE", false},
+	{"/sync/committed-bundles/1/rows", "GET", false},
+	{"/sync/pull", "GET", false},
+	{"/sync/snapshot-sessions", "POST", false},
+	{"/sync/snapshot-sessions/s", "DELETE, GET", false},
+	{"/sync/capabilities", "GET", false},
+	{"/syncx/status", "GET", true},
+	{"/syncx/health", "GET", true},
+}
+
+type client struct {
+	handler http.Handler
+	token   string
+}
+
+func newClient(t *testing.T, cfg RouterConfig) client {
+	t.Helper()
+	auth, err := NewHS256(HS256Config{Secret: testSecret})
+	require.NoError(t, err)
+	cfg.Authenticator = auth
+	token := mint(t, jwt.SigningMethodHS256, testSecret, jwt.MapClaims{"sub": "user-1", "exp": time.Now().Add(time.Hour).Unix()})
+	return client{handler: NewRouter(cfg), token: token}
+}
+
+func (c client) do(method, path, body string, headers ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.Header.Set("Authorization", "Bearer "+c.token)
+	r.Header.Set(oversync.SourceIDHeader, "device-a")
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	rec := httptest.NewRecorder()
+	c.handler.ServeHTTP(rec, r)
+	return rec
+}
+
+func requireError(t *testing.T, rec *httptest.ResponseRecorder, status int, code string, msg ...any) {
+	t.Helper()
+	require.Equal(t, status, rec.Code, msg...)
+	require.Equal(t, "application/json", rec.Header().Get("Content-Type"), msg...)
+	require.True(t, strings.HasPrefix(rec.Body.String(), `{"error":"`+code+`","message":"`), rec.Body.String())
+}
+
+func TestRoutesTakeTheirMethodsAlone(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, RouterConfig{})
+	for _, route := range routes {
+		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
+			if strings.Contains(route.methods, method) {
+				continue
+			}
+			rec := c.do(method, route.path, "")
+			requireError(t, rec, 405, "method_not_allowed", method+" "+route.path)
+			require.Equal(t, route.methods, rec.Header().Get("Allow"))
+		}
+		for method := range strings.SplitSeq(route.methods, ", ") {
+			if route.public {
+				continue
+			}
+			requireError(t, c.do(method, route.path, "", "Authorization", ""), 401, "authentication_failed", route.path)
+			requireError(t, c.do(method, route.path, "", "Authorization", "", oversync.SourceIDHeader, ""), 401, "authentication_failed")
+			requireError(t, c.do(method, route.path, "", oversync.SourceIDHeader, " "), 400, "invalid_request", route.path)
+		}
+	}
+}
+
+func TestUnknownPaths(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, RouterConfig{})
+	for _, path := range []string{"/", "/sync", "/sync/pull/", "/sync//pull", "/sync/push-sessions//commit", "/sync/watchers", "/metrics"} {
+		requireError(t, c.do("GET", path, ""), 404, "not_found", path)
+		requireError(t, c.do("POST", path, ""), 404, "not_found", path)
+	}
+}
+
+func TestWithoutAuthenticatorNobodyComesIn(t *testing.T) {
+	t.Parallel()
+	rec := httptest.NewRecorder()
+	NewRouter(RouterConfig{}).ServeHTTP(rec, httptest.NewRequest("GET", "/sync/pull", nil))
+	requireError(t, rec, 401, "authentication_failed")
+	require.Equal(t, "Bearer", rec.Header().Get("WWW-Authenticate"))
+}
+
+func TestQueriesAreRefusedWithTheEndpointsCode(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, RouterConfig{})
+	cases := map[string]struct {
+		path   string
+		values []string
+	}{
+		"invalid_request": {"/sync/pull", []string{
+			"after_bundle_seq", "target_bundle_seq", "max_bundles"}},
+		"committed_bundle_chunk_invalid": {"/sync/committed-bundles/1/rows", []string{"after_row_ordinal", "max_rows"}},
+		"snapshot_chunk_invalid":         {"/sync/snapshot-sessions/s", []string{"after_row_ordinal", "max_rows"}},
+	}
+	for code, tc := range cases {
+		for _, name := range tc.values {
+			for _, value := range []string{"-1", "x", "1.0", "1e3", "%2B1", "+1", "0x1", "1_000", "9223372036854775808", "1&" + name + "=1", "%zz", "%D9%A1"} {
+				requireError(t, c.do("GET", tc.path+"?"+name+"="+value, ""), 400, code, name+"="+value)
+			}
+			if strings.HasPrefix(name, "max_") {
+				requireError(t, c.do("GET", tc.path+"?"+name+"=0", ""), 400, code, name)
+			}
+		}
+	}
+	requireError(t, c.do("GET", "/sync/pull?max_bundles=5001", ""), 400, "invalid_request")
+	for _, seq := range []string{"0", "-1", "x", "1.5", "99999999999999999999"} {
+		requireError(t, c.do("GET", "/sync/committed-bundles/"+seq+"/rows", ""), 400, "committed_bundle_chunk_invalid", seq)
+	}
+}
+
+func TestBodiesAreRefusedWithTheEndpointsCode(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, RouterConfig{})
+	bad := []string{"null", "[]", "1", `"x"`, "{", "{} {}", "{}x", "not json", `{"a":1,"a":2}`}
+	for path, code := range map[string]string{
+		"/sync/connect":           "invalid_request",
+		"/sync/push-sessions":     "push_session_invalid",
+		"/sync/snapshot-sessions": "snapshot_session_invalid",
+	} {
+		for _, body := range bad {
+			requireError(t, c.do("POST", path, body), 400, code, path+" "+body)
+		}
+	}
+	requireError(t, c.do("POST", "/sync/connect", ""), 400, "invalid_request")
+	requireError(t, c.do("POST", "/sync/connect", `{"has_local_pending_rows":"yes"}`), 400, "invalid_request")
+	requireError(t, c.do("POST", "/sync/push-sessions", ""), 400, "push_session_invalid")
+	requireError(t, c.do("POST", "/sync/push-sessions", `{"source_bundle_id":"1"}`), 400, "push_session_invalid")
+	requireError(t, c.do("POST", "/sync/snapshot-sessions", `{"replace":1}`), 400, "snapshot_session_invalid")
+	requireError(t, c.do("POST", "/sync/snapshot-sessions", `{"source_replacement":{"extra":1}}`), 400, "snapshot_session_invalid")
+}
+
+func TestBodiesOverTheLimit(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, RouterConfig{MaxBodyBytes: 100})
+	server := httptest.NewServer(c.handler)
+	defer server.Close()
+	for _, path := range []string{"/sync/connect", "/sync/push-sessions", "/sync/push-sessions/p/chunks", "/sync/push-sessions/p/commit", "/sync/snapshot-sessions"} {
+		body := strings.Repeat(" ", 101)
+		requireError(t, c.do("POST", path, body), 413, "request_too_large", path)
+
+		// Chunked, so that the length is not announced.
+		req, err := http.NewRequest("POST", server.URL+path, io.MultiReader(strings.NewReader(body)))
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer "+c.token)
+		req.Header.Set(oversync.SourceIDHeader, "device-a")
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		require.Equal(t, 413, resp.StatusCode, path)
+		require.NoError(t, resp.Body.Close())
+	}
+	requireError(t, c.do("POST", "/sync/connect", "{"+strings.Repeat(" ", 99)), 400, "invalid_request", "exactly the limit is read")
+}
+
+func TestAHandlerAloneNeedsAnActorAndItsMethod(t *testing.T) {
+	t.Parallel()
+	h, _ := testHandlers()
+	rec := httptest.NewRecorder()
+	h.HandlePull(rec, httptest.NewRequest("GET", "/sync/pull", nil))
+	requireError(t, rec, 401, "authentication_failed")
+	rec = httptest.NewRecorder()
+	h.HandlePull(rec, httptest.NewRequest("POST", "/sync/pull", nil))
+	requireError(t, rec, 405, "method_not_allowed")
+}
+
+func TestPathParametersInAnyRouter(t *testing.T) {
+	t.Parallel()
+	const want = "0198f2a0-0000-7000-8000-000000000001"
+	var got string
+	handle := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = pushID(r) })
+
+	withMux := mux.NewRouter()
+	withMux.Handle("/api/sync/push-sessions/{push_id}/chunks", handle)
+	stdlib := http.NewServeMux()
+	stdlib.Handle("POST /api/sync/push-sessions/{push_id}/chunks", handle)
+	otherNames := http.NewServeMux()
+	otherNames.Handle("POST /api/sync/push-sessions/{id}/chunks", handle)
+	for name, router := range map[string]http.Handler{"mux": withMux, "stdlib": stdlib, "other names": otherNames, "none": handle} {
+		got = ""
+		router.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/api/sync/push-sessions/"+want+"/chunks", nil))
+		require.Equal(t, want, got, name)
+	}
+	handle.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("DELETE", "/sync/push-sessions/"+want, nil))
+	require.Equal(t, want, got)
+}
+
+func TestRequestID(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, RouterConfig{})
+	require.Equal(t, "abc-1", c.do("GET", "/", "", RequestIDHeader, "abc-1").Header().Get(RequestIDHeader))
+	for _, bad := range []string{"", "a b", "a\"\x01", strings.Repeat("x", 129)} {
+		id := c.do("GET", "/", "", RequestIDHeader, bad).Header().Get(RequestIDHeader)
+		require.NotEqual(t, bad, id)
+		require.Len(t, id, 36)
+	}
+}
+
+// A reader that stops must not hold the handler; one that reads slowly must not
+// be cut.
+func TestAStalledReaderIsCutOff(t *testing.T) {
+	t.Parallel()
+	failed := make(chan error, 1)
+	server := httptest.NewServer(stallTimeout(50 * time.Millisecond)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		block := make([]byte, 1<<20)
+		for {
+			if _, err := w.Write(block); err != nil {
+				failed <- err
+				return
+			}
+		}
+	})))
+	defer server.Close()
+	resp, err := http.Get(server.URL)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	select {
+	case err := <-failed:
+		require.ErrorContains(t, err, "timeout")
+	case <-time.After(10 * time.Second):
+		t.Fatal("the handler still waits for a reader that does not read")
+	}
+}

@@ -1,0 +1,204 @@
+-- The log and the state of scopes: everything else in this schema is a query over these tables.
+--
+-- Locks: creates new objects only, so it waits for nobody and nobody waits for it.
+-- The log has no foreign keys to rows that many writers share: they would be most of the cost of an insert and
+-- make multixacts under concurrency. Its integrity is by construction, and sync.verify looks at it.
+
+-- +goose Up
+-- +goose StatementBegin
+CREATE SCHEMA sync;
+COMMENT ON SCHEMA sync IS 'oversync: the log of synced tables, their registration, capture, and the functions that the sync API calls.';
+
+--
+-- Scopes and sources.
+--
+CREATE TABLE sync.user_state (
+    user_pk               bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT user_state_pkey PRIMARY KEY,
+    user_id               text NOT NULL,
+    state                 text NOT NULL DEFAULT 'uninitialized',
+    next_bundle_seq       bigint NOT NULL DEFAULT 1,
+    retained_bundle_floor bigint NOT NULL DEFAULT 0,
+    live_row_count        bigint NOT NULL DEFAULT 0,
+    live_byte_count       bigint NOT NULL DEFAULT 0,
+    bundle_byte_count     bigint NOT NULL DEFAULT 0,
+    last_bundle_at        timestamptz,
+    initialization_id     uuid,
+    lease_source_id       text,
+    lease_expires_at      timestamptz,
+    created_at            timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT user_id_is_unique UNIQUE (user_id),
+    CONSTRAINT user_id_has_1_to_255_bytes CHECK (octet_length(user_id) BETWEEN 1 AND 255),
+    CONSTRAINT state_is_known CHECK (state IN ('uninitialized', 'initializing', 'initialized')),
+    CONSTRAINT only_initializing_holds_a_lease CHECK ((state = 'initializing') = (initialization_id IS NOT NULL)
+        AND (initialization_id IS NULL) = (lease_expires_at IS NULL)
+        AND (initialization_id IS NULL) = (lease_source_id IS NULL))
+) WITH (fillfactor = 70);
+COMMENT ON TABLE sync.user_state IS 'One row per scope (user). Its row lock is what puts the bundles of one scope in order; scopes never wait for each other.';
+COMMENT ON COLUMN sync.user_state.user_pk IS 'Compact internal id of the scope, used by the log.';
+COMMENT ON COLUMN sync.user_state.user_id IS 'Scope id: the authenticated user id, and the value of the scope column in synced tables.';
+COMMENT ON COLUMN sync.user_state.state IS 'uninitialized (nobody has connected), initializing (one source holds a lease to upload the first rows) or initialized.';
+COMMENT ON COLUMN sync.user_state.next_bundle_seq IS 'Sequence number that the next bundle gets; the newest bundle is one below.';
+COMMENT ON COLUMN sync.user_state.retained_bundle_floor IS 'Bundles at or below this sequence are no longer served; 0 means that all history is there.';
+COMMENT ON COLUMN sync.user_state.live_row_count IS 'Rows that a snapshot at the newest sequence holds.';
+COMMENT ON COLUMN sync.user_state.live_byte_count IS 'Bytes of the payloads that a snapshot at the newest sequence holds.';
+COMMENT ON COLUMN sync.user_state.bundle_byte_count IS 'Sum of byte_count over the bundles of this scope in sync.bundle_log.';
+COMMENT ON COLUMN sync.user_state.last_bundle_at IS 'When the newest bundle was committed.';
+COMMENT ON COLUMN sync.user_state.initialization_id IS 'Id of the lease while initializing.';
+COMMENT ON COLUMN sync.user_state.lease_source_id IS 'Source that holds the lease while initializing.';
+COMMENT ON COLUMN sync.user_state.lease_expires_at IS 'When the lease ends, by the clock of this database.';
+COMMENT ON COLUMN sync.user_state.created_at IS 'When the scope was first seen.';
+
+CREATE TABLE sync.source_state (
+    user_pk               bigint NOT NULL,
+    source_id             text NOT NULL,
+    state                 text NOT NULL DEFAULT 'active',
+    last_source_bundle_id bigint NOT NULL DEFAULT 0,
+    replaced_by_source_id text,
+    replacement_reason    text,
+    updated_at            timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT source_state_pkey PRIMARY KEY (user_pk, source_id),
+    CONSTRAINT source_id_has_1_to_255_bytes CHECK (octet_length(source_id) BETWEEN 1 AND 255),
+    CONSTRAINT state_is_known CHECK (state IN ('active', 'reserved', 'retired')),
+    CONSTRAINT retired_names_its_replacement CHECK ((state = 'retired') = (replaced_by_source_id IS NOT NULL)
+        AND (state = 'retired') = (replacement_reason IS NOT NULL))
+) WITH (fillfactor = 70);
+COMMENT ON TABLE sync.source_state IS 'One row per source (device or server-side writer) of a scope that has committed or was announced.';
+COMMENT ON COLUMN sync.source_state.user_pk IS 'Scope, see sync.user_state.';
+COMMENT ON COLUMN sync.source_state.source_id IS 'Name that the writer chose for itself.';
+COMMENT ON COLUMN sync.source_state.state IS 'active, reserved (announced as a replacement, nothing committed yet) or retired (replaced by another source).';
+COMMENT ON COLUMN sync.source_state.last_source_bundle_id IS 'Highest source_bundle_id committed; the next push must carry the one after it.';
+COMMENT ON COLUMN sync.source_state.replaced_by_source_id IS 'Source that took over from a retired one.';
+COMMENT ON COLUMN sync.source_state.replacement_reason IS 'Why it was retired, as its client said.';
+COMMENT ON COLUMN sync.source_state.updated_at IS 'When this row last changed.';
+
+--
+-- The log: one row per bundle, one row per effect.
+--
+CREATE TABLE sync.bundle_log (
+    user_pk          bigint NOT NULL,
+    bundle_seq       bigint NOT NULL,
+    source_bundle_id bigint NOT NULL,
+    row_count        bigint NOT NULL,
+    byte_count       bigint,
+    committed_at     timestamptz NOT NULL DEFAULT now(),
+    source_id        text NOT NULL,
+    bundle_hash      bytea,
+    CONSTRAINT bundle_log_pkey PRIMARY KEY (user_pk, bundle_seq),
+    CONSTRAINT source_bundle_id_commits_once UNIQUE (user_pk, source_id, source_bundle_id),
+    CONSTRAINT bundle_has_rows CHECK (row_count > 0),
+    CONSTRAINT hash_and_bytes_come_together CHECK ((bundle_hash IS NULL) = (byte_count IS NULL))
+);
+COMMENT ON TABLE sync.bundle_log IS 'One row per bundle: all effects of one committed transaction in one scope. Append-only until retention removes it.';
+COMMENT ON COLUMN sync.bundle_log.user_pk IS 'Scope, see sync.user_state.';
+COMMENT ON COLUMN sync.bundle_log.bundle_seq IS '1, 2, 3 … per scope, without gaps, in commit order.';
+COMMENT ON COLUMN sync.bundle_log.source_bundle_id IS '1, 2, 3 … per source: with the source it makes a push idempotent.';
+COMMENT ON COLUMN sync.bundle_log.row_count IS 'Effects in the bundle.';
+COMMENT ON COLUMN sync.bundle_log.byte_count IS 'Length in bytes of the canonical JSON of the rows; null until a server has sealed a bundle that plain SQL wrote.';
+COMMENT ON COLUMN sync.bundle_log.committed_at IS 'Start of the transaction that committed the bundle.';
+COMMENT ON COLUMN sync.bundle_log.source_id IS 'Source that wrote it.';
+COMMENT ON COLUMN sync.bundle_log.bundle_hash IS 'SHA-256 of the canonical JSON of the rows; null until a server has sealed a bundle that plain SQL wrote.';
+
+CREATE TABLE sync.bundle_rows (
+    user_pk     bigint NOT NULL,
+    bundle_seq  bigint NOT NULL,
+    row_ordinal integer NOT NULL,
+    table_id    integer NOT NULL,
+    op          "char" NOT NULL,
+    key_bytes   bytea NOT NULL,
+    payload     text,
+    CONSTRAINT bundle_rows_pkey PRIMARY KEY (user_pk, bundle_seq, row_ordinal),
+    CONSTRAINT op_is_known CHECK (op IN ('I', 'U', 'D')),
+    CONSTRAINT only_delete_has_no_payload CHECK ((op = 'D') = (payload IS NULL))
+);
+CREATE INDEX bundle_rows_newest_of_key ON sync.bundle_rows (user_pk, table_id, key_bytes, bundle_seq DESC);
+COMMENT ON TABLE sync.bundle_rows IS 'One row per effect of a bundle. The newest entry of a key is the state of that row: its version, whether it is deleted, its content.';
+COMMENT ON COLUMN sync.bundle_rows.user_pk IS 'Scope, see sync.user_state.';
+COMMENT ON COLUMN sync.bundle_rows.bundle_seq IS 'Bundle that the effect belongs to; on the wire the row_version.';
+COMMENT ON COLUMN sync.bundle_rows.row_ordinal IS '0, 1, 2 … in the order in which clients see the effects.';
+COMMENT ON COLUMN sync.bundle_rows.table_id IS 'Table, see sync.table_catalog.';
+COMMENT ON COLUMN sync.bundle_rows.op IS 'I insert, U update, D delete.';
+COMMENT ON COLUMN sync.bundle_rows.key_bytes IS 'Key of the row: 16 bytes for uuid, UTF-8 for text.';
+COMMENT ON COLUMN sync.bundle_rows.payload IS 'The whole row after the change as wire JSON, scope column left out; null for a delete.';
+COMMENT ON INDEX sync.bundle_rows_newest_of_key IS 'Finds the newest version of a key, and walks a scope in snapshot order.';
+
+--
+-- What a running transaction needs. Unlogged: nothing here outlives its transaction.
+--
+CREATE UNLOGGED TABLE sync.open_bundles (
+    xid              xid8 NOT NULL CONSTRAINT open_bundles_pkey PRIMARY KEY,
+    user_pk          bigint NOT NULL,
+    bundle_seq       bigint NOT NULL,
+    source_bundle_id bigint NOT NULL,
+    push_id          uuid,
+    row_count        bigint NOT NULL DEFAULT 0,
+    live_row_delta   bigint NOT NULL DEFAULT 0,
+    live_byte_delta  bigint NOT NULL DEFAULT 0,
+    user_id          text NOT NULL,
+    source_id        text NOT NULL
+) WITH (fillfactor = 70);
+COMMENT ON TABLE sync.open_bundles IS 'The bundle that a running transaction is writing. Capture believes this table and no setting, so that nobody can write into another scope by forging one.';
+COMMENT ON COLUMN sync.open_bundles.xid IS 'Transaction that writes the bundle.';
+COMMENT ON COLUMN sync.open_bundles.user_pk IS 'Scope, see sync.user_state; its row is locked by the transaction.';
+COMMENT ON COLUMN sync.open_bundles.bundle_seq IS 'Sequence that the bundle will have.';
+COMMENT ON COLUMN sync.open_bundles.source_bundle_id IS 'Number of the bundle within its source.';
+COMMENT ON COLUMN sync.open_bundles.push_id IS 'Push session that is being committed; null for server-side writes.';
+COMMENT ON COLUMN sync.open_bundles.row_count IS 'Effects entered in the log so far.';
+COMMENT ON COLUMN sync.open_bundles.live_row_delta IS 'How many more live rows the scope has after the bundle.';
+COMMENT ON COLUMN sync.open_bundles.live_byte_delta IS 'How many more payload bytes the live rows of the scope have after the bundle.';
+COMMENT ON COLUMN sync.open_bundles.user_id IS 'Scope id that every written row must carry.';
+COMMENT ON COLUMN sync.open_bundles.source_id IS 'Source that writes.';
+
+CREATE UNLOGGED TABLE sync.captured_keys (
+    xid        xid8 NOT NULL,
+    capture_no bigint GENERATED ALWAYS AS IDENTITY,
+    table_id   integer NOT NULL,
+    keys       bytea[] NOT NULL,
+    CONSTRAINT captured_keys_pkey PRIMARY KEY (xid, capture_no)
+);
+ALTER TABLE sync.captured_keys ALTER COLUMN keys SET STORAGE EXTERNAL;
+COMMENT ON TABLE sync.captured_keys IS 'One row per statement that touched a registered table in a running transaction: the keys it touched. The log is made from the live rows of these keys when the bundle is finished, so it holds what the transaction left, whatever triggers did on the way.';
+COMMENT ON COLUMN sync.captured_keys.xid IS 'Transaction that touched the keys.';
+COMMENT ON COLUMN sync.captured_keys.capture_no IS 'Order in which statements were captured.';
+COMMENT ON COLUMN sync.captured_keys.table_id IS 'Table, see sync.table_catalog.';
+COMMENT ON COLUMN sync.captured_keys.keys IS 'Keys touched, in the order of the statement; a changed key as its old and its new value.';
+
+--
+-- Counters. Sequences, because they count in transactions that roll back and never make a writer wait.
+-- After a crash a sequence may stand up to 32 higher than what was counted.
+--
+CREATE SEQUENCE sync.rejected_write_count;
+CREATE SEQUENCE sync.push_replay_count;
+CREATE SEQUENCE sync.history_pruned_count;
+COMMENT ON SEQUENCE sync.rejected_write_count IS 'Counts statements refused because they wrote a registered table outside a bundle.';
+COMMENT ON SEQUENCE sync.push_replay_count IS 'Counts pushes answered with the bundle that they had already committed.';
+COMMENT ON SEQUENCE sync.history_pruned_count IS 'Counts answers history_pruned.';
+
+--
+-- Errors.
+--
+-- sync.fail raises an error of this schema. It never returns.
+-- Errors: p_code, one of the OV… codes listed in docs/errors.md. Locks: none.
+CREATE FUNCTION sync.fail(p_code text, p_message text, p_detail jsonb DEFAULT NULL, p_hint text DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, DETAIL = coalesce(p_detail::text, ''), HINT = coalesce(p_hint, '');
+END
+$$;
+COMMENT ON FUNCTION sync.fail(text, text, jsonb, text) IS 'Raises an error with a code of oversync, a message, machine-readable detail and a hint. Never returns.';
+-- +goose StatementEnd
+
+-- +goose Down
+DROP FUNCTION sync.fail(text, text, jsonb, text);
+DROP SEQUENCE sync.history_pruned_count;
+DROP SEQUENCE sync.push_replay_count;
+DROP SEQUENCE sync.rejected_write_count;
+DROP TABLE sync.captured_keys;
+DROP TABLE sync.open_bundles;
+DROP TABLE sync.bundle_rows;
+DROP TABLE sync.bundle_log;
+DROP TABLE sync.source_state;
+DROP TABLE sync.user_state;
+DROP SCHEMA sync;

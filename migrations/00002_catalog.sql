@@ -1,0 +1,213 @@
+-- The catalog of registered tables, and discovery: foreign keys and the order of tables, read from pg_catalog.
+--
+-- Locks: creates new objects only.
+
+-- +goose Up
+-- +goose StatementBegin
+CREATE TABLE sync.table_catalog (
+    table_id             integer GENERATED ALWAYS AS IDENTITY CONSTRAINT table_catalog_pkey PRIMARY KEY,
+    relation             regclass,
+    schema_name          text NOT NULL,
+    table_name           text NOT NULL,
+    key_column           name NOT NULL,
+    key_type             text NOT NULL,
+    scope_column         name NOT NULL,
+    scope_type           text NOT NULL,
+    policy               text NOT NULL DEFAULT 'reject',
+    apply_order          integer NOT NULL DEFAULT 0,
+    columns_fingerprint  bigint NOT NULL,
+    scope_default_before text,
+    registered_at        timestamptz NOT NULL DEFAULT now(),
+    unregistered_at      timestamptz,
+    CONSTRAINT policy_is_known CHECK (policy IN ('reject', 'capture')),
+    CONSTRAINT key_type_is_known CHECK (key_type IN ('uuid', 'text')),
+    CONSTRAINT registered_has_a_relation CHECK ((relation IS NULL) = (unregistered_at IS NOT NULL))
+);
+CREATE UNIQUE INDEX relation_is_registered_once ON sync.table_catalog (relation) WHERE unregistered_at IS NULL;
+CREATE UNIQUE INDEX name_is_registered_once ON sync.table_catalog (schema_name, table_name) WHERE unregistered_at IS NULL;
+COMMENT ON TABLE sync.table_catalog IS 'Registered tables. An unregistered one stays as an entry without relation, so that history can still be read. Written by sync.register_table and its like, never by hand.';
+COMMENT ON COLUMN sync.table_catalog.table_id IS 'Compact internal id, used by the log. A table that is registered again gets a new one.';
+COMMENT ON COLUMN sync.table_catalog.relation IS 'The table; null once unregistered.';
+COMMENT ON COLUMN sync.table_catalog.schema_name IS 'Schema as clients know it.';
+COMMENT ON COLUMN sync.table_catalog.table_name IS 'Table as clients know it.';
+COMMENT ON COLUMN sync.table_catalog.key_column IS 'Column that identifies a row within its scope.';
+COMMENT ON COLUMN sync.table_catalog.key_type IS 'Type of the key: uuid or text.';
+COMMENT ON COLUMN sync.table_catalog.scope_column IS 'Column that says whose row it is; hidden from clients.';
+COMMENT ON COLUMN sync.table_catalog.scope_type IS 'Type of the scope column; its text form is the scope id.';
+COMMENT ON COLUMN sync.table_catalog.policy IS 'What happens to a write outside a bundle: reject (an error) or capture (it becomes a bundle at commit).';
+COMMENT ON COLUMN sync.table_catalog.apply_order IS 'Place in the order parents first, as sync.table_order had it at the last registration.';
+COMMENT ON COLUMN sync.table_catalog.columns_fingerprint IS 'Columns at the last registration or refresh, as sync.columns_fingerprint gives them; differs when the table was altered since.';
+COMMENT ON COLUMN sync.table_catalog.scope_default_before IS 'Default that the scope column had before registration; put back by sync.unregister_table.';
+COMMENT ON COLUMN sync.table_catalog.registered_at IS 'When it was registered.';
+COMMENT ON COLUMN sync.table_catalog.unregistered_at IS 'When it was unregistered; null while registered.';
+
+CREATE TABLE sync.catalog_version (
+    only_row boolean NOT NULL DEFAULT true CONSTRAINT catalog_version_pkey PRIMARY KEY CONSTRAINT has_one_row CHECK (only_row),
+    version  bigint NOT NULL
+);
+INSERT INTO sync.catalog_version (version) VALUES (1);
+COMMENT ON TABLE sync.catalog_version IS 'One row, raised by each change of the catalog: servers notice by it that what they remember of tables is old.';
+COMMENT ON COLUMN sync.catalog_version.only_row IS 'Always true: keeps this table at one row.';
+COMMENT ON COLUMN sync.catalog_version.version IS 'Number of the catalog''s present content.';
+
+CREATE TABLE sync.table_order_overrides (
+    child  regclass NOT NULL,
+    parent regclass NOT NULL,
+    CONSTRAINT table_order_overrides_pkey PRIMARY KEY (child, parent)
+);
+COMMENT ON TABLE sync.table_order_overrides IS 'Order of tables beyond foreign keys: the child is written after the parent. Has no bearing on which foreign keys are accepted.';
+COMMENT ON COLUMN sync.table_order_overrides.child IS 'Table that is written later.';
+COMMENT ON COLUMN sync.table_order_overrides.parent IS 'Table that is written earlier.';
+
+-- sync.columns_fingerprint returns a number that changes when a column of the table is added, dropped, renamed or retyped.
+-- The order of columns does not matter, so partitions have the number of their parent.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.columns_fingerprint(p_relation oid)
+RETURNS bigint
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT bit_xor(hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod))
+    FROM pg_attribute a
+    WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+$$;
+COMMENT ON FUNCTION sync.columns_fingerprint(oid) IS 'Number that changes when a column of the table is added, dropped, renamed or retyped.';
+
+-- sync.discover returns the order in which tables are to be written: parents first, the members of a cycle side by side.
+-- p_overrides adds edges child -> parent to those of the foreign keys.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.discover(p_relations oid[], p_overrides jsonb DEFAULT '[]')
+RETURNS TABLE (relation regclass, table_position integer, cycle_group integer, depends_on regclass[])
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE
+    names AS (
+        SELECT c.oid, n.nspname || '.' || c.relname AS full_name
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = ANY (p_relations)
+    ), edges AS (
+        SELECT k.conrelid AS child, k.confrelid AS parent
+        FROM pg_constraint k
+        WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = ANY (p_relations) AND k.confrelid = ANY (p_relations) AND k.conrelid <> k.confrelid
+        UNION
+        SELECT c.oid, p.oid
+        FROM jsonb_to_recordset(p_overrides) AS o(child text, parent text)
+        JOIN names c ON c.full_name = o.child JOIN names p ON p.full_name = o.parent
+        WHERE c.oid <> p.oid
+    ), ancestors AS (
+        SELECT e.child, e.parent AS ancestor FROM edges e
+        UNION
+        SELECT a.child, e.parent FROM ancestors a JOIN edges e ON e.child = a.ancestor
+    ), cycle_of AS (
+        -- Two tables are in one cycle when each is an ancestor of the other; the cycle is named by its first member.
+        SELECT a.child AS oid, min(n.full_name COLLATE "C") AS cycle_name
+        FROM ancestors a JOIN ancestors b ON b.child = a.ancestor AND b.ancestor = a.child
+        JOIN names n ON n.oid = a.ancestor
+        GROUP BY a.child
+    ), placed AS (
+        -- A table has strictly more ancestors outside its own cycle than any of them has, so their number is an order.
+        SELECT n.oid, n.full_name, y.cycle_name,
+               (SELECT count(*) FROM ancestors a LEFT JOIN cycle_of ay ON ay.oid = a.ancestor
+                WHERE a.child = n.oid AND (y.cycle_name IS NULL OR ay.cycle_name IS DISTINCT FROM y.cycle_name)) AS ancestor_count
+        FROM names n LEFT JOIN cycle_of y ON y.oid = n.oid
+    )
+    SELECT p.oid::regclass,
+           (row_number() OVER (ORDER BY p.ancestor_count, coalesce(p.cycle_name, p.full_name) COLLATE "C", p.full_name COLLATE "C"))::integer,
+           CASE WHEN p.cycle_name IS NOT NULL THEN (SELECT count(DISTINCT q.cycle_name) FROM placed q WHERE q.cycle_name COLLATE "C" <= p.cycle_name COLLATE "C")::integer ELSE 0 END,
+           coalesce((SELECT array_agg(e.parent::regclass ORDER BY d.full_name COLLATE "C") FROM edges e JOIN names d ON d.oid = e.parent WHERE e.child = p.oid), '{}')
+    FROM placed p
+$$;
+COMMENT ON FUNCTION sync.discover(oid[], jsonb) IS 'Order in which these tables are written: parents first, cycles grouped (cycle_group above 0), with the tables that each depends on.';
+
+--
+-- Views for people.
+--
+CREATE VIEW sync.foreign_keys AS
+SELECT k.conname AS constraint_name,
+       t.table_id,
+       t.schema_name,
+       t.table_name,
+       p.table_id AS parent_table_id,
+       pn.nspname AS parent_schema,
+       pc.relname AS parent_table,
+       (SELECT array_agg(a.attname ORDER BY c.place) FROM unnest(k.conkey) WITH ORDINALITY AS c(attnum, place)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = c.attnum) AS columns,
+       (SELECT array_agg(a.attname ORDER BY c.place) FROM unnest(k.confkey) WITH ORDINALITY AS c(attnum, place)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = c.attnum) AS parent_columns,
+       CASE k.confmatchtype WHEN 's' THEN 'SIMPLE' WHEN 'f' THEN 'FULL' ELSE 'PARTIAL' END AS match_option,
+       CASE k.confdeltype WHEN 'a' THEN 'NO ACTION' WHEN 'r' THEN 'RESTRICT' WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' ELSE 'SET DEFAULT' END AS on_delete,
+       CASE k.confupdtype WHEN 'a' THEN 'NO ACTION' WHEN 'r' THEN 'RESTRICT' WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' ELSE 'SET DEFAULT' END AS on_update,
+       k.condeferrable AS is_deferrable,
+       k.conrelid = k.confrelid AS is_self_reference
+FROM sync.table_catalog t
+JOIN pg_catalog.pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conparentid = 0
+JOIN pg_catalog.pg_class pc ON pc.oid = k.confrelid
+JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace
+LEFT JOIN sync.table_catalog p ON p.relation = k.confrelid AND p.unregistered_at IS NULL
+WHERE t.unregistered_at IS NULL;
+COMMENT ON VIEW sync.foreign_keys IS 'Foreign keys of registered tables as they are now; parent_table_id is null where the parent is not registered.';
+COMMENT ON COLUMN sync.foreign_keys.constraint_name IS 'Name of the constraint.';
+COMMENT ON COLUMN sync.foreign_keys.table_id IS 'Table that refers.';
+COMMENT ON COLUMN sync.foreign_keys.schema_name IS 'Schema of the table that refers.';
+COMMENT ON COLUMN sync.foreign_keys.table_name IS 'Table that refers.';
+COMMENT ON COLUMN sync.foreign_keys.parent_table_id IS 'Table referred to; null if it is not registered.';
+COMMENT ON COLUMN sync.foreign_keys.parent_schema IS 'Schema of the table referred to.';
+COMMENT ON COLUMN sync.foreign_keys.parent_table IS 'Table referred to.';
+COMMENT ON COLUMN sync.foreign_keys.columns IS 'Referring columns, in the order of the constraint.';
+COMMENT ON COLUMN sync.foreign_keys.parent_columns IS 'Columns referred to, in the same order.';
+COMMENT ON COLUMN sync.foreign_keys.match_option IS 'SIMPLE, FULL or PARTIAL.';
+COMMENT ON COLUMN sync.foreign_keys.on_delete IS 'What a deleted parent does.';
+COMMENT ON COLUMN sync.foreign_keys.on_update IS 'What a changed parent key does.';
+COMMENT ON COLUMN sync.foreign_keys.is_deferrable IS 'Whether the check can wait for the end of a bundle.';
+COMMENT ON COLUMN sync.foreign_keys.is_self_reference IS 'Whether a table refers to itself.';
+
+CREATE VIEW sync.table_order AS
+SELECT d.table_position::integer AS table_position, t.table_id, t.schema_name, t.table_name, d.cycle_group::integer AS cycle_group, d.depends_on::regclass[] AS depends_on
+FROM sync.discover(
+    (SELECT coalesce(array_agg(c.relation::oid), '{}') FROM sync.table_catalog c WHERE c.unregistered_at IS NULL),
+    (SELECT coalesce(jsonb_agg(jsonb_build_object('child', cc.schema_name || '.' || cc.table_name, 'parent', pc.schema_name || '.' || pc.table_name)), '[]')
+     FROM sync.table_order_overrides o
+     JOIN sync.table_catalog cc ON cc.relation = o.child AND cc.unregistered_at IS NULL
+     JOIN sync.table_catalog pc ON pc.relation = o.parent AND pc.unregistered_at IS NULL)) AS d
+JOIN sync.table_catalog t ON t.relation = d.relation AND t.unregistered_at IS NULL
+ORDER BY 1;
+COMMENT ON VIEW sync.table_order IS 'Registered tables in the order in which a push writes them: parents first, cycles grouped.';
+COMMENT ON COLUMN sync.table_order.table_position IS '1 is written first (and deleted from last).';
+COMMENT ON COLUMN sync.table_order.table_id IS 'Table, see sync.table_catalog.';
+COMMENT ON COLUMN sync.table_order.schema_name IS 'Schema.';
+COMMENT ON COLUMN sync.table_order.table_name IS 'Table.';
+COMMENT ON COLUMN sync.table_order.cycle_group IS 'Above 0: tables with the same number refer to each other in a cycle.';
+COMMENT ON COLUMN sync.table_order.depends_on IS 'Tables that it refers to.';
+
+CREATE VIEW sync.table_columns AS
+SELECT t.table_id,
+       a.attname AS column_name,
+       pg_catalog.format_type(a.atttypid, a.atttypmod) AS data_type,
+       coalesce(nullif(b.typbasetype, 0), b.oid) = 'pg_catalog.bytea'::regtype AS is_bytea,
+       a.attname = t.key_column AS is_key,
+       a.attname = t.scope_column AS is_scope,
+       a.attgenerated <> '' OR a.attidentity <> '' AS is_generated
+FROM sync.table_catalog t
+JOIN pg_catalog.pg_attribute a ON a.attrelid = t.relation AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_catalog.pg_type b ON b.oid = a.atttypid
+WHERE t.unregistered_at IS NULL;
+COMMENT ON VIEW sync.table_columns IS 'Columns of registered tables as they are now, and the part that each plays on the wire.';
+COMMENT ON COLUMN sync.table_columns.table_id IS 'Table, see sync.table_catalog.';
+COMMENT ON COLUMN sync.table_columns.column_name IS 'Column.';
+COMMENT ON COLUMN sync.table_columns.data_type IS 'Type as PostgreSQL writes it.';
+COMMENT ON COLUMN sync.table_columns.is_bytea IS 'Travels as base64.';
+COMMENT ON COLUMN sync.table_columns.is_key IS 'Identifies the row within its scope.';
+COMMENT ON COLUMN sync.table_columns.is_scope IS 'Says whose row it is; never travels.';
+COMMENT ON COLUMN sync.table_columns.is_generated IS 'Generated or identity: sent to clients, ignored when pushed.';
+-- +goose StatementEnd
+
+-- +goose Down
+DROP VIEW sync.table_columns;
+DROP VIEW sync.table_order;
+DROP VIEW sync.foreign_keys;
+DROP FUNCTION sync.discover(oid[], jsonb);
+DROP FUNCTION sync.columns_fingerprint(oid);
+DROP TABLE sync.table_order_overrides;
+DROP TABLE sync.catalog_version;
+DROP TABLE sync.table_catalog;

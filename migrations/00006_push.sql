@@ -1,0 +1,377 @@
+-- Push: sessions, staged chunks, and the commit that applies them as one bundle.
+--
+-- Staging is unlogged: it is not a promise. A client that finds its session gone starts over from its outbox.
+
+-- +goose Up
+-- +goose StatementBegin
+CREATE UNLOGGED TABLE sync.push_sessions (
+    push_id           uuid NOT NULL DEFAULT gen_random_uuid() CONSTRAINT push_sessions_pkey PRIMARY KEY,
+    user_pk           bigint NOT NULL,
+    source_bundle_id  bigint NOT NULL,
+    planned_row_count bigint NOT NULL,
+    staged_row_count  bigint NOT NULL DEFAULT 0,
+    expires_at        timestamptz NOT NULL,
+    source_id         text NOT NULL,
+    initialization_id text,
+    CONSTRAINT one_session_a_bundle UNIQUE (user_pk, source_id, source_bundle_id)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE sync.push_sessions IS 'Pushes that are being staged. A session goes when it is committed, deleted, replaced or expired.';
+COMMENT ON COLUMN sync.push_sessions.push_id IS 'Id that the client uses.';
+COMMENT ON COLUMN sync.push_sessions.user_pk IS 'Scope, see sync.user_state.';
+COMMENT ON COLUMN sync.push_sessions.source_bundle_id IS 'Number that the bundle will have within its source.';
+COMMENT ON COLUMN sync.push_sessions.planned_row_count IS 'Rows that the client said it would push.';
+COMMENT ON COLUMN sync.push_sessions.staged_row_count IS 'Rows staged so far; the next chunk must start at this ordinal.';
+COMMENT ON COLUMN sync.push_sessions.expires_at IS 'When the session ends unless another chunk comes.';
+COMMENT ON COLUMN sync.push_sessions.source_id IS 'Source that pushes.';
+COMMENT ON COLUMN sync.push_sessions.initialization_id IS 'Lease under which a first push initializes its scope.';
+CREATE INDEX push_sessions_by_expiry ON sync.push_sessions (expires_at);
+COMMENT ON INDEX sync.push_sessions_by_expiry IS 'Finds expired sessions.';
+
+CREATE UNLOGGED TABLE sync.push_chunks (
+    push_id           uuid NOT NULL,
+    start_row_ordinal integer NOT NULL,
+    table_ids         integer[] NOT NULL,
+    ops               text NOT NULL,
+    base_row_versions bigint[] NOT NULL,
+    keys              bytea[] NOT NULL,
+    payloads          text[] NOT NULL,
+    CONSTRAINT push_chunks_pkey PRIMARY KEY (push_id, start_row_ordinal)
+);
+-- Staged once, read a few times, deleted: compressing would cost more than it saves.
+ALTER TABLE sync.push_chunks ALTER COLUMN payloads SET STORAGE EXTERNAL, ALTER COLUMN keys SET STORAGE EXTERNAL,
+    ALTER COLUMN table_ids SET STORAGE EXTERNAL, ALTER COLUMN base_row_versions SET STORAGE EXTERNAL, ALTER COLUMN ops SET STORAGE EXTERNAL;
+COMMENT ON TABLE sync.push_chunks IS 'Staged rows, a row per chunk, as arrays that go together; sync.staged_rows shows them row by row.';
+COMMENT ON COLUMN sync.push_chunks.push_id IS 'Session, see sync.push_sessions.';
+COMMENT ON COLUMN sync.push_chunks.start_row_ordinal IS 'Ordinal of the first row of the chunk.';
+COMMENT ON COLUMN sync.push_chunks.table_ids IS 'Table of each row.';
+COMMENT ON COLUMN sync.push_chunks.ops IS 'Operation of each row, a letter each: I, U or D.';
+COMMENT ON COLUMN sync.push_chunks.base_row_versions IS 'Version that the client last saw of each row.';
+COMMENT ON COLUMN sync.push_chunks.keys IS 'Key of each row.';
+COMMENT ON COLUMN sync.push_chunks.payloads IS 'Payload of each row as JSON that json_populate_record reads; null for a delete.';
+
+CREATE VIEW sync.staged_rows AS
+SELECT c.push_id, c.start_row_ordinal + r.place::integer - 1 AS row_ordinal, r.table_id, r.op::"char" AS op, r.base_row_version, r.key_bytes, r.payload
+FROM sync.push_chunks c
+CROSS JOIN LATERAL ROWS FROM (unnest(c.table_ids), string_to_table(c.ops, NULL), unnest(c.base_row_versions), unnest(c.keys), unnest(c.payloads))
+    WITH ORDINALITY AS r(table_id, op, base_row_version, key_bytes, payload, place);
+COMMENT ON VIEW sync.staged_rows IS 'Rows of pushes that are being staged.';
+COMMENT ON COLUMN sync.staged_rows.push_id IS 'Session, see sync.push_sessions.';
+COMMENT ON COLUMN sync.staged_rows.row_ordinal IS 'Place in the push, from 0.';
+COMMENT ON COLUMN sync.staged_rows.table_id IS 'Table, see sync.table_catalog.';
+COMMENT ON COLUMN sync.staged_rows.op IS 'I insert, U update, D delete.';
+COMMENT ON COLUMN sync.staged_rows.base_row_version IS 'Version that the client last saw.';
+COMMENT ON COLUMN sync.staged_rows.key_bytes IS 'Key, see sync.bundle_rows.';
+COMMENT ON COLUMN sync.staged_rows.payload IS 'Payload as JSON; null for a delete.';
+
+--
+-- Sessions.
+--
+-- sync.push_create begins a push session, replacing an uncommitted one of the same bundle, or says that the bundle is committed.
+-- Returns status staging with push_id, or already_committed with the bundle.
+-- Errors: OV001, OV003, OV004, OV009 as sync.require_initialization; OV008 source retired; OV022 bundle pruned; OV006 not the next bundle.
+-- Locks: an older session of the same bundle.
+CREATE FUNCTION sync.push_create(p_user_id text, p_source_id text, p_source_bundle_id bigint, p_planned_row_count bigint, p_initialization_id text,
+    p_session_ttl interval, p_lease_ttl interval)
+RETURNS TABLE (push_id uuid, bundle_seq bigint, row_count bigint, bundle_hash bytea)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_user sync.user_state;
+    v_next bigint;
+BEGIN
+    -- Losing a session costs a client a retry, never a row: nobody waits for the disk here.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
+    RETURN QUERY
+        SELECT NULL::uuid, l.bundle_seq, l.row_count, l.bundle_hash FROM sync.bundle_log l
+        WHERE l.user_pk = v_user.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id
+          AND l.bundle_seq > v_user.retained_bundle_floor;
+    IF FOUND THEN
+        PERFORM nextval('sync.push_replay_count');
+        RETURN;
+    END IF;
+    PERFORM sync.require_initialization(v_user, p_user_id, p_source_id, p_initialization_id, p_lease_ttl);
+    v_next := sync.source_next(v_user.user_pk, p_source_id);
+    IF p_source_bundle_id < v_next THEN
+        PERFORM nextval('sync.history_pruned_count');
+        PERFORM sync.fail('OV022', format('source_bundle_id %s of source %s was committed and is pruned', p_source_bundle_id, p_source_id),
+            jsonb_build_object('source_bundle_id', p_source_bundle_id, 'last_source_bundle_id', v_next - 1),
+            'Take a snapshot with a source replacement.');
+    ELSIF p_source_bundle_id > v_next THEN
+        PERFORM sync.fail('OV006', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, p_source_bundle_id),
+            jsonb_build_object('expected', v_next, 'actual', p_source_bundle_id), 'Take a snapshot with a source replacement.');
+    END IF;
+    DELETE FROM sync.push_chunks c USING sync.push_sessions s
+    WHERE s.user_pk = v_user.user_pk AND s.source_id = p_source_id AND s.source_bundle_id = p_source_bundle_id AND c.push_id = s.push_id;
+    RETURN QUERY
+        INSERT INTO sync.push_sessions AS s (user_pk, source_id, source_bundle_id, planned_row_count, initialization_id, expires_at)
+        VALUES (v_user.user_pk, p_source_id, p_source_bundle_id, p_planned_row_count, p_initialization_id, clock_timestamp() + p_session_ttl)
+        ON CONFLICT ON CONSTRAINT one_session_a_bundle DO UPDATE
+        SET push_id = excluded.push_id, planned_row_count = excluded.planned_row_count, staged_row_count = 0,
+            initialization_id = excluded.initialization_id, expires_at = excluded.expires_at
+        RETURNING s.push_id, NULL::bigint, NULL::bigint, NULL::bytea;
+END
+$$;
+COMMENT ON FUNCTION sync.push_create(text, text, bigint, bigint, text, interval, interval) IS 'Begins a push session, or returns the bundle if it is committed already.';
+
+-- sync.push_session returns the session of this user and source, and locks it.
+-- Errors: OV014 no such session, OV015 another user's or source's, OV016 expired. Locks: the session until the transaction ends.
+CREATE FUNCTION sync.push_session(p_push_id uuid, p_user_pk bigint, p_source_id text)
+RETURNS sync.push_sessions
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_session sync.push_sessions;
+BEGIN
+    SELECT s.* INTO v_session FROM sync.push_sessions s WHERE s.push_id = p_push_id FOR UPDATE;
+    IF NOT FOUND THEN
+        PERFORM sync.fail('OV014', format('push session %s does not exist', p_push_id), NULL, 'Create a session again; if its bundle is committed, that says so.');
+    ELSIF v_session.user_pk IS DISTINCT FROM p_user_pk OR v_session.source_id <> p_source_id THEN
+        PERFORM sync.fail('OV015', format('push session %s belongs to another user or source', p_push_id));
+    ELSIF v_session.expires_at <= clock_timestamp() THEN
+        PERFORM sync.fail('OV016', format('push session %s has expired', p_push_id), NULL, 'Create a session again.');
+    END IF;
+    RETURN v_session;
+END
+$$;
+COMMENT ON FUNCTION sync.push_session(uuid, bigint, text) IS 'The push session of this user and source, locked.';
+
+-- sync.push_stage adds a chunk of rows, given as arrays that go together, and returns the next ordinal.
+-- Errors: OV003, OV004 lease; OV010 more rows than planned; OV011 not the next ordinal; OV014, OV015, OV016 as sync.push_session;
+-- OV021 the caller judged the rows by an old catalog. Locks: the session until the transaction ends.
+CREATE FUNCTION sync.push_stage(p_push_id uuid, p_user_id text, p_source_id text, p_start_row_ordinal bigint, p_catalog_version bigint,
+    p_table_ids integer[], p_ops text, p_base_row_versions bigint[], p_keys bytea[], p_payloads text[], p_session_ttl interval, p_lease_ttl interval)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_user sync.user_state;
+    v_session sync.push_sessions;
+    v_next bigint;
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
+    v_session := sync.push_session(p_push_id, v_user.user_pk, p_source_id);
+    IF v_session.initialization_id IS NOT NULL THEN
+        PERFORM sync.require_lease(v_user, v_session, p_lease_ttl);
+    END IF;
+    IF p_start_row_ordinal <> v_session.staged_row_count THEN
+        PERFORM sync.fail('OV011', format('the next chunk of push session %s starts at row %s, not %s', p_push_id, v_session.staged_row_count, p_start_row_ordinal),
+            jsonb_build_object('expected', v_session.staged_row_count, 'actual', p_start_row_ordinal));
+    END IF;
+    v_next := v_session.staged_row_count + cardinality(p_table_ids);
+    IF v_next > v_session.planned_row_count THEN
+        PERFORM sync.fail('OV010', format('%s rows are more than the %s planned', v_next, v_session.planned_row_count));
+    END IF;
+    IF p_catalog_version <> (SELECT c.version FROM sync.catalog_version c) THEN
+        PERFORM sync.fail('OV021', 'the catalog of tables has changed');
+    END IF;
+    INSERT INTO sync.push_chunks (push_id, start_row_ordinal, table_ids, ops, base_row_versions, keys, payloads)
+    VALUES (p_push_id, p_start_row_ordinal, p_table_ids, p_ops, p_base_row_versions, p_keys, p_payloads);
+    UPDATE sync.push_sessions s SET staged_row_count = v_next, expires_at = clock_timestamp() + p_session_ttl WHERE s.push_id = p_push_id;
+    RETURN v_next;
+END
+$$;
+COMMENT ON FUNCTION sync.push_stage(uuid, text, text, bigint, bigint, integer[], text, bigint[], bytea[], text[], interval, interval) IS 'Adds a chunk of rows to a push session and returns the ordinal of the next row.';
+
+-- sync.require_lease checks and renews the lease under which a session initializes its scope.
+-- Errors: OV003 another lease or an initialized scope, OV004 expired. Locks: the scope's row until the transaction ends.
+CREATE FUNCTION sync.require_lease(p_user sync.user_state, p_session sync.push_sessions, p_lease_ttl interval)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_user.state = 'initialized' THEN
+        PERFORM sync.fail('OV003', 'the scope was initialized by another source meanwhile', NULL, 'Call POST /sync/connect again.');
+    END IF;
+    PERFORM sync.require_initialization(p_user, p_user.user_id, p_session.source_id, p_session.initialization_id, p_lease_ttl);
+END
+$$;
+COMMENT ON FUNCTION sync.require_lease(sync.user_state, sync.push_sessions, interval) IS 'Checks and renews the lease under which a push session initializes its scope.';
+
+-- sync.push_delete ends a session and its staged rows. Returns nothing, whether or not it was there.
+-- Errors: OV015 another user's or source's. Locks: the session until the transaction ends.
+CREATE FUNCTION sync.push_delete(p_push_id uuid, p_user_id text, p_source_id text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_session sync.push_sessions;
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    DELETE FROM sync.push_sessions s WHERE s.push_id = p_push_id RETURNING s.* INTO v_session;
+    IF NOT FOUND THEN
+        RETURN;
+    ELSIF v_session.source_id <> p_source_id OR NOT EXISTS (SELECT FROM sync.user_state u WHERE u.user_pk = v_session.user_pk AND u.user_id = p_user_id) THEN
+        PERFORM sync.fail('OV015', format('push session %s belongs to another user or source', p_push_id));
+    END IF;
+    DELETE FROM sync.push_chunks c WHERE c.push_id = p_push_id;
+END
+$$;
+COMMENT ON FUNCTION sync.push_delete(uuid, text, text) IS 'Ends a push session and its staged rows.';
+
+--
+-- Commit.
+--
+-- sync.push_conflict returns the first staged row, in push order, that the state of the log refuses; null if there is none.
+-- Errors: none. Locks: none beyond the scope's row that the caller holds.
+CREATE FUNCTION sync.push_conflict(p_push_id uuid, p_user_pk bigint)
+RETURNS jsonb
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+AS $$
+    SELECT jsonb_build_object(
+        'table_id', s.table_id, 'key_bytes', encode(s.key_bytes, 'hex'), 'op', s.op, 'base_row_version', s.base_row_version,
+        'server_row_version', coalesce(newest.bundle_seq, 0), 'server_row_deleted', coalesce(newest.op = 'D', false),
+        -- As text: jsonb would not keep the row as it is on the wire.
+        'server_row', newest.payload)
+    FROM sync.staged_rows s
+    LEFT JOIN LATERAL (
+        SELECT r.bundle_seq, r.op, r.payload FROM sync.bundle_rows r
+        WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
+        ORDER BY r.bundle_seq DESC LIMIT 1
+    ) AS newest ON true
+    WHERE s.push_id = p_push_id
+      AND (s.base_row_version <> coalesce(newest.bundle_seq, 0)
+           OR (s.op = 'I') = (newest.op IS NOT NULL AND newest.op <> 'D'))
+    ORDER BY s.row_ordinal LIMIT 1
+$$;
+COMMENT ON FUNCTION sync.push_conflict(uuid, bigint) IS 'The first staged row that conflicts with the state of the log, or null.';
+
+-- sync.push_apply applies all staged rows grouped by table, which is right since each states the final state of its row:
+-- upserts parents first, then deletes children first.
+-- Errors: whatever the tables refuse. Locks: the rows written.
+CREATE FUNCTION sync.push_apply(p_push_id uuid, p_user_id text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_group record;
+BEGIN
+    FOR v_group IN
+        SELECT s.table_id, s.op FROM sync.staged_rows s JOIN sync.table_catalog t ON t.table_id = s.table_id
+        WHERE s.push_id = p_push_id
+        GROUP BY s.table_id, s.op, t.apply_order
+        ORDER BY s.op = 'D', CASE WHEN s.op = 'D' THEN -t.apply_order ELSE t.apply_order END, s.op
+    LOOP
+        EXECUTE format('SELECT sync.apply_%s($1, $2, 0, 2147483647, $3)', v_group.table_id) USING p_push_id, p_user_id, v_group.op;
+    END LOOP;
+    SET CONSTRAINTS ALL IMMEDIATE;
+END
+$$;
+COMMENT ON FUNCTION sync.push_apply(uuid, text) IS 'Applies all staged rows of a push grouped by table: upserts parents first, then deletes children first.';
+
+-- sync.push_apply_in_order applies all staged rows strictly in push order, a statement for each run of one table and operation.
+-- Errors: whatever the tables refuse. Locks: the rows written.
+CREATE FUNCTION sync.push_apply_in_order(p_push_id uuid, p_user_id text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_run record;
+BEGIN
+    FOR v_run IN
+        WITH marked AS (
+            SELECT s.row_ordinal, s.table_id, s.op,
+                   s.row_ordinal - row_number() OVER (PARTITION BY s.table_id, s.op ORDER BY s.row_ordinal) AS run
+            FROM sync.staged_rows s WHERE s.push_id = p_push_id
+        )
+        SELECT m.table_id, m.op, min(m.row_ordinal) AS first_row, max(m.row_ordinal) AS last_row
+        FROM marked m GROUP BY m.table_id, m.op, m.run ORDER BY first_row
+    LOOP
+        EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5)', v_run.table_id) USING p_push_id, p_user_id, v_run.first_row, v_run.last_row, v_run.op;
+    END LOOP;
+    SET CONSTRAINTS ALL IMMEDIATE;
+END
+$$;
+COMMENT ON FUNCTION sync.push_apply_in_order(uuid, text) IS 'Applies all staged rows of a push strictly in push order.';
+
+-- sync.push_commit judges a staged push, applies it and writes its log. The caller reads the rows, and ends with sync.bundle_close.
+-- Returns the bundle's sequence, number and effects.
+-- Errors: OV001, OV003, OV004, OV009 scope and lease; OV007 not the source's next bundle any more; OV008 source retired; OV012 rows missing, a row twice,
+-- no effect, too many rows; OV013 conflict; OV014, OV015, OV016 as sync.push_session; OV021 a table was unregistered meanwhile; whatever the tables refuse.
+-- Locks: the scope's row first, then the session and the rows written, until the transaction ends.
+CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval)
+RETURNS TABLE (bundle_seq bigint, source_bundle_id bigint, row_count bigint)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_user sync.user_state;
+    v_session sync.push_sessions;
+    v_next bigint;
+    v_conflict jsonb;
+    v_row_count bigint;
+    v_distinct bigint;
+BEGIN
+    SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
+    v_session := sync.push_session(p_push_id, v_user.user_pk, p_source_id);
+    IF v_session.initialization_id IS NOT NULL THEN
+        PERFORM sync.require_lease(v_user, v_session, p_lease_ttl);
+    ELSE
+        PERFORM sync.require_initialized(v_user, p_user_id);
+    END IF;
+    v_next := sync.source_next(v_user.user_pk, p_source_id);
+    IF v_next <> v_session.source_bundle_id THEN
+        PERFORM sync.fail('OV007', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, v_session.source_bundle_id),
+            jsonb_build_object('expected', v_session.source_bundle_id, 'actual', v_next), 'Take a snapshot with a source replacement.');
+    ELSIF v_session.staged_row_count <> v_session.planned_row_count THEN
+        PERFORM sync.fail('OV012', format('%s of %s planned rows are staged', v_session.staged_row_count, v_session.planned_row_count), NULL, 'Upload the remaining chunks.');
+    END IF;
+    IF v_session.planned_row_count > 1 THEN
+        SELECT count(*) INTO v_distinct FROM (SELECT DISTINCT s.table_id, s.key_bytes FROM sync.staged_rows s WHERE s.push_id = p_push_id) AS d;
+        IF v_distinct <> v_session.planned_row_count THEN
+            PERFORM sync.fail('OV012', 'a row is pushed more than once', NULL, 'Push each row once, in its final state.');
+        END IF;
+    END IF;
+    v_conflict := sync.push_conflict(p_push_id, v_user.user_pk);
+    IF v_conflict IS NOT NULL THEN
+        PERFORM sync.fail('OV013', 'a row was changed by someone else since the client last saw it', v_conflict, 'Resolve the conflict and push again.');
+    END IF;
+    PERFORM sync.bundle_begin(v_user, p_source_id, v_session.source_bundle_id, p_push_id);
+    SET CONSTRAINTS ALL DEFERRED;
+    IF v_session.planned_row_count = 1 THEN
+        PERFORM sync.push_apply(p_push_id, p_user_id);
+    ELSE
+        BEGIN
+            PERFORM sync.push_apply(p_push_id, p_user_id);
+        EXCEPTION WHEN integrity_constraint_violation OR raise_exception THEN
+            -- A value that moves from one row to another, say, is refused in this order but not in the client's.
+            SET CONSTRAINTS ALL DEFERRED;
+            PERFORM sync.push_apply_in_order(p_push_id, p_user_id);
+        END;
+    END IF;
+    v_row_count := sync.bundle_emit();
+    IF v_row_count = 0 THEN
+        PERFORM sync.fail('OV012', 'the push has no effect', NULL, 'Nothing that was pushed changed a row; drop it.');
+    ELSIF v_row_count > p_max_rows AND p_max_rows > 0 THEN
+        PERFORM sync.fail('OV012', format('the bundle has %s rows, more than the %s allowed', v_row_count, p_max_rows), NULL, 'Push fewer rows at a time.');
+    END IF;
+    RETURN QUERY SELECT v_user.next_bundle_seq, v_session.source_bundle_id, v_row_count;
+END
+$$;
+COMMENT ON FUNCTION sync.push_commit(uuid, text, text, bigint, interval) IS 'Judges a staged push, applies it and writes its log; sync.bundle_close then ends it.';
+-- +goose StatementEnd
+
+-- +goose Down
+DROP FUNCTION sync.push_commit(uuid, text, text, bigint, interval);
+DROP FUNCTION sync.push_apply_in_order(uuid, text);
+DROP FUNCTION sync.push_apply(uuid, text);
+DROP FUNCTION sync.push_conflict(uuid, bigint);
+DROP FUNCTION sync.push_delete(uuid, text, text);
+DROP FUNCTION sync.require_lease(sync.user_state, sync.push_sessions, interval);
+DROP FUNCTION sync.push_stage(uuid, text, text, bigint, bigint, integer[], text, bigint[], bytea[], text[], interval, interval);
+DROP FUNCTION sync.push_session(uuid, bigint, text);
+DROP FUNCTION sync.push_create(text, text, bigint, bigint, text, interval, interval);
+DROP VIEW sync.staged_rows;
+DROP TABLE sync.push_chunks;
+DROP TABLE sync.push_sessions;

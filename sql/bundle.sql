@@ -1,0 +1,60 @@
+-- name: BundleAbandon :exec
+-- Ends a bundle without effects.
+SELECT sync.bundle_abandon();
+
+-- name: BundleClose :exec
+-- Enters the emitted bundle with its hash.
+SELECT sync.bundle_close(@bundle_hash::bytea, @byte_count::bigint);
+
+-- name: BundleEmit :one
+-- Writes the log of the open bundle and returns the number of its effects.
+SELECT sync.bundle_emit()::bigint AS row_count;
+
+-- name: BundleOpen :one
+-- Begins a server-side bundle; a null source_bundle_id means the next of its source.
+SELECT b.bundle_seq::bigint AS bundle_seq, b.source_bundle_id::bigint AS source_bundle_id, b.auto_initialized::boolean AS auto_initialized
+FROM sync.bundle_open(@user_id::text, @source_id::text, sqlc.narg('source_bundle_id')::bigint, @initialize::boolean) AS b;
+
+-- name: BundleOpenRows :many
+-- Rows of the bundle that this transaction has open, in order. Streamed, to make the hash.
+SELECT r.bundle_seq, r.row_ordinal, r.table_id, r.op::text AS op, r.key_bytes, r.payload
+FROM sync.bundle_rows r
+JOIN sync.open_bundles b ON b.user_pk = r.user_pk AND b.bundle_seq = r.bundle_seq
+WHERE b.xid = pg_current_xact_id()
+ORDER BY r.row_ordinal;
+
+-- name: BundleHeader :one
+-- One bundle of a scope, and whether retention still serves it. No row: no such scope.
+SELECT u.state, u.lease_expires_at, u.user_pk, u.retained_bundle_floor, u.next_bundle_seq,
+       coalesce(l.bundle_seq, 0)::bigint AS bundle_seq, coalesce(l.source_id, '')::text AS source_id,
+       coalesce(l.source_bundle_id, 0)::bigint AS source_bundle_id, coalesce(l.row_count, 0)::bigint AS row_count, l.bundle_hash
+FROM sync.user_state u
+LEFT JOIN sync.bundle_log l ON l.user_pk = u.user_pk AND l.bundle_seq = @bundle_seq::bigint
+WHERE u.user_id = @user_id;
+
+-- name: BundleRows :many
+-- Rows of one bundle from an ordinal on, in order. Streamed.
+SELECT r.bundle_seq, r.row_ordinal, r.table_id, r.op::text AS op, r.key_bytes, r.payload
+FROM sync.bundle_rows r
+WHERE r.user_pk = @user_pk AND r.bundle_seq = @bundle_seq AND r.row_ordinal >= @from_row_ordinal AND r.row_ordinal < @to_row_ordinal
+ORDER BY r.row_ordinal;
+
+-- name: BundlePull :many
+-- Answers a pull in one statement, so that scope and rows are of one moment: the state of the scope on every row, and
+-- the rows of the bundles asked for. Streamed. No row: no such scope. A row without bundle_seq: nothing to send.
+SELECT u.state, u.lease_expires_at, u.retained_bundle_floor, u.next_bundle_seq,
+       r.bundle_seq, r.row_ordinal, r.table_id, r.op, r.key_bytes, r.payload,
+       r.source_id, r.source_bundle_id, r.row_count, r.bundle_hash
+FROM sync.user_state u
+LEFT JOIN LATERAL (
+    SELECT b.bundle_seq, b.row_ordinal, b.table_id, b.op::text AS op, b.key_bytes, b.payload,
+           l.source_id, l.source_bundle_id, l.row_count, l.bundle_hash
+    FROM sync.bundle_rows b
+    LEFT JOIN sync.bundle_log l ON b.row_ordinal = 0 AND l.user_pk = b.user_pk AND l.bundle_seq = b.bundle_seq
+    WHERE b.user_pk = u.user_pk AND b.bundle_seq > sqlc.arg(after_bundle_seq)::bigint
+      AND b.bundle_seq <= sqlc.arg(after_bundle_seq)::bigint + sqlc.arg(max_bundles)::bigint
+      AND b.bundle_seq <= coalesce(nullif(sqlc.arg(target_bundle_seq)::bigint, 0), u.next_bundle_seq - 1)
+      AND u.state = 'initialized' AND (sqlc.arg(after_bundle_seq)::bigint > u.retained_bundle_floor OR u.retained_bundle_floor = 0)
+    ORDER BY b.bundle_seq, b.row_ordinal
+) AS r ON true
+WHERE u.user_id = @user_id::text;

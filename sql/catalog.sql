@@ -1,0 +1,61 @@
+-- name: CatalogColumns :many
+-- Columns of the registered tables, scope column included.
+SELECT c.table_id::integer AS table_id, c.column_name::text AS column_name, c.is_bytea::boolean AS is_bytea,
+       c.is_key::boolean AS is_key, c.is_scope::boolean AS is_scope, c.is_generated::boolean AS is_generated
+FROM sync.table_columns c
+ORDER BY c.table_id, c.column_name;
+
+-- name: CatalogOverride :execrows
+-- Puts one table after another beyond what foreign keys say.
+INSERT INTO sync.table_order_overrides (child, parent)
+VALUES (to_regclass(@child::text), to_regclass(@parent::text))
+ON CONFLICT DO NOTHING;
+
+-- name: CatalogChanged :exec
+-- Brings the order of tables up to date.
+SELECT sync.catalog_changed();
+
+-- name: CatalogRegister :one
+-- Registers a table; an empty key means the one that the primary key names.
+SELECT sync.register_table(CAST(@relation::text AS regclass), CAST(nullif(@sync_key::text, '') AS name))::integer AS table_id;
+
+-- name: CatalogTables :many
+-- All tables that the log may name, unregistered ones too.
+SELECT t.table_id, t.schema_name, t.table_name, t.key_column::text AS key_column, t.key_type,
+       (t.unregistered_at IS NULL)::boolean AS is_registered, t.apply_order
+FROM sync.table_catalog t
+ORDER BY t.schema_name, t.table_name, t.table_id;
+
+-- name: CatalogVersion :one
+-- Number of the catalogs present content.
+SELECT v.version FROM sync.catalog_version v;
+
+-- name: DiscoverForeignKeys :many
+-- Foreign keys of the tables named, one row a column.
+SELECT k.conname::text AS constraint_name, cn.nspname::text AS table_schema, c.relname::text AS table_name, a.attname::text AS column_name,
+       cols.place::integer AS ordinal, pn.nspname::text AS ref_schema, p.relname::text AS ref_table, pa.attname::text AS ref_column
+FROM pg_catalog.pg_constraint k
+JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+JOIN pg_catalog.pg_namespace cn ON cn.oid = c.relnamespace
+JOIN pg_catalog.pg_class p ON p.oid = k.confrelid
+JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
+CROSS JOIN LATERAL ROWS FROM (unnest(k.conkey), unnest(k.confkey)) WITH ORDINALITY AS cols(attnum, ref_attnum, place)
+JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = cols.attnum
+JOIN pg_catalog.pg_attribute pa ON pa.attrelid = k.confrelid AND pa.attnum = cols.ref_attnum
+WHERE k.contype = 'f' AND k.conparentid = 0 AND cn.nspname || '.' || c.relname = ANY (@tables::text[])
+ORDER BY cn.nspname, c.relname, k.conname, cols.place;
+
+-- name: DiscoverOrder :many
+-- Order in which the tables named are written: parents first, cycles grouped.
+SELECT (n.nspname || '.' || c.relname)::text AS table_name, d.cycle_group::integer AS cycle_group,
+       ARRAY(SELECT pn.nspname || '.' || pc.relname
+             FROM unnest(d.depends_on) AS parent(oid)
+             JOIN pg_catalog.pg_class pc ON pc.oid = parent.oid
+             JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace
+             ORDER BY 1)::text[] AS depends_on
+FROM sync.discover(
+    ARRAY(SELECT to_regclass(t.name)::oid FROM unnest(@tables::text[]) AS t(name) WHERE to_regclass(t.name) IS NOT NULL),
+    @overrides::jsonb) AS d
+JOIN pg_catalog.pg_class c ON c.oid = d.relation
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ORDER BY d.table_position;

@@ -1,0 +1,197 @@
+package oversync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/oversync/oversync/db"
+)
+
+// Bootstrap registers the configured tables, all of them or none, and reads the
+// catalog. It needs the sync schema, which the migrations make. Tables that are
+// registered already stay as they are, so it may run at every start, and in several
+// processes at once.
+//
+// It fails with UnsupportedSchemaError, which names object and remedy, if a table
+// cannot be synced.
+func (s *SyncService) Bootstrap(ctx context.Context) error {
+	end, err := s.begin()
+	if err != nil {
+		return err
+	}
+	defer end()
+	if err := s.requireSchema(ctx); err != nil {
+		return err
+	}
+	if len(s.config.RegisteredTables) > 0 {
+		err := retry(ctx, func(int) error { return s.registerTables(ctx) })
+		if err != nil {
+			return bootstrapError(err)
+		}
+	}
+	_, err = s.reloadCatalog(ctx)
+	return err
+}
+
+// requireSchema says what to do where the migrations have not run.
+func (s *SyncService) requireSchema(ctx context.Context) error {
+	_, err := s.queries.CatalogVersion(ctx, s.pool)
+	if hasSQLState(err, pgerrcode.UndefinedTable) || hasSQLState(err, pgerrcode.InvalidSchemaName) {
+		return &UnsupportedSchemaError{Message: "the database has no sync schema: run `oversync migrate up`, or goose with this project's migrations"}
+	}
+	return err
+}
+
+// registerTables is the transaction of Bootstrap.
+func (s *SyncService) registerTables(ctx context.Context) error {
+	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		for _, table := range s.config.RegisteredTables {
+			params := db.CatalogRegisterParams{Relation: quotedName(table)}
+			if len(table.SyncKeyColumns) == 1 {
+				params.SyncKey = table.SyncKeyColumns[0]
+			}
+			if _, err := s.queries.CatalogRegister(ctx, tx, params); err != nil {
+				return err
+			}
+		}
+		changed := int64(0)
+		for _, child := range slices.Sorted(maps.Keys(s.config.DependencyOverrides)) {
+			for _, parent := range s.config.DependencyOverrides[child] {
+				added, err := s.queries.CatalogOverride(ctx, tx, db.CatalogOverrideParams{Child: child, Parent: parent})
+				if err != nil {
+					return err
+				}
+				changed += added
+			}
+		}
+		if changed > 0 {
+			return s.queries.CatalogChanged(ctx, tx)
+		}
+		return nil
+	})
+}
+
+// quotedName is a table's name as SQL reads it.
+func quotedName(table RegisteredTable) string {
+	schema := table.Schema
+	if schema == "" {
+		schema = defaultSchema
+	}
+	return pgx.Identifier{schema, table.Table}.Sanitize()
+}
+
+// bootstrapError turns what kept tables from being registered into
+// UnsupportedSchemaError.
+func bootstrapError(err error) error {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return fmt.Errorf("register the configured tables: %w", err)
+	}
+	switch pgErr.Code {
+	case pgerrcode.UndefinedTable, pgerrcode.InvalidSchemaName:
+		return &UnsupportedSchemaError{Message: pgErr.Message + ": create the table, or take it out of RegisteredTables"}
+	case pgerrcode.InsufficientPrivilege:
+		return &UnsupportedSchemaError{Message: pgErr.Message + ": register the tables as their owner, with SELECT sync.register_table(…)"}
+	case pgerrcode.NotNullViolation:
+		return &UnsupportedSchemaError{Message: "a dependency override names a table that does not exist: create it or drop the override"}
+	}
+	return typedError(err, Actor{}, "")
+}
+
+// IsTableRegistered says whether a table is registered, as far as the service
+// knows: after Bootstrap, or once it served a request. An empty schema is public.
+func (s *SyncService) IsTableRegistered(schemaName, tableName string) bool {
+	known := s.catalog.Load()
+	return known != nil && known.byName[Key(schemaName, tableName)] != nil
+}
+
+// GetCapabilities returns what the service offers and how it is limited.
+func (s *SyncService) GetCapabilities() CapabilitiesResponse {
+	resp := CapabilitiesResponse{
+		ProtocolVersion: SyncProtocolVersion, SchemaVersion: s.config.MaxSupportedSchemaVersion, AppName: s.config.AppName,
+		Features: s.features(),
+		BundleLimits: &BundleCapabilitiesLimits{
+			MaxRowsPerBundle:                   s.config.MaxRowsPerBundle,
+			MaxBytesPerBundle:                  s.config.MaxBytesPerBundle,
+			MaxBundlesPerPull:                  maxBundlesPerPull,
+			DefaultRowsPerPushChunk:            s.config.DefaultRowsPerPushChunk,
+			MaxRowsPerPushChunk:                s.config.MaxRowsPerPushChunk,
+			PushSessionTTLSeconds:              int(s.config.PushSessionTTL.Seconds()),
+			DefaultRowsPerCommittedBundleChunk: s.config.DefaultRowsPerCommittedBundleChunk,
+			MaxRowsPerCommittedBundleChunk:     s.config.MaxRowsPerCommittedBundleChunk,
+			DefaultRowsPerSnapshotChunk:        s.config.DefaultRowsPerSnapshotChunk,
+			MaxRowsPerSnapshotChunk:            s.config.MaxRowsPerSnapshotChunk,
+			SnapshotSessionTTLSeconds:          int(s.config.SnapshotSessionTTL.Seconds()),
+			MaxRowsPerSnapshotSession:          s.config.MaxRowsPerSnapshotSession,
+			MaxBytesPerSnapshotSession:         s.config.MaxBytesPerSnapshotSession,
+			InitializationLeaseTTLSeconds:      int(s.config.InitializationLeaseTTL.Seconds()),
+		},
+	}
+	if known := s.catalog.Load(); known != nil {
+		resp.RegisteredTables = slices.Clone(known.names)
+		for _, name := range known.names {
+			table := known.byName[name]
+			resp.RegisteredTableSpecs = append(resp.RegisteredTableSpecs, RegisteredTableSpec{
+				Schema: table.schema, Table: table.table, SyncKeyColumns: []string{table.keyColumn},
+			})
+		}
+	}
+	return resp
+}
+
+// features are the parts of the protocol that this server has.
+func (s *SyncService) features() map[string]bool {
+	return map[string]bool{
+		"bundle_pull": true, "bundle_push": true, "push_session_chunking": true, "committed_bundle_row_fetch": true,
+		"snapshot_chunking": true, "status_endpoint": true, "graceful_shutdown": true, "capabilities_endpoint": true,
+		"server_checkpoint_tracking": false, "history_pruned_errors": true, "structured_sync_keys": true,
+		"registered_write_rejection_enforced": true, "accepted_push_replay_visibility": true,
+		"committed_bundle_visibility": true, "retained_floor_visibility": true, "retained_window_visibility": true,
+		"history_pruned_visibility": true, "connect_lifecycle": true, "scope_initialization_leases": true,
+		"bundle_change_watch": false,
+	}
+}
+
+// GetStatus returns the service's lifecycle and what operators watch. It asks the
+// database once; the cost goes with the number of scopes, not with the history.
+// It works while the service is closing, and fails only if the database does.
+func (s *SyncService) GetStatus(ctx context.Context) (*StatusResponse, error) {
+	totals, err := s.queries.StatusTotals(ctx, s.pool)
+	if err != nil {
+		return nil, fmt.Errorf("read the totals over all scopes: %w", err)
+	}
+	known, err := s.currentCatalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	lifecycle, inFlight := s.lifecycle, s.inFlight
+	s.mu.Unlock()
+	status := "healthy"
+	if totals.FloorAheadCount > 0 {
+		status = "unhealthy"
+	}
+	return &StatusResponse{
+		Status: status, Version: SyncProtocolVersion, AppName: s.config.AppName,
+		Lifecycle: lifecycle, AcceptingOperations: lifecycle == lifecycleRunning, InFlightOperations: inFlight,
+		RegisteredTables: slices.Clone(known.names), Features: s.features(),
+		UserStateRetentionFloorAheadCount: totals.FloorAheadCount,
+		LatestBundleSeqMax:                totals.LatestBundleSeqMax,
+		RetainedBundleFloorMin:            totals.RetainedFloorMin,
+		RetainedBundleFloorMax:            totals.RetainedFloorMax,
+		RetainedBundleWindowMin:           totals.RetainedWindowMin,
+		RetainedBundleWindowMax:           totals.RetainedWindowMax,
+		HistoryPrunedErrorCount:           totals.HistoryPrunedCount,
+		AcceptedPushReplayCount:           totals.PushReplayCount,
+		RejectedRegisteredWriteCount:      totals.RejectedWriteCount,
+		CommittedBundleCount:              totals.CommittedBundleCount,
+		CommittedBundleBytes:              totals.CommittedBundleBytes,
+	}, nil
+}

@@ -1,0 +1,139 @@
+package oversync
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// RegisteredTable names one table that takes part in sync.
+type RegisteredTable struct {
+	// Schema is the table's schema. Empty means public.
+	Schema string `json:"schema"`
+	Table  string `json:"table"`
+	// SyncKeyColumns holds the one column that identifies a row inside its scope.
+	// If it is empty, the service takes the key column beside the scope column.
+	SyncKeyColumns []string `json:"sync_key_columns,omitempty"`
+}
+
+// ServiceConfig sets up a SyncService. A limit or duration that is zero takes
+// its default, if it has one.
+type ServiceConfig struct {
+	// MaxSupportedSchemaVersion is the application's own schema version. Clients
+	// read it from the capabilities.
+	MaxSupportedSchemaVersion int
+	// AppName names the application in the capabilities, in the status and in
+	// pg_stat_activity.
+	AppName string
+	// RegisteredTables are the tables that may be synced. At least one is needed,
+	// unless the tables were registered in SQL.
+	RegisteredTables []RegisteredTable
+
+	// MaxRowsPerBundle and MaxBytesPerBundle bound one bundle by its row effects
+	// and by the bytes of its canonical JSON. Zero is no bound.
+	MaxRowsPerBundle  int
+	MaxBytesPerBundle int
+
+	// DefaultRowsPerPushChunk is what clients are told to send at a time (1000),
+	// MaxRowsPerPushChunk what is accepted (5000).
+	DefaultRowsPerPushChunk int
+	MaxRowsPerPushChunk     int
+	// PushSessionTTL is how long a session lives after its last chunk (15 min).
+	PushSessionTTL time.Duration
+	// InitializationLeaseTTL is how long a source may take between two steps of
+	// the push that fills a new scope (15 min).
+	InitializationLeaseTTL time.Duration
+
+	// DefaultRowsPerCommittedBundleChunk (1000) applies if a request for the rows
+	// of a bundle names no size, MaxRowsPerCommittedBundleChunk (5000) if it names
+	// a larger one.
+	DefaultRowsPerCommittedBundleChunk int
+	MaxRowsPerCommittedBundleChunk     int
+
+	// DefaultRowsPerSnapshotChunk (1000) and MaxRowsPerSnapshotChunk (5000) are the
+	// same for the rows of a snapshot.
+	DefaultRowsPerSnapshotChunk int
+	MaxRowsPerSnapshotChunk     int
+	// SnapshotSessionTTL is how long a snapshot can be read (15 min). History that
+	// it needs is kept as long.
+	SnapshotSessionTTL time.Duration
+	// MaxRowsPerSnapshotSession and MaxBytesPerSnapshotSession bound one snapshot.
+	// Zero is no bound.
+	MaxRowsPerSnapshotSession  int64
+	MaxBytesPerSnapshotSession int64
+
+	// RetainedBundlesPerUser is how many of the newest bundles of a scope can be
+	// pulled (10,000). Clients that are further behind rebuild from a snapshot.
+	RetainedBundlesPerUser int64
+	// RetentionPruneBatchSize is how many bundles one step of pruning removes
+	// (1000).
+	RetentionPruneBatchSize int64
+
+	// UploadLockTimeout bounds each wait for a lock in a transaction that applies a
+	// push. With zero, only the request's context bounds it.
+	UploadLockTimeout time.Duration
+
+	// DependencyOverrides adds to the order of the tables: each key, a
+	// "schema.table", comes after the tables in its value. Use it for dependencies
+	// that no foreign key declares. It checks nothing and changes no foreign key.
+	DependencyOverrides map[string][]string
+
+	// StageMetrics receives the time that each stage of an operation took. It is
+	// called in the operation's own goroutine, by many at once, and must be quick.
+	// Nil records nothing.
+	StageMetrics StageMetricsRecorder
+	// LogStageTimings writes the same timings to the service's logger at level
+	// debug. It is meant for a search for slow stages, not for every day.
+	LogStageTimings bool
+}
+
+// StageTiming is the time that one stage of one operation took.
+type StageTiming struct {
+	// Operation is the exported verb, Stage the part of it.
+	Operation string
+	Stage     string
+	Duration  time.Duration
+	// Count is how many things the stage handled, usually rows.
+	Count int
+	// Attempt counts from 1 and grows when a transaction is tried again.
+	Attempt int
+	// Error says that the stage failed.
+	Error bool
+}
+
+// StageMetricsRecorder receives stage timings. It must be safe for concurrent
+// use, and must not block.
+type StageMetricsRecorder interface {
+	ObserveStage(ctx context.Context, timing StageTiming)
+}
+
+// StageMetricsRecorderFunc is a function that is a StageMetricsRecorder.
+type StageMetricsRecorderFunc func(ctx context.Context, timing StageTiming)
+
+// ObserveStage calls f. A nil f ignores the timing.
+func (f StageMetricsRecorderFunc) ObserveStage(ctx context.Context, timing StageTiming) {
+	if f != nil {
+		f(ctx, timing)
+	}
+}
+
+// ScopeManagerConfig sets up a ScopeManager.
+type ScopeManagerConfig struct {
+	// Logger takes the manager's log lines. Nil is slog.Default().
+	Logger *slog.Logger
+}
+
+// ScopeWriteOptions says on whose behalf the server writes into a scope.
+type ScopeWriteOptions struct {
+	// WriterID becomes the source id of the bundle. One writer keeps one id, so
+	// that its bundles form one sequence. It must not be blank.
+	WriterID string
+}
+
+// ScopeWriteResult says what a server-side write has become.
+type ScopeWriteResult struct {
+	// AutoInitialized says that the scope was not initialised before this write.
+	AutoInitialized bool
+	// Bundle is the bundle that was committed.
+	Bundle *Bundle
+}

@@ -1,0 +1,39 @@
+package oversync
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// maxIDBytes bounds user and source ids. The database has the same bound.
+const maxIDBytes = 255
+
+// RequestInvalidError refuses a request for something that no endpoint has a
+// code of its own for, such as an id that is too long or a page size out of
+// range.
+type RequestInvalidError struct {
+	Message string
+}
+
+func (e *RequestInvalidError) Error() string {
+	return messageOr(e.Message, "the request is not valid: correct it and send it again")
+}
+
+// validateID trims an id and refuses one that is empty, longer than 255 bytes,
+// not UTF-8, or has control characters in it.
+func validateID(what, id string) (string, error) {
+	id = strings.TrimSpace(id)
+	switch {
+	case id == "":
+		return "", &RequestInvalidError{Message: what + " is missing"}
+	case len(id) > maxIDBytes:
+		return "", &RequestInvalidError{Message: fmt.Sprintf("%s has %d bytes: at most %d are allowed", what, len(id), maxIDBytes)}
+	case !utf8.ValidString(id):
+		return "", &RequestInvalidError{Message: what + " is not UTF-8"}
+	case strings.ContainsFunc(id, unicode.IsControl):
+		return "", &RequestInvalidError{Message: what + " has control characters in it"}
+	}
+	return id, nil
+}

@@ -1,0 +1,367 @@
+package oversync
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/oversync/oversync/db"
+)
+
+// answerBufferBytes is how much of a streamed answer is held back. An error
+// within the first part of that can still be told as an error.
+const answerBufferBytes = 32 << 10
+
+// ProcessPull returns complete bundles after a sequence, in order. It holds the
+// whole answer in memory: WritePull streams it.
+func (s *SyncService) ProcessPull(ctx context.Context, actor Actor, afterBundleSeq int64, maxBundles int, targetBundleSeq int64) (*PullResponse, error) {
+	return collect[PullResponse](func(w io.Writer) error {
+		return s.WritePull(ctx, actor, afterBundleSeq, maxBundles, targetBundleSeq, w)
+	})
+}
+
+// collect reads an answer that write streams into a value.
+func collect[T any](write func(io.Writer) error) (*T, error) {
+	var answer bytes.Buffer
+	if err := write(&answer); err != nil {
+		return nil, err
+	}
+	value := new(T)
+	if err := json.Unmarshal(answer.Bytes(), value); err != nil {
+		return nil, fmt.Errorf("read the answer back: %w", err)
+	}
+	return value, nil
+}
+
+// pullRow is a row of the query BundlePull: the scope on every row, and a row of
+// the log unless there is nothing to send.
+type pullRow struct {
+	state          string
+	leaseExpiresAt *time.Time
+	floor, nextSeq int64
+
+	bundleSeq        *int64
+	ordinal, tableID *int32
+	op               *string
+	logRow
+	sourceID       *string
+	sourceBundleID *int64
+	rowCount       *int64
+	hash           []byte
+}
+
+func (r *pullRow) scan(rows pgx.Rows) error {
+	return rows.Scan(&r.state, &r.leaseExpiresAt, &r.floor, &r.nextSeq,
+		&r.bundleSeq, &r.ordinal, &r.tableID, &r.op, &r.key, &r.payload,
+		&r.sourceID, &r.sourceBundleID, &r.rowCount, &r.hash)
+}
+
+// WritePull streams a PullResponse as JSON: complete bundles after a sequence,
+// in order, up to the target, or with target 0 up to the newest. maxBundles 0
+// means 1000, and 5000 is the most.
+//
+// If it fails before anything was written, the error is one that clients know. If
+// it fails later, what was written is no complete answer, and must not be taken
+// for one.
+func (s *SyncService) WritePull(ctx context.Context, actor Actor, afterBundleSeq int64, maxBundles int, targetBundleSeq int64, w io.Writer) error {
+	end, err := s.begin()
+	if err != nil {
+		return err
+	}
+	defer end()
+	if actor, err = actor.validateUser(); err != nil {
+		return err
+	}
+	setDefault(&maxBundles, defaultBundlesPerPull)
+	if maxBundles < 1 || maxBundles > maxBundlesPerPull || afterBundleSeq < 0 || targetBundleSeq < 0 {
+		return &RequestInvalidError{Message: fmt.Sprintf("max_bundles must be 1 to %d, and sequences must not be negative", maxBundlesPerPull)}
+	}
+	clock := s.stages("pull", 1)
+	rows, err := s.pool.Query(ctx, db.BundlePull, afterBundleSeq, maxBundles, targetBundleSeq, actor.UserID)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var row pullRow
+	if !rows.Next() {
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		return &ScopeUninitializedError{UserID: actor.UserID}
+	}
+	if err := row.scan(rows); err != nil {
+		return err
+	}
+	if err := s.checkScope(actor, row.state, row.leaseExpiresAt); err != nil {
+		return err
+	}
+	newest := row.nextSeq - 1
+	for _, seq := range [...]int64{afterBundleSeq, targetBundleSeq} {
+		if seq > newest || seq > 0 && seq <= row.floor {
+			rows.Close()
+			return s.historyPruned(ctx, actor, seq, row.floor)
+		}
+	}
+	if afterBundleSeq == 0 && row.floor > 0 {
+		rows.Close()
+		return s.historyPruned(ctx, actor, 0, row.floor)
+	}
+	stable := newest
+	if targetBundleSeq > 0 {
+		stable = targetBundleSeq
+	}
+	last := min(afterBundleSeq+int64(maxBundles), stable)
+	clock.done(ctx, "query", 1, nil)
+
+	out := s.newAnswer(w)
+	out.text(`{"stable_bundle_seq":`).int(stable).text(`,"bundles":[`)
+	written, err := s.writeBundles(ctx, out, rows, &row, afterBundleSeq)
+	if err == nil && row.bundleSeq != nil && written != last {
+		err = fmt.Errorf("the log of scope %s ends at bundle %d, not at %d", actor.UserID, written, last)
+	}
+	clock.done(ctx, "stream", int(max(last-afterBundleSeq, 0)), err)
+	if err != nil {
+		return err
+	}
+	out.text(`],"has_more":`).bool(last < stable).text("}")
+	return out.Flush()
+}
+
+// writeBundles streams the bundles of a pull, whose first row is already in row.
+// It returns the last sequence written.
+func (s *SyncService) writeBundles(ctx context.Context, out *answer, rows pgx.Rows, row *pullRow, after int64) (int64, error) {
+	written := after
+	for more := row.bundleSeq != nil; more; more = rows.Next() {
+		if err := row.scan(rows); err != nil {
+			return written, err
+		}
+		if *row.ordinal == 0 {
+			if row.sourceID == nil || *row.bundleSeq != written+1 {
+				return written, fmt.Errorf("the log has no bundle %d", written+1)
+			}
+			if written > after {
+				out.text("]},")
+			}
+			written = *row.bundleSeq
+			out.text(`{"bundle_seq":`).int(written).text(`,"source_id":`).string(*row.sourceID).
+				text(`,"source_bundle_id":`).int(*row.sourceBundleID).text(`,"row_count":`).int(*row.rowCount).
+				text(`,"bundle_hash":"`).hex(row.hash).text(`","rows":[`)
+		} else {
+			out.text(",")
+		}
+		if err := out.bundleRow(ctx, *row.bundleSeq, *row.tableID, *row.op, row.key, row.payload); err != nil {
+			return written, err
+		}
+	}
+	if written > after {
+		out.text("]}")
+	}
+	return written, rows.Err()
+}
+
+// checkScope refuses to read a scope that is not initialized.
+func (s *SyncService) checkScope(actor Actor, state string, leaseExpiresAt *time.Time) error {
+	switch {
+	case state == "initialized":
+		return nil
+	case state == "initializing" && leaseExpiresAt != nil:
+		return &ScopeInitializingError{UserID: actor.UserID, LeaseExpiresAt: *leaseExpiresAt}
+	default:
+		return &ScopeUninitializedError{UserID: actor.UserID}
+	}
+}
+
+// historyPruned counts and returns the refusal of history that is no longer, or
+// not yet, there.
+func (s *SyncService) historyPruned(ctx context.Context, actor Actor, provided, floor int64) error {
+	if err := s.queries.StatusCountHistoryPruned(ctx, s.pool); err != nil {
+		return err
+	}
+	return &HistoryPrunedError{UserID: actor.UserID, ProvidedSeq: provided, RetainedFloor: floor}
+}
+
+// GetCommittedBundleRows returns rows of one committed bundle. It holds them in
+// memory: WriteCommittedBundleRows streams them.
+func (s *SyncService) GetCommittedBundleRows(ctx context.Context, actor Actor, bundleSeq int64, afterRowOrdinal *int64, maxRows int) (*CommittedBundleRowsResponse, error) {
+	return collect[CommittedBundleRowsResponse](func(w io.Writer) error {
+		return s.WriteCommittedBundleRows(ctx, actor, bundleSeq, afterRowOrdinal, maxRows, w)
+	})
+}
+
+// WriteCommittedBundleRows streams a CommittedBundleRowsResponse as JSON: the
+// rows of one bundle after an ordinal, from the first if it is nil. maxRows 0
+// means the default; one above the configured maximum is lowered to it. It fails
+// as WritePull does.
+func (s *SyncService) WriteCommittedBundleRows(ctx context.Context, actor Actor, bundleSeq int64, afterRowOrdinal *int64, maxRows int, w io.Writer) error {
+	end, err := s.begin()
+	if err != nil {
+		return err
+	}
+	defer end()
+	if actor, err = actor.validateUser(); err != nil {
+		return err
+	}
+	if maxRows < 0 || afterRowOrdinal != nil && *afterRowOrdinal < 0 {
+		return &CommittedBundleChunkInvalidError{Message: "after_row_ordinal and max_rows must not be negative"}
+	}
+	setDefault(&maxRows, s.config.DefaultRowsPerCommittedBundleChunk)
+	maxRows = min(maxRows, s.config.MaxRowsPerCommittedBundleChunk)
+
+	clock := s.stages("committed_bundle_rows", 1)
+	bundle, err := s.bundleHeader(ctx, actor, bundleSeq)
+	clock.done(ctx, "header", 1, err)
+	if err != nil {
+		return err
+	}
+	from := int64(0)
+	if afterRowOrdinal != nil {
+		from = min(*afterRowOrdinal, bundle.RowCount) + 1
+	}
+	to := max(min(from+int64(maxRows), bundle.RowCount), from)
+	rows, err := s.pool.Query(ctx, db.BundleRows, bundle.UserPk, bundleSeq, from, to)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	out := s.newAnswer(w)
+	out.text(`{"bundle_seq":`).int(bundleSeq).text(`,"source_id":`).string(bundle.SourceID).
+		text(`,"source_bundle_id":`).int(bundle.SourceBundleID).text(`,"row_count":`).int(bundle.RowCount).
+		text(`,"bundle_hash":"`).hex(bundle.BundleHash).text(`","rows":[`)
+	var row logRow
+	next := from
+	for ; rows.Next(); next++ {
+		if err := row.scan(rows); err != nil {
+			return err
+		}
+		if next > from {
+			out.text(",")
+		}
+		if err := out.bundleRow(ctx, row.bundleSeq, row.tableID, row.op, row.key, row.payload); err != nil {
+			return err
+		}
+	}
+	err = rows.Err()
+	if err == nil && next != to {
+		err = fmt.Errorf("bundle %d of scope %s has no row %d any more", bundleSeq, actor.UserID, next)
+	}
+	clock.done(ctx, "stream", int(next-from), err)
+	if err != nil {
+		return err
+	}
+	last := next - 1
+	if next == from && afterRowOrdinal != nil {
+		last = *afterRowOrdinal
+	}
+	out.text(`],"next_row_ordinal":`).int(max(last, 0)).text(`,"has_more":`).bool(to < bundle.RowCount).text("}")
+	return out.Flush()
+}
+
+// bundleHeader finds a bundle that retention still serves.
+func (s *SyncService) bundleHeader(ctx context.Context, actor Actor, bundleSeq int64) (db.BundleHeaderRow, error) {
+	bundle, err := s.queries.BundleHeader(ctx, s.pool, db.BundleHeaderParams{BundleSeq: bundleSeq, UserID: actor.UserID})
+	switch {
+	case err == pgx.ErrNoRows: //nolint:errorlint // returned as it is by Scan
+		return bundle, &CommittedBundleNotFoundError{BundleSeq: bundleSeq}
+	case err != nil:
+		return bundle, err
+	case bundleSeq > 0 && bundleSeq <= bundle.RetainedBundleFloor:
+		return bundle, s.historyPruned(ctx, actor, bundleSeq, bundle.RetainedBundleFloor)
+	case bundle.BundleSeq == 0:
+		return bundle, &CommittedBundleNotFoundError{BundleSeq: bundleSeq}
+	}
+	return bundle, nil
+}
+
+// answer writes JSON piece by piece. A failed write is remembered by the buffer
+// and comes back from Flush.
+type answer struct {
+	*bufio.Writer
+	service *SyncService
+	known   *catalog
+	table   *catalogTable
+	scratch []byte
+}
+
+func (s *SyncService) newAnswer(w io.Writer) *answer {
+	return &answer{Writer: bufio.NewWriterSize(w, answerBufferBytes), service: s}
+}
+
+func (a *answer) text(text string) *answer {
+	_, _ = a.WriteString(text)
+	return a
+}
+
+func (a *answer) int(n int64) *answer {
+	a.scratch = strconv.AppendInt(a.scratch[:0], n, 10)
+	_, _ = a.Write(a.scratch)
+	return a
+}
+
+func (a *answer) bool(b bool) *answer {
+	a.scratch = strconv.AppendBool(a.scratch[:0], b)
+	_, _ = a.Write(a.scratch)
+	return a
+}
+
+func (a *answer) string(text string) *answer {
+	a.scratch = appendQuoted(a.scratch[:0], text)
+	_, _ = a.Write(a.scratch)
+	return a
+}
+
+func (a *answer) hex(data []byte) *answer {
+	a.scratch = hex.AppendEncode(a.scratch[:0], data)
+	_, _ = a.Write(a.scratch)
+	return a
+}
+
+// rowStart writes what each row on the wire starts with: its table and key.
+func (a *answer) rowStart(ctx context.Context, tableID int32, key []byte) error {
+	if a.table == nil || a.table.id != tableID {
+		var err error
+		if a.known == nil {
+			if a.known, err = a.service.currentCatalog(ctx); err != nil {
+				return err
+			}
+		}
+		if a.known, err = a.service.catalogWith(ctx, a.known, tableID); err != nil {
+			return err
+		}
+		a.table = a.known.byID[tableID]
+	}
+	a.scratch = append(a.scratch[:0], a.table.wirePrefix...)
+	a.scratch = append(a.table.appendKeyJSON(a.scratch, key), '}')
+	_, err := a.Write(a.scratch)
+	return err
+}
+
+// bundleRow writes one row of a bundle.
+func (a *answer) bundleRow(ctx context.Context, bundleSeq int64, tableID int32, op string, key, payload []byte) error {
+	if err := a.rowStart(ctx, tableID, key); err != nil {
+		return err
+	}
+	a.text(`,"op":"`).text(wireOp(op)).text(`","row_version":`).int(bundleSeq)
+	if payload != nil {
+		a.text(`,"payload":`)
+		_, _ = a.Write(payload)
+	}
+	return a.WriteByte('}')
+}
+
+// snapshotRow writes one row of a snapshot.
+func (a *answer) snapshotRow(ctx context.Context, rowVersion int64, tableID int32, key, payload []byte) error {
+	if err := a.rowStart(ctx, tableID, key); err != nil {
+		return err
+	}
+	a.text(`,"row_version":`).int(rowVersion).text(`,"payload":`)
+	_, _ = a.Write(payload)
+	return a.WriteByte('}')
+}

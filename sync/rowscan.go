@@ -1,0 +1,310 @@
+package oversync
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+)
+
+// RequestBodyError says why a request body is not the JSON object that was asked
+// for. Message may be shown to the client.
+type RequestBodyError struct {
+	Message string
+}
+
+func (e *RequestBodyError) Error() string {
+	return "the request body cannot be read: " + e.Message
+}
+
+// DecodeRequest reads a request body, which must be exactly one JSON object, into
+// dst, a pointer to a struct. Every failure is a *RequestBodyError.
+//
+// It is stricter than encoding/json, which would let a client believe that it
+// was understood: null, text after the object, and a name that occurs twice in
+// one object are refused. Names that differ only in case count as the same,
+// since a struct field takes both. The value of a member called "payload" is
+// taken as it is. Members that dst does not have are ignored.
+func DecodeRequest(body []byte, dst any) error {
+	return decodeRequest(body, dst, false)
+}
+
+// DecodeRequestKnownFields is DecodeRequest, but refuses members that dst does
+// not have.
+func DecodeRequestKnownFields(body []byte, dst any) error {
+	return decodeRequest(body, dst, true)
+}
+
+func decodeRequest(body []byte, dst any, knownFields bool) error {
+	var e envelope
+	start := skipSpace(body, 0)
+	if start == len(body) {
+		return &RequestBodyError{"it is empty: send one JSON object"}
+	}
+	end, err := e.value(body, start, 0)
+	if err != nil {
+		return requestBodyError(err)
+	}
+	if body[start] != '{' {
+		return &RequestBodyError{"it is not a JSON object: send one JSON object"}
+	}
+	if end = skipSpace(body, end); end != len(body) {
+		return &RequestBodyError{fmt.Sprintf("there is more text at byte %d: send one JSON object alone", end)}
+	}
+	if !knownFields {
+		return requestBodyError(json.Unmarshal(body, dst))
+	}
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.DisallowUnknownFields()
+	return requestBodyError(decoder.Decode(dst))
+}
+
+// requestBodyError turns what went wrong into words without names of Go types,
+// which would mean nothing to a client.
+func requestBodyError(err error) error {
+	var (
+		known     *RequestBodyError
+		wrongType *json.UnmarshalTypeError
+	)
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &known):
+		return known
+	case errors.As(err, &wrongType):
+		return &RequestBodyError{fmt.Sprintf("%q at byte %d has the wrong type: %s does not fit there",
+			wrongType.Field, wrongType.Offset, wrongType.Value)}
+	default:
+		return &RequestBodyError{strings.TrimPrefix(err.Error(), "json: ")}
+	}
+}
+
+// envelope checks the objects of a request body, payloads excepted, for names
+// that occur twice.
+type envelope struct {
+	// names is a stack: the names so far of every object that is open.
+	names []string
+}
+
+// manyNames is the number of names in one object from which on a map finds
+// doubled ones faster than a comparison with each.
+const manyNames = 16
+
+func (e *envelope) value(body []byte, i, depth int) (int, error) {
+	if i >= len(body) || (body[i] != '{' && body[i] != '[') {
+		return skipValue(body, i, depth)
+	}
+	if depth >= maxJSONDepth {
+		return i, syntaxError(body, i, "nested too deep")
+	}
+	if body[i] == '[' {
+		return e.array(body, i, depth)
+	}
+	base := len(e.names)
+	i, err := e.object(body, i, depth, base)
+	e.names = e.names[:base]
+	return i, err
+}
+
+func (e *envelope) array(body []byte, i, depth int) (int, error) {
+	i = skipSpace(body, i+1)
+	if i < len(body) && body[i] == ']' {
+		return i + 1, nil
+	}
+	for {
+		var (
+			done bool
+			err  error
+		)
+		if i, err = e.value(body, i, depth+1); err != nil {
+			return i, err
+		}
+		if i, done, err = skipComma(body, i, ']'); err != nil || done {
+			return i, err
+		}
+	}
+}
+
+func (e *envelope) object(body []byte, i, depth, base int) (int, error) {
+	i = skipSpace(body, i+1)
+	if i < len(body) && body[i] == '}' {
+		return i + 1, nil
+	}
+	var seen map[string]bool // by folded name, once there are many
+	for {
+		raw, end, err := scanName(body, i)
+		if err != nil {
+			return i, err
+		}
+		name := internName(raw)
+		if seen, err = e.addName(name, base, seen); err != nil {
+			return i, err
+		}
+		if i, err = skipColon(body, end); err != nil {
+			return i, err
+		}
+		if strings.EqualFold(name, "payload") {
+			i, err = skipValue(body, i, depth+1)
+		} else {
+			i, err = e.value(body, i, depth+1)
+		}
+		if err != nil {
+			return i, err
+		}
+		var done bool
+		if i, done, err = skipComma(body, i, '}'); err != nil || done {
+			return i, err
+		}
+	}
+}
+
+// addName adds a name to the innermost object, whose names start at base. It
+// returns the set to pass in with the object's next name.
+func (e *envelope) addName(name string, base int, seen map[string]bool) (map[string]bool, error) {
+	doubled := false
+	if len(e.names)-base < manyNames {
+		for _, other := range e.names[base:] {
+			doubled = doubled || strings.EqualFold(name, other)
+		}
+	} else {
+		if seen == nil {
+			seen = make(map[string]bool, 4*manyNames)
+			for _, other := range e.names[base:] {
+				seen[foldName(other)] = true
+			}
+		}
+		folded := foldName(name)
+		doubled = seen[folded]
+		seen[folded] = true
+	}
+	if doubled {
+		return seen, &RequestBodyError{fmt.Sprintf("the name %q occurs twice in one object: send it once", name)}
+	}
+	e.names = append(e.names, name)
+	return seen, nil
+}
+
+// foldName gives names that strings.EqualFold takes for equal the same form: each
+// character becomes the smallest one that differs from it only in case.
+func foldName(name string) string {
+	return strings.Map(func(r rune) rune {
+		for {
+			next := unicode.SimpleFold(r)
+			if next <= r {
+				return next
+			}
+			r = next
+		}
+	}, name)
+}
+
+// internName returns name as a string. The names that every row of a push has
+// cost no allocation.
+func internName(name []byte) string {
+	switch string(name) {
+	case "schema":
+		return "schema"
+	case "table":
+		return "table"
+	case "key":
+		return "key"
+	case "id":
+		return "id"
+	case "op":
+		return "op"
+	case "base_row_version":
+		return "base_row_version"
+	case "payload":
+		return "payload"
+	}
+	return string(name)
+}
+
+// scanName reads the name of a member at i. The name is a part of text where it
+// can be, and a copy where it holds escapes or characters beyond ASCII.
+func scanName(text []byte, i int) (name []byte, end int, err error) {
+	if i >= len(text) || text[i] != '"' {
+		return nil, i, syntaxError(text, i, "expected a name in quotes")
+	}
+	end, plain, err := skipString(text, i)
+	if err != nil {
+		return nil, i, err
+	}
+	if plain {
+		return text[i+1 : end-1], end, nil
+	}
+	return appendStringValue(nil, text[i:end]), end, nil
+}
+
+// errPayloadNotObject says that a payload is some other JSON value.
+var errPayloadNotObject = errors.New("the payload is not a JSON object: send column names with their values")
+
+// scanPayload calls each for every member of a payload, in order: with the name,
+// unescaped, and with the value's JSON text. Both are valid only during the call.
+// It fails with errPayloadNotObject, a *jsonSyntaxError, or what each returns,
+// and then stops. Doubled names are left to each. Only names that are not plain
+// ASCII cost an allocation.
+func scanPayload(payload []byte, each func(name, value []byte) error) error {
+	i := skipSpace(payload, 0)
+	if i >= len(payload) {
+		return syntaxError(payload, i, "")
+	}
+	if payload[i] != '{' {
+		return errPayloadNotObject
+	}
+	i = skipSpace(payload, i+1)
+	if i < len(payload) && payload[i] == '}' {
+		return endOfText(payload, i+1)
+	}
+	for {
+		name, end, err := scanName(payload, i)
+		if err != nil {
+			return err
+		}
+		start, err := skipColon(payload, end)
+		if err != nil {
+			return err
+		}
+		if end, err = skipValue(payload, start, 1); err != nil {
+			return err
+		}
+		if err := each(name, payload[start:end]); err != nil {
+			return err
+		}
+		next, done, err := skipComma(payload, end, '}')
+		if err != nil {
+			return err
+		}
+		if done {
+			return endOfText(payload, next)
+		}
+		i = next
+	}
+}
+
+func endOfText(text []byte, i int) error {
+	if i = skipSpace(text, i); i != len(text) {
+		return syntaxError(text, i, "expected nothing after the value")
+	}
+	return nil
+}
+
+// jsonStringContainsNUL says whether a string in a valid JSON text holds the
+// character U+0000, which PostgreSQL can store in no text. An escaped backslash
+// before the letters u0000 is no such character.
+func jsonStringContainsNUL(value []byte) bool {
+	for i := 0; i < len(value); {
+		next := bytes.IndexByte(value[i:], '\\')
+		if next < 0 {
+			return false
+		}
+		i += next
+		if bytes.HasPrefix(value[i:], []byte(`\u0000`)) {
+			return true
+		}
+		i += 2
+	}
+	return false
+}

@@ -1,0 +1,212 @@
+package oversync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/oversync/oversync/db"
+)
+
+// What a zero in ServiceConfig stands for.
+const (
+	defaultChunkRows              = 1000
+	maxChunkRows                  = 5000
+	defaultSessionTTL             = 15 * time.Minute
+	defaultRetainedBundlesPerUser = 10_000
+	defaultPruneBatchSize         = 1000
+	defaultBundlesPerPull         = 1000
+	maxBundlesPerPull             = 5000
+)
+
+// Lifecycles of a service, as GetStatus names them.
+const (
+	lifecycleRunning      = "running"
+	lifecycleShuttingDown = "shutting_down"
+	lifecycleClosed       = "closed"
+)
+
+// SyncService runs the operations of the sync protocol against one database. It
+// keeps no state of its own beyond what it remembers of the catalog, so that any
+// number of them can serve the same database. It is safe for concurrent use.
+type SyncService struct {
+	pool    *pgxpool.Pool
+	queries *db.Queries
+	config  ServiceConfig
+	logger  *slog.Logger
+	catalog atomic.Pointer[catalog]
+	scopes  scopeQueue
+
+	mu        sync.Mutex
+	lifecycle string
+	inFlight  int
+	drained   chan struct{} // closed when the service is closing and nothing is in flight
+}
+
+// NewRuntimeService returns a service on an existing pool, which stays the
+// caller's to close. It reads and writes nothing: call Bootstrap before serving,
+// unless the tables are registered in SQL. A nil logger is slog.Default().
+//
+// It fails if the pool or the config is nil, or if a setting is negative.
+func NewRuntimeService(pool *pgxpool.Pool, config *ServiceConfig, logger *slog.Logger) (*SyncService, error) {
+	if pool == nil {
+		return nil, errors.New("oversync: a connection pool is required")
+	}
+	if config == nil {
+		return nil, errors.New("oversync: a config is required")
+	}
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	if logger == nil {
+		logger = slog.Default()
+	}
+	return &SyncService{
+		pool:      pool,
+		queries:   db.New(),
+		config:    config.withDefaults(),
+		logger:    logger,
+		lifecycle: lifecycleRunning,
+		drained:   make(chan struct{}),
+	}, nil
+}
+
+// validate refuses settings that cannot be meant.
+func (c *ServiceConfig) validate() error {
+	for name, value := range map[string]int64{
+		"MaxSupportedSchemaVersion":          int64(c.MaxSupportedSchemaVersion),
+		"MaxRowsPerBundle":                   int64(c.MaxRowsPerBundle),
+		"MaxBytesPerBundle":                  int64(c.MaxBytesPerBundle),
+		"DefaultRowsPerPushChunk":            int64(c.DefaultRowsPerPushChunk),
+		"MaxRowsPerPushChunk":                int64(c.MaxRowsPerPushChunk),
+		"PushSessionTTL":                     int64(c.PushSessionTTL),
+		"InitializationLeaseTTL":             int64(c.InitializationLeaseTTL),
+		"DefaultRowsPerCommittedBundleChunk": int64(c.DefaultRowsPerCommittedBundleChunk),
+		"MaxRowsPerCommittedBundleChunk":     int64(c.MaxRowsPerCommittedBundleChunk),
+		"DefaultRowsPerSnapshotChunk":        int64(c.DefaultRowsPerSnapshotChunk),
+		"MaxRowsPerSnapshotChunk":            int64(c.MaxRowsPerSnapshotChunk),
+		"SnapshotSessionTTL":                 int64(c.SnapshotSessionTTL),
+		"MaxRowsPerSnapshotSession":          c.MaxRowsPerSnapshotSession,
+		"MaxBytesPerSnapshotSession":         c.MaxBytesPerSnapshotSession,
+		"RetainedBundlesPerUser":             c.RetainedBundlesPerUser,
+		"RetentionPruneBatchSize":            c.RetentionPruneBatchSize,
+		"UploadLockTimeout":                  int64(c.UploadLockTimeout),
+	} {
+		if value < 0 {
+			return fmt.Errorf("oversync: %s is negative: set a positive value, or 0 for its default", name)
+		}
+	}
+	for _, table := range c.RegisteredTables {
+		if table.Table == "" || len(table.SyncKeyColumns) > 1 {
+			return &UnsupportedSchemaError{Message: fmt.Sprintf("registered table %q needs a name and at most one sync key column", Key(table.Schema, table.Table))}
+		}
+	}
+	return nil
+}
+
+// withDefaults returns the config with its zeros filled in.
+func (c *ServiceConfig) withDefaults() ServiceConfig {
+	filled := *c
+	setDefault(&filled.MaxRowsPerPushChunk, maxChunkRows)
+	setDefault(&filled.DefaultRowsPerPushChunk, min(defaultChunkRows, filled.MaxRowsPerPushChunk))
+	setDefault(&filled.MaxRowsPerCommittedBundleChunk, maxChunkRows)
+	setDefault(&filled.DefaultRowsPerCommittedBundleChunk, min(defaultChunkRows, filled.MaxRowsPerCommittedBundleChunk))
+	setDefault(&filled.MaxRowsPerSnapshotChunk, maxChunkRows)
+	setDefault(&filled.DefaultRowsPerSnapshotChunk, min(defaultChunkRows, filled.MaxRowsPerSnapshotChunk))
+	setDefault(&filled.PushSessionTTL, defaultSessionTTL)
+	setDefault(&filled.SnapshotSessionTTL, defaultSessionTTL)
+	setDefault(&filled.InitializationLeaseTTL, defaultSessionTTL)
+	setDefault(&filled.RetainedBundlesPerUser, defaultRetainedBundlesPerUser)
+	setDefault(&filled.RetentionPruneBatchSize, defaultPruneBatchSize)
+	return filled
+}
+
+func setDefault[T comparable](setting *T, value T) {
+	var zero T
+	if *setting == zero {
+		*setting = value
+	}
+}
+
+// Pool returns the pool that the service was made with.
+func (s *SyncService) Pool() *pgxpool.Pool { return s.pool }
+
+// GetSchemaVersion returns the application's schema version, as configured.
+func (s *SyncService) GetSchemaVersion() int { return s.config.MaxSupportedSchemaVersion }
+
+// begin counts an operation in. The caller must call the function it returns
+// when the operation is over. It fails with ServiceClosedError once Close was
+// called.
+func (s *SyncService) begin() (func(), error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lifecycle != lifecycleRunning {
+		return nil, &ServiceClosedError{}
+	}
+	s.inFlight++
+	return s.end, nil
+}
+
+func (s *SyncService) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inFlight--
+	s.closeWhenDrained()
+}
+
+// closeWhenDrained is called with mu held.
+func (s *SyncService) closeWhenDrained() {
+	if s.lifecycle == lifecycleShuttingDown && s.inFlight == 0 {
+		s.lifecycle = lifecycleClosed
+		close(s.drained)
+	}
+}
+
+// Close refuses new operations, which fail with ServiceClosedError, and waits
+// for those in flight. It may be called more than once. It does not close the
+// pool. If ctx ends first, Close returns its error and the rest go on.
+func (s *SyncService) Close(ctx context.Context) error {
+	s.mu.Lock()
+	if s.lifecycle == lifecycleRunning {
+		s.lifecycle = lifecycleShuttingDown
+		s.closeWhenDrained()
+	}
+	s.mu.Unlock()
+	select {
+	case <-s.drained:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("operations are still in flight: %w", ctx.Err())
+	}
+}
+
+// validate trims the actor as the transport does and refuses ids that cannot be
+// stored.
+func (a Actor) validate() (Actor, error) {
+	a, err := a.validateUser()
+	if err != nil {
+		return a, err
+	}
+	a.SourceID, err = validateID("source id", a.SourceID)
+	return a, err
+}
+
+// validateUser is validate for operations that have no source.
+func (a Actor) validateUser() (_ Actor, err error) {
+	a.UserID, err = validateID("user id", a.UserID)
+	return a, err
+}
+
+// parseSessionID reads a session id of ours. ok is false for what no session can
+// have: the caller then answers that there is none.
+func parseSessionID(id string) (_ uuid.UUID, ok bool) {
+	parsed, err := uuid.Parse(id)
+	return parsed, err == nil && len(id) == 36
+}

@@ -1,0 +1,150 @@
+package oversync
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Error codes of the functions in schema sync. docs/errors.md says what each
+// means and what to do; a test holds the three together.
+const (
+	sqlScopeUninitialized       = "OV001"
+	sqlScopeInitializing        = "OV002"
+	sqlInitializationStale      = "OV003"
+	sqlInitializationExpired    = "OV004"
+	sqlSourceSequenceOutOfOrder = "OV006"
+	sqlSourceSequenceChanged    = "OV007"
+	sqlSourceRetired            = "OV008"
+	sqlPushSessionInvalid       = "OV009"
+	sqlPushChunkInvalid         = "OV010"
+	sqlPushChunkOutOfOrder      = "OV011"
+	sqlPushCommitInvalid        = "OV012"
+	sqlPushConflict             = "OV013"
+	sqlPushSessionNotFound      = "OV014"
+	sqlPushSessionForbidden     = "OV015"
+	sqlPushSessionExpired       = "OV016"
+	sqlSourceReplacementInvalid = "OV018"
+	sqlSnapshotLimitExceeded    = "OV019"
+	sqlCatalogChanged           = "OV021"
+	sqlSourceTuplePruned        = "OV022"
+	sqlUnsupportedSchema        = "OV030"
+	sqlWriteOutsideBundle       = "OV031"
+	sqlWriteInOtherScope        = "OV032"
+)
+
+// sqlDetail is the DETAIL of our errors, which is JSON.
+type sqlDetail struct {
+	LeaseExpiresAt     time.Time `json:"lease_expires_at"`
+	Expected           int64     `json:"expected"`
+	Actual             int64     `json:"actual"`
+	SourceID           string    `json:"source_id"`
+	ReplacedBySourceID string    `json:"replaced_by_source_id"`
+	SourceBundleID     int64     `json:"source_bundle_id"`
+	LastSourceBundleID int64     `json:"last_source_bundle_id"`
+	Dimension          string    `json:"dimension"`
+	Limit              int64     `json:"limit"`
+}
+
+// typedError turns an error that a function of schema sync raised into the type
+// that callers know. Anything else is returned as it is.
+func typedError(err error, actor Actor, sessionID string) error {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || !strings.HasPrefix(pgErr.Code, "OV") {
+		return err
+	}
+	var detail sqlDetail
+	if pgErr.Detail != "" {
+		// A detail of another form, as a conflict has, leaves the fields empty.
+		_ = json.Unmarshal([]byte(pgErr.Detail), &detail)
+	}
+	switch pgErr.Code {
+	case sqlScopeUninitialized:
+		return &ScopeUninitializedError{UserID: actor.UserID}
+	case sqlScopeInitializing:
+		return &ScopeInitializingError{UserID: actor.UserID, LeaseExpiresAt: detail.LeaseExpiresAt}
+	case sqlInitializationStale:
+		return &InitializationStaleError{Message: sentence(pgErr)}
+	case sqlInitializationExpired:
+		return &InitializationExpiredError{Message: sentence(pgErr)}
+	case sqlSourceSequenceOutOfOrder:
+		return &SourceSequenceOutOfOrderError{UserID: actor.UserID, SourceID: actor.SourceID, Expected: detail.Expected, Actual: detail.Actual}
+	case sqlSourceSequenceChanged:
+		return &SourceSequenceChangedError{UserID: actor.UserID, SourceID: actor.SourceID, Expected: detail.Expected, Actual: detail.Actual}
+	case sqlSourceRetired:
+		return &SourceRetiredError{UserID: actor.UserID, SourceID: detail.SourceID, ReplacedBySourceID: detail.ReplacedBySourceID}
+	case sqlPushSessionInvalid:
+		return &PushSessionInvalidError{Message: sentence(pgErr)}
+	case sqlPushChunkInvalid:
+		return &PushChunkInvalidError{Message: sentence(pgErr)}
+	case sqlPushChunkOutOfOrder:
+		return &PushChunkOutOfOrderError{PushID: sessionID, Expected: detail.Expected, Actual: detail.Actual}
+	case sqlPushCommitInvalid:
+		return &PushCommitInvalidError{Message: sentence(pgErr)}
+	case sqlPushSessionNotFound:
+		return &PushSessionNotFoundError{PushID: sessionID}
+	case sqlPushSessionForbidden:
+		return &PushSessionForbiddenError{PushID: sessionID}
+	case sqlPushSessionExpired:
+		return &PushSessionExpiredError{PushID: sessionID}
+	case sqlSourceReplacementInvalid:
+		return &SourceReplacementInvalidError{Message: sentence(pgErr)}
+	case sqlSnapshotLimitExceeded:
+		return &SnapshotSessionLimitExceededError{Dimension: detail.Dimension, Actual: detail.Actual, Limit: detail.Limit}
+	case sqlSourceTuplePruned:
+		return &SourceTupleHistoryPrunedError{UserID: actor.UserID, SourceID: actor.SourceID,
+			SourceBundleID: detail.SourceBundleID, MaxCommittedSourceBundleIDHint: detail.LastSourceBundleID}
+	case sqlUnsupportedSchema:
+		return &UnsupportedSchemaError{Message: sentence(pgErr)}
+	default:
+		return err
+	}
+}
+
+// sentence is the message of an error of ours with its remedy.
+func sentence(err *pgconn.PgError) string {
+	if err.Hint == "" {
+		return err.Message
+	}
+	return err.Message + ": " + err.Hint
+}
+
+// hasSQLState says whether err comes from the database with this code.
+func hasSQLState(err error, code string) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.Code == code
+}
+
+// isRetryable says whether the same transaction may succeed if it is run again.
+func isRetryable(err error) bool {
+	return hasSQLState(err, pgerrcode.SerializationFailure) || hasSQLState(err, pgerrcode.DeadlockDetected) ||
+		hasSQLState(err, pgerrcode.LockNotAvailable)
+}
+
+// rejection turns the refusal of pushed rows by the database into the error that
+// clients know. ok is false where the rows are not to blame: the server, its
+// resources or its schema are, and the same push may succeed later.
+func rejection(err error) (_ *PushRejectedError, ok bool) {
+	pgErr, isPg := errors.AsType[*pgconn.PgError](err)
+	if !isPg || len(pgErr.Code) != 5 {
+		return nil, false
+	}
+	switch pgErr.Code[:2] {
+	case "08", "0A", "25", "26", "28", "34", "3B", "40", "42", "53", "57", "58", "F0", "XX":
+		return nil, false
+	}
+	if pgErr.Code == pgerrcode.LockNotAvailable {
+		return nil, false
+	}
+	return &PushRejectedError{
+		Message: "the database refused the pushed rows: " + sentence(pgErr),
+		Rejection: PushRejection{
+			SQLState: pgErr.Code, Schema: pgErr.SchemaName, Table: pgErr.TableName,
+			Column: pgErr.ColumnName, Constraint: pgErr.ConstraintName,
+		},
+	}, true
+}
