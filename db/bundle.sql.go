@@ -21,17 +21,18 @@ func (q *Queries) BundleAbandon(ctx context.Context, db DBTX) error {
 }
 
 const BundleClose = `-- name: BundleClose :exec
-SELECT sync.bundle_close($1::bytea, $2::bigint)
+SELECT sync.bundle_close($1::bytea, $2::bigint, $3::bigint)
 `
 
 type BundleCloseParams struct {
-	BundleHash []byte
-	ByteCount  int64
+	BundleHash      []byte
+	ByteCount       int64
+	RetainedBundles int64
 }
 
 // Enters the emitted bundle with its hash.
 func (q *Queries) BundleClose(ctx context.Context, db DBTX, arg BundleCloseParams) error {
-	_, err := db.Exec(ctx, BundleClose, arg.BundleHash, arg.ByteCount)
+	_, err := db.Exec(ctx, BundleClose, arg.BundleHash, arg.ByteCount, arg.RetainedBundles)
 	return err
 }
 

@@ -93,7 +93,8 @@ func TestHS256OtherClaim(t *testing.T) {
 	auth, err := NewHS256(HS256Config{Secret: testSecret, UserClaim: "team_id"})
 	require.NoError(t, err)
 	token := mint(t, jwt.SigningMethodHS256, testSecret, jwt.MapClaims{
-		"sub": "user-1", "team_id": int64(9007199254740993), "exp": time.Now().Add(time.Hour).Unix()})
+		"sub": "user-1", "team_id": int64(9007199254740993), "exp": time.Now().Add(time.Hour).Unix(),
+	})
 	ctx, err := auth.Authenticate(bearer(token))
 	require.NoError(t, err)
 	user, err := UserIDFromContext(ctx)
@@ -188,7 +189,8 @@ func BenchmarkHS256Remembered(b *testing.B) {
 	auth, err := NewHS256(HS256Config{Secret: testSecret})
 	require.NoError(b, err)
 	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
-		"sub": "user-1", "exp": time.Now().Add(time.Hour).Unix()}).SignedString(testSecret)
+		"sub": "user-1", "exp": time.Now().Add(time.Hour).Unix(),
+	}).SignedString(testSecret)
 	require.NoError(b, err)
 	r := bearer(token)
 	b.ReportAllocs()

@@ -78,8 +78,10 @@ var errorTable = []func(error) (answer, bool){
 	}),
 
 	bodied(http.StatusConflict, func(e *oversync.SourceRetiredError) any {
-		return oversync.SourceRetiredResponse{Error: "source_retired", Message: e.Error(),
-			SourceID: e.SourceID, ReplacedBySourceID: e.ReplacedBySourceID}
+		return oversync.SourceRetiredResponse{
+			Error: "source_retired", Message: e.Error(),
+			SourceID: e.SourceID, ReplacedBySourceID: e.ReplacedBySourceID,
+		}
 	}),
 	coded[*oversync.SourceReplacementInvalidError](http.StatusConflict, "source_replacement_invalid"),
 	coded[*oversync.SourceSequenceOutOfOrderError](http.StatusConflict, "source_sequence_out_of_order"),
@@ -88,8 +90,10 @@ var errorTable = []func(error) (answer, bool){
 	// Not the error's own sentence: it repeats the number that was sent, and a
 	// client that is ahead of the server must not get its number back.
 	bodied(http.StatusConflict, func(*oversync.HistoryPrunedError) any {
-		return oversync.ErrorResponse{Error: "history_pruned",
-			Message: "the history asked for is not retained; rebuild from a snapshot"}
+		return oversync.ErrorResponse{
+			Error:   "history_pruned",
+			Message: "the history asked for is not retained; rebuild from a snapshot",
+		}
 	}),
 
 	coded[*oversync.CommittedBundleChunkInvalidError](http.StatusBadRequest, "committed_bundle_chunk_invalid"),
@@ -100,8 +104,10 @@ var errorTable = []func(error) (answer, bool){
 	coded[*oversync.SnapshotSessionForbiddenError](http.StatusForbidden, "snapshot_session_forbidden"),
 	coded[*oversync.SnapshotSessionExpiredError](http.StatusGone, "snapshot_session_expired"),
 	bodied(http.StatusRequestEntityTooLarge, func(e *oversync.SnapshotSessionLimitExceededError) any {
-		return oversync.SnapshotLimitExceededResponse{Error: "snapshot_session_limit_exceeded", Message: e.Error(),
-			Dimension: e.Dimension, Actual: e.Actual, Limit: e.Limit}
+		return oversync.SnapshotLimitExceededResponse{
+			Error: "snapshot_session_limit_exceeded", Message: e.Error(),
+			Dimension: e.Dimension, Actual: e.Actual, Limit: e.Limit,
+		}
 	}),
 	coded[*oversync.SnapshotChunkInvalidError](http.StatusBadRequest, "snapshot_chunk_invalid"),
 
@@ -119,8 +125,10 @@ var errorTable = []func(error) (answer, bool){
 	coded[*oversync.RequestInvalidError](http.StatusBadRequest, codeInvalidRequest),
 	coded[*oversync.RequestBodyError](http.StatusBadRequest, codeInvalidRequest),
 	bodied(http.StatusRequestEntityTooLarge, func(*http.MaxBytesError) any {
-		return oversync.ErrorResponse{Error: codeRequestTooLarge,
-			Message: "the request body is over the server's limit; send smaller chunks"}
+		return oversync.ErrorResponse{
+			Error:   codeRequestTooLarge,
+			Message: "the request body is over the server's limit; send smaller chunks",
+		}
 	}),
 }
 
@@ -168,8 +176,10 @@ func answerFor(err error, failedCode string) answer {
 	default:
 		return answer{
 			status: http.StatusInternalServerError,
-			body: oversync.ErrorResponse{Error: failedCode,
-				Message: "the server failed to do this; its log has the reason under the id in the header " + RequestIDHeader},
+			body: oversync.ErrorResponse{
+				Error:   failedCode,
+				Message: "the server failed to do this; its log has the reason under the id in the header " + RequestIDHeader,
+			},
 			internal: true,
 		}
 	}

@@ -35,8 +35,10 @@ var errorCases = []struct {
 	{&oversync.ScopeInitializingError{UserID: "u", LeaseExpiresAt: time.Unix(0, 0)}, 409, `{"error":"scope_initializing","message":"*"}`},
 	{&oversync.InitializationStaleError{Message: "m"}, 409, `{"error":"initialization_stale","message":"m"}`},
 	{&oversync.InitializationExpiredError{Message: "m"}, 410, `{"error":"initialization_expired","message":"m"}`},
-	{&oversync.HistoryPrunedError{UserID: "u", ProvidedSeq: 987654, RetainedFloor: 3}, 409,
-		`{"error":"history_pruned","message":"the history asked for is not retained; rebuild from a snapshot"}`},
+	{
+		&oversync.HistoryPrunedError{UserID: "u", ProvidedSeq: 987654, RetainedFloor: 3}, 409,
+		`{"error":"history_pruned","message":"the history asked for is not retained; rebuild from a snapshot"}`,
+	},
 	{&oversync.ServiceClosedError{}, 503, `{"error":"service_unavailable","message":"*"}`},
 	{&oversync.CommittedBundleChunkInvalidError{Message: "m"}, 400, `{"error":"committed_bundle_chunk_invalid","message":"m"}`},
 	{&oversync.CommittedBundleNotFoundError{BundleSeq: 4}, 404, `{"error":"committed_bundle_not_found","message":"*"}`},
@@ -54,13 +56,19 @@ var errorCases = []struct {
 		BaseRowVersion: 1, ServerRowVersion: 2, ServerRow: json.RawMessage(`{"n":9007199254740993}`),
 	}}, 409, `{"error":"push_conflict","message":"m","conflict":{"schema":"business","table":"posts","key":{"id":"k"},` +
 		`"op":"UPDATE","base_row_version":1,"server_row_version":2,"server_row_deleted":false,"server_row":{"n":9007199254740993}}}`},
-	{&oversync.PushRejectedError{Message: "m", Rejection: oversync.PushRejection{SQLState: "23505", Schema: "business",
-		Table: "users", Column: "email", Constraint: "users_email_key", Key: oversync.SyncKey{"id": "k"}}}, 422,
+	{
+		&oversync.PushRejectedError{Message: "m", Rejection: oversync.PushRejection{
+			SQLState: "23505", Schema: "business",
+			Table: "users", Column: "email", Constraint: "users_email_key", Key: oversync.SyncKey{"id": "k"},
+		}}, 422,
 		`{"error":"push_rejected","message":"m","rejection":{"sqlstate":"23505","schema":"business","table":"users",` +
-			`"column":"email","constraint":"users_email_key","key":{"id":"k"}}}`},
+			`"column":"email","constraint":"users_email_key","key":{"id":"k"}}}`,
+	},
 
-	{&oversync.SourceRetiredError{UserID: "u", SourceID: "a", ReplacedBySourceID: "b"}, 409,
-		`{"error":"source_retired","message":"*","source_id":"a","replaced_by_source_id":"b"}`},
+	{
+		&oversync.SourceRetiredError{UserID: "u", SourceID: "a", ReplacedBySourceID: "b"}, 409,
+		`{"error":"source_retired","message":"*","source_id":"a","replaced_by_source_id":"b"}`,
+	},
 	{&oversync.SourceReplacementInvalidError{Message: "m"}, 409, `{"error":"source_replacement_invalid","message":"m"}`},
 	{&oversync.SourceSequenceOutOfOrderError{SourceID: "a", Expected: 1, Actual: 3}, 409, `{"error":"source_sequence_out_of_order","message":"*"}`},
 	{&oversync.SourceSequenceChangedError{SourceID: "a", Expected: 1, Actual: 3}, 409, `{"error":"source_sequence_changed","message":"*"}`},
@@ -70,8 +78,10 @@ var errorCases = []struct {
 	{&oversync.SnapshotSessionNotFoundError{SnapshotID: "s"}, 404, `{"error":"snapshot_session_not_found","message":"*"}`},
 	{&oversync.SnapshotSessionForbiddenError{SnapshotID: "s"}, 403, `{"error":"snapshot_session_forbidden","message":"*"}`},
 	{&oversync.SnapshotSessionExpiredError{SnapshotID: "s"}, 410, `{"error":"snapshot_session_expired","message":"*"}`},
-	{&oversync.SnapshotSessionLimitExceededError{Dimension: "rows", Actual: 11, Limit: 10}, 413,
-		`{"error":"snapshot_session_limit_exceeded","message":"*","dimension":"rows","actual":11,"limit":10}`},
+	{
+		&oversync.SnapshotSessionLimitExceededError{Dimension: "rows", Actual: 11, Limit: 10}, 413,
+		`{"error":"snapshot_session_limit_exceeded","message":"*","dimension":"rows","actual":11,"limit":10}`,
+	},
 	{&oversync.SnapshotChunkInvalidError{Message: "m"}, 400, `{"error":"snapshot_chunk_invalid","message":"m"}`},
 
 	{&oversync.RequestInvalidError{Message: "m"}, 400, `{"error":"invalid_request","message":"m"}`},

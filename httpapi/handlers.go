@@ -104,9 +104,9 @@ func (s streamJSON) Write(p []byte) (int, error) {
 // recovered turns a panic into an error with its stack.
 func recovered(run func() error) (err error) {
 	defer func() {
-		switch p := recover(); {
-		case p == nil:
-		case p == http.ErrAbortHandler: //nolint:errorlint // a panic value, compared as net/http does
+		switch p := recover(); p {
+		case nil:
+		case http.ErrAbortHandler:
 			panic(p)
 		default:
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())

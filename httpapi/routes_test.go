@@ -115,7 +115,8 @@ func TestQueriesAreRefusedWithTheEndpointsCode(t *testing.T) {
 		values []string
 	}{
 		"invalid_request": {"/sync/pull", []string{
-			"after_bundle_seq", "target_bundle_seq", "max_bundles"}},
+			"after_bundle_seq", "target_bundle_seq", "max_bundles",
+		}},
 		"committed_bundle_chunk_invalid": {"/sync/committed-bundles/1/rows", []string{"after_row_ordinal", "max_rows"}},
 		"snapshot_chunk_invalid":         {"/sync/snapshot-sessions/s", []string{"after_row_ordinal", "max_rows"}},
 	}
@@ -238,7 +239,7 @@ func TestAStalledReaderIsCutOff(t *testing.T) {
 	defer server.Close()
 	resp, err := http.Get(server.URL)
 	require.NoError(t, err)
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	select {
 	case err := <-failed:
 		require.ErrorContains(t, err, "timeout")

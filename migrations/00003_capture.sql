@@ -287,8 +287,9 @@ COMMENT ON FUNCTION sync.close_ordinal_gaps(bigint, bigint) IS 'Numbers the effe
 -- Closing.
 --
 -- sync.bundle_close enters the emitted bundle with its hash, and moves the scope and the source on.
+-- History older than the newest p_retained_bundles is refused from now on; deleting it is left to sync.prune.
 -- Errors: none of its own. Locks: the scope's row, which the transaction holds already.
-CREATE FUNCTION sync.bundle_close(p_bundle_hash bytea, p_byte_count bigint)
+CREATE FUNCTION sync.bundle_close(p_bundle_hash bytea, p_byte_count bigint, p_retained_bundles bigint)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -302,6 +303,7 @@ BEGIN
     VALUES (v_bundle.user_pk, v_bundle.bundle_seq, v_bundle.source_id, v_bundle.source_bundle_id, v_bundle.row_count, p_byte_count, p_bundle_hash);
     UPDATE sync.user_state u
     SET next_bundle_seq = v_bundle.bundle_seq + 1,
+        retained_bundle_floor = greatest(u.retained_bundle_floor, v_bundle.bundle_seq - p_retained_bundles),
         live_row_count = u.live_row_count + v_bundle.live_row_delta,
         live_byte_count = u.live_byte_count + v_bundle.live_byte_delta,
         bundle_byte_count = u.bundle_byte_count + coalesce(p_byte_count, 0),
@@ -318,7 +320,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync.bundle_close(bytea, bigint) IS 'Enters the emitted bundle with its hash and byte count, and moves the scope and the source on.';
+COMMENT ON FUNCTION sync.bundle_close(bytea, bigint, bigint) IS 'Enters the emitted bundle with its hash and byte count, and moves the scope and the source on.';
 
 -- sync.bundle_abandon ends a bundle that has no effects: a bundle without rows is no bundle, and uses no sequence number.
 -- Errors: none. Locks: none.
@@ -335,7 +337,7 @@ COMMENT ON FUNCTION sync.bundle_abandon() IS 'Ends a bundle without effects: no 
 
 -- +goose Down
 DROP FUNCTION sync.bundle_abandon();
-DROP FUNCTION sync.bundle_close(bytea, bigint);
+DROP FUNCTION sync.bundle_close(bytea, bigint, bigint);
 DROP FUNCTION sync.close_ordinal_gaps(bigint, bigint);
 DROP FUNCTION sync.bundle_emit();
 DROP FUNCTION sync.emit(integer, sync.open_bundles, integer[], bytea[], boolean[]);

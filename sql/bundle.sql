@@ -4,7 +4,7 @@ SELECT sync.bundle_abandon();
 
 -- name: BundleClose :exec
 -- Enters the emitted bundle with its hash.
-SELECT sync.bundle_close(@bundle_hash::bytea, @byte_count::bigint);
+SELECT sync.bundle_close(@bundle_hash::bytea, @byte_count::bigint, @retained_bundles::bigint);
 
 -- name: BundleEmit :one
 -- Writes the log of the open bundle and returns the number of its effects.

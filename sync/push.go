@@ -156,7 +156,7 @@ func (s *SyncService) commitPush(ctx context.Context, actor Actor, pushID uuid.U
 	}
 
 	batch = &pgx.Batch{}
-	batch.Queue(db.BundleClose, hash[:], byteCount)
+	batch.Queue(db.BundleClose, hash[:], byteCount, s.config.RetainedBundlesPerUser)
 	batch.Queue("commit")
 	err = conn.SendBatch(ctx, batch).Close()
 	clock.done(ctx, "commit", 1, err)

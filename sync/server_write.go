@@ -168,7 +168,9 @@ func (s *SyncService) writeBundle(ctx context.Context, tx pgx.Tx, write *serverW
 	}
 	hash, byteCount, _ := hasher.sum()
 	write.bundle.BundleHash = hex.EncodeToString(hash[:])
-	err = s.queries.BundleClose(ctx, tx, db.BundleCloseParams{BundleHash: hash[:], ByteCount: byteCount})
+	err = s.queries.BundleClose(ctx, tx, db.BundleCloseParams{
+		BundleHash: hash[:], ByteCount: byteCount, RetainedBundles: s.config.RetainedBundlesPerUser,
+	})
 	clock.done(ctx, "close", 1, err)
 	return err
 }

@@ -10,16 +10,16 @@ import (
 // devSecret signs tokens where everybody may know the secret: on a server that
 // only this machine can reach and that holds a demo. dev and demo share it, so
 // that demo needs no token.
-const devSecret = "oversync dev: a secret that everybody knows"
+const devSecret = "oversync dev: a secret that everybody knows" //nolint:gosec // meant to be known
 
 const demoUser = "demo"
 
 type demoCmd struct {
-	URL       string `name:"url" default:"http://127.0.0.1:8080" env:"OVERSYNC_URL" help:"Server to play against (${default})."`
+	URL       string `name:"url" default:"http://127.0.0.1:8080" env:"OVERSYNC_URL" help:"Server to play against."`
 	Token     string `env:"OVERSYNC_TOKEN" help:"Token of the user. Without it one is made with the secret."`
-	User      string `default:"demo" help:"User id in the token (${default})."`
+	User      string `default:"demo" help:"User id in the token."`
 	JWTSecret string `name:"jwt-secret" env:"OVERSYNC_JWT_SECRET" help:"Secret of the server; without it, the one that dev uses."`
-	JWTClaim  string `name:"jwt-claim" env:"OVERSYNC_JWT_CLAIM" default:"sub" help:"Claim that holds the user id (${default})."`
+	JWTClaim  string `name:"jwt-claim" env:"OVERSYNC_JWT_CLAIM" default:"sub" help:"Claim that holds the user id."`
 	Dir       string `type:"path" help:"Folder to keep the devices' SQLite files in. Without it they are removed at the end."`
 }
 

@@ -105,7 +105,7 @@ type devInfo struct {
 }
 
 func (a *app) printNextSteps(w io.Writer, serverURL, databaseURL, token string) {
-	fmt.Fprintf(w, `
+	say(w, `
 oversync runs on %[2]s with a demo schema. Ctrl-C ends it. In another terminal:
 
   Play three devices against it:

@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -64,17 +63,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: false}),
 		kong.BindTo(ctx, (*context.Context)(nil)))
 	if err != nil {
-		fmt.Fprintln(stderr, "oversync:", err)
+		say(stderr, "oversync: %v\n", err)
 		return exitFailed
 	}
 	command, err := parser.Parse(args[1:])
 	if err != nil {
-		fmt.Fprintf(stderr, "oversync: %v\nRun %s --help to see what there is.\n", err, args[0])
+		say(stderr, "oversync: %v\nRun %s --help to see what there is.\n", err, args[0])
 		return exitUsage
 	}
 	a := &app{program: args[0], stdout: stdout, stderr: stderr, json: c.JSON, logger: newLogger(stderr, c.LogFormat, c.LogLevel)}
 	if err := command.Run(a); err != nil {
-		fmt.Fprintln(stderr, "oversync:", describe(err))
+		say(stderr, "oversync: %s\n", describe(err))
 		return exitFailed
 	}
 	return exitOK

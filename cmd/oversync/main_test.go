@@ -246,7 +246,7 @@ func request(t *testing.T, method, url, token, body string) (int, string) {
 	req.Header.Set(oversync.SourceIDHeader, "device-a")
 	resp, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	answer, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
 	return resp.StatusCode, string(answer)
@@ -281,7 +281,7 @@ func TestServeAnswersWhatIsUnderWay(t *testing.T) {
 	token := strings.TrimSpace(requireOK(t, oversyncCommand(t, "token", "--user", "u", "--jwt-secret", testSecret)).stdout)
 	conn, err := net.Dial("tcp", server.address)
 	require.NoError(t, err)
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
 	_, err = io.WriteString(conn, "POST /sync/connect HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+token+
 		"\r\nOversync-Source-ID: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -59,7 +58,7 @@ func (a *app) printChanges(verb, none string, changes []migrations.Change, failu
 			row(w, verb, change.Name, change.Duration.Round(time.Millisecond))
 		}
 		if len(changes) == 0 {
-			fmt.Fprintln(w, none)
+			row(w, none)
 		}
 	})
 	return errors.Join(failure, err)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -23,11 +24,15 @@ func (a *app) print(v any, human func(w io.Writer)) error {
 
 // row writes one line of a table.
 func row(w io.Writer, cells ...any) {
+	line := make([]string, len(cells))
 	for i, cell := range cells {
-		if i > 0 {
-			fmt.Fprint(w, "\t")
-		}
-		fmt.Fprint(w, cell)
+		line[i] = fmt.Sprint(cell)
 	}
-	fmt.Fprintln(w)
+	say(w, "%s\n", strings.Join(line, "\t"))
+}
+
+// say writes formatted text. Its error is dropped: a table's writer keeps it for
+// its Flush, and for standard error there is nowhere else to tell it.
+func say(w io.Writer, format string, args ...any) {
+	_, _ = fmt.Fprintf(w, format, args...)
 }

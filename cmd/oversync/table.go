@@ -21,8 +21,8 @@ type tableRegisterCmd struct {
 	databaseFlags
 	Tables  []string `arg:"" name:"table" help:"Tables, as schema.table. Those that refer to each other go into one command."`
 	SyncKey string   `placeholder:"COLUMN" help:"Column that identifies a row within its scope. Without it, the primary key's column beside the scope."`
-	Scope   string   `default:"_sync_scope_id" placeholder:"COLUMN" help:"Column that says whose row it is (${default})."`
-	Policy  string   `enum:"reject,capture" default:"reject" help:"What becomes of a write outside a bundle: ${enum} (${default})."`
+	Scope   string   `default:"_sync_scope_id" placeholder:"COLUMN" help:"Column that says whose row it is."`
+	Policy  string   `enum:"reject,capture" default:"reject" help:"What becomes of a write outside a bundle: ${enum}."`
 }
 
 // Run registers all tables or none: whether their foreign keys stay among
@@ -85,7 +85,7 @@ func (a *app) listTables(ctx context.Context, conn *pgx.Conn) error {
 	}
 	return a.print(tables, func(w io.Writer) {
 		if len(tables) == 0 {
-			fmt.Fprintf(w, "No table is registered. Register one with: %s table register schema.table\n", a.program)
+			say(w, "No table is registered. Register one with: %s table register schema.table\n", a.program)
 			return
 		}
 		row(w, "TABLE", "SYNC KEY", "KEY TYPE", "SCOPE", "POLICY", "CYCLE")

@@ -14,9 +14,9 @@ var errNoSecret = errors.New("no secret to sign tokens with: set OVERSYNC_JWT_SE
 
 type tokenCmd struct {
 	JWTSecret string        `name:"jwt-secret" env:"OVERSYNC_JWT_SECRET" help:"Secret that the server checks tokens with."`
-	JWTClaim  string        `name:"jwt-claim" env:"OVERSYNC_JWT_CLAIM" default:"sub" help:"Claim that holds the user id (${default})."`
+	JWTClaim  string        `name:"jwt-claim" env:"OVERSYNC_JWT_CLAIM" default:"sub" help:"Claim that holds the user id."`
 	User      string        `required:"" help:"User id: the scope whose rows the token opens."`
-	TTL       time.Duration `name:"ttl" default:"24h" help:"How long the token is valid (${default})."`
+	TTL       time.Duration `name:"ttl" default:"24h" help:"How long the token is valid."`
 }
 
 func (c *tokenCmd) Run(a *app) error {
@@ -35,7 +35,7 @@ func (c *tokenCmd) Run(a *app) error {
 		User      string    `json:"user_id"`
 		ExpiresAt time.Time `json:"expires_at"`
 	}{token, c.User, expires}
-	return a.print(out, func(w io.Writer) { fmt.Fprintln(w, token) })
+	return a.print(out, func(w io.Writer) { row(w, token) })
 }
 
 func mintToken(secret, claim, user string, ttl time.Duration) (token string, expires time.Time, err error) {

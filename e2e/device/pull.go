@@ -84,7 +84,7 @@ type pulledBundle struct {
 // pull asks for bundles until the stable sequence of its first answer is reached. Each bundle is applied in one
 // transaction together with the cursor, so that it can stop anywhere.
 func (d *Device) pull(ctx context.Context) error {
-	target := int64(0)
+	target, rebuilt := int64(0), false
 	for {
 		st, err := d.state(ctx)
 		if err != nil {
@@ -94,6 +94,7 @@ func (d *Device) pull(ctx context.Context) error {
 			if err := d.rebuild(ctx, nil); err != nil {
 				return err
 			}
+			rebuilt = true
 			continue
 		}
 		path := fmt.Sprintf("/sync/pull?after_bundle_seq=%d&max_bundles=%d", st.lastSeq, d.cfg.MaxBundles)
@@ -107,6 +108,9 @@ func (d *Device) pull(ctx context.Context) error {
 		}
 		err = d.api.do(ctx, http.MethodGet, path, nil, &answer)
 		if hasCode(err, "history_pruned") {
+			if rebuilt {
+				return nil // nothing is retained after the snapshot just taken, which is as new as a pull can be
+			}
 			// The bundles after our cursor are gone, or the server does not know our cursor (restored from a backup).
 			if err := d.markRebuild(ctx); err != nil {
 				return err

@@ -225,7 +225,7 @@ func TestRebuildAfterPruning(t *testing.T) {
 	require.NoError(t, d.Sync(t.Context()))
 	f.remote(remoteNote("UPDATE", "a", `{"title":"2"}`), remoteNote("DELETE", "b", ``))
 	f.remote(remoteNote("INSERT", "d", `{"title":"2"}`), remoteNote("UPDATE", "c", `{"title":"2"}`))
-	f.floor = 3
+	f.floor = 2
 	exec(t, d, `INSERT INTO notes (id, title) VALUES ('e', 'mine')`)
 	exec(t, d, `UPDATE notes SET title = 'mine' WHERE id = 'c'`)
 	require.NoError(t, d.Pull(t.Context()))
@@ -234,6 +234,17 @@ func TestRebuildAfterPruning(t *testing.T) {
 	require.NoError(t, d.Sync(t.Context()))
 	require.JSONEq(t, `"mine"`, string(f.rows["notes/c"].payload["title"]), "a conflict that the resolver settled")
 	require.Empty(t, dirty(t, d))
+}
+
+func TestRebuildWhenNothingIsRetained(t *testing.T) {
+	t.Parallel()
+	f := newFake()
+	f.remote(remoteNote("INSERT", "a", `{}`))
+	f.floor = 1
+	d := newDevice(t, f)
+	require.NoError(t, d.Sync(t.Context()))
+	require.Equal(t, []string{"a"}, query(t, d, `SELECT id FROM notes`))
+	require.Equal(t, 1, f.count("POST", "/snapshot-sessions"))
 }
 
 func TestRotation(t *testing.T) {
