@@ -12,6 +12,9 @@ PKG       ?= ./...
 TESTFLAGS ?=
 BENCH     ?= .
 BENCHTIME ?= 1s
+SCENARIO  ?=
+QUICK     ?=
+BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
 
@@ -36,7 +39,11 @@ test/race: ## run the tests with the race detector
 	$(MAKE) test TESTFLAGS='-race $(TESTFLAGS)'
 
 .PHONY: bench
-bench: ## run the benchmarks (BENCHTIME=1x runs each once)
+bench: ## measure against the floors of PostgreSQL (SCENARIO=pull QUICK=1 BENCHFLAGS='-grow 1000000')
+	go run ./e2e/bench -out bin/bench $(if $(SCENARIO),-scenario '$(SCENARIO)') $(if $(QUICK),-quick) $(BENCHFLAGS)
+
+.PHONY: bench/go
+bench/go: ## run the Go benchmarks (BENCH=Hash BENCHTIME=1x runs each once)
 	$(PGRUN) go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem $(PKG)
 
 .PHONY: generate

@@ -310,3 +310,31 @@ func (q *Queries) BundleRows(ctx context.Context, db DBTX, arg BundleRowsParams)
 	}
 	return items, nil
 }
+
+const BundleSeal = `-- name: BundleSeal :exec
+WITH sealed AS (
+    UPDATE sync.bundle_log l SET bundle_hash = $1, byte_count = $2
+    FROM sync.user_state u
+    WHERE u.user_id = $3::text AND l.user_pk = u.user_pk AND l.bundle_seq = $4 AND l.bundle_hash IS NULL
+    RETURNING l.user_pk, l.byte_count
+)
+UPDATE sync.user_state u SET bundle_byte_count = u.bundle_byte_count + s.byte_count FROM sealed s WHERE u.user_pk = s.user_pk
+`
+
+type BundleSealParams struct {
+	BundleHash []byte
+	ByteCount  *int64
+	UserID     string
+	BundleSeq  int64
+}
+
+// Gives a bundle that plain SQL wrote its hash. Sealing it twice changes nothing.
+func (q *Queries) BundleSeal(ctx context.Context, db DBTX, arg BundleSealParams) error {
+	_, err := db.Exec(ctx, BundleSeal,
+		arg.BundleHash,
+		arg.ByteCount,
+		arg.UserID,
+		arg.BundleSeq,
+	)
+	return err
+}

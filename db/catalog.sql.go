@@ -21,7 +21,7 @@ func (q *Queries) CatalogChanged(ctx context.Context, db DBTX) error {
 
 const CatalogColumns = `-- name: CatalogColumns :many
 SELECT c.table_id::integer AS table_id, c.column_name::text AS column_name, c.is_bytea::boolean AS is_bytea,
-       c.is_key::boolean AS is_key, c.is_scope::boolean AS is_scope, c.is_generated::boolean AS is_generated
+       c.is_key::boolean AS is_key, c.is_scope::boolean AS is_scope, c.is_sent::boolean AS is_sent, c.is_generated::boolean AS is_generated
 FROM sync.table_columns c
 ORDER BY c.table_id, c.column_name
 `
@@ -32,6 +32,7 @@ type CatalogColumnsRow struct {
 	IsBytea     bool
 	IsKey       bool
 	IsScope     bool
+	IsSent      bool
 	IsGenerated bool
 }
 
@@ -51,6 +52,7 @@ func (q *Queries) CatalogColumns(ctx context.Context, db DBTX) ([]CatalogColumns
 			&i.IsBytea,
 			&i.IsKey,
 			&i.IsScope,
+			&i.IsSent,
 			&i.IsGenerated,
 		); err != nil {
 			return nil, err
@@ -102,7 +104,7 @@ func (q *Queries) CatalogRegister(ctx context.Context, db DBTX, arg CatalogRegis
 
 const CatalogTables = `-- name: CatalogTables :many
 SELECT t.table_id, t.schema_name, t.table_name, t.key_column::text AS key_column, t.key_type,
-       (t.unregistered_at IS NULL)::boolean AS is_registered, t.apply_order
+       EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relation)::boolean AS is_registered, t.apply_order
 FROM sync.table_catalog t
 ORDER BY t.schema_name, t.table_name, t.table_id
 `

@@ -111,6 +111,9 @@ var errorTable = []func(error) (answer, bool){
 	}),
 	coded[*oversync.SnapshotChunkInvalidError](http.StatusBadRequest, "snapshot_chunk_invalid"),
 
+	coded[*oversync.BundleChangeWatchDisabledError](http.StatusServiceUnavailable, "bundle_change_watch_disabled"),
+	coded[*oversync.BundleChangeWatchForbiddenError](http.StatusForbidden, "bundle_change_watch_forbidden"),
+
 	func(err error) (answer, bool) {
 		_, ok := errors.AsType[*oversync.ServiceClosedError](err)
 		return unavailable("the server is shutting down; try again", false), ok
@@ -188,6 +191,11 @@ func answerFor(err error, failedCode string) answer {
 // temporary tells the faults that pass by themselves, so that clients retry
 // them, from those that need a person.
 func temporary(err error) bool {
+	// First, since a database that refuses to be connected to says so in codes
+	// that mean something else in the middle of a request.
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return true
+	}
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch e.Code {
 		case pgerrcode.SerializationFailure, pgerrcode.DeadlockDetected, pgerrcode.LockNotAvailable,
@@ -199,9 +207,6 @@ func temporary(err error) bool {
 		return pgerrcode.IsConnectionException(e.Code) ||
 			pgerrcode.IsInsufficientResources(e.Code) ||
 			strings.HasPrefix(e.Code, "57P") // the server stops, crashed, starts, or ends the session
-	}
-	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return true
 	}
 	if _, ok := errors.AsType[net.Error](err); ok {
 		return true

@@ -39,6 +39,8 @@ var errorCases = []struct {
 		&oversync.HistoryPrunedError{UserID: "u", ProvidedSeq: 987654, RetainedFloor: 3}, 409,
 		`{"error":"history_pruned","message":"the history asked for is not retained; rebuild from a snapshot"}`,
 	},
+	{&oversync.BundleChangeWatchDisabledError{}, 503, `{"error":"bundle_change_watch_disabled","message":"*"}`},
+	{&oversync.BundleChangeWatchForbiddenError{UserID: "u", Err: errors.New("secret")}, 403, `{"error":"bundle_change_watch_forbidden","message":"*"}`},
 	{&oversync.ServiceClosedError{}, 503, `{"error":"service_unavailable","message":"*"}`},
 	{&oversync.CommittedBundleChunkInvalidError{Message: "m"}, 400, `{"error":"committed_bundle_chunk_invalid","message":"m"}`},
 	{&oversync.CommittedBundleNotFoundError{BundleSeq: 4}, 404, `{"error":"committed_bundle_not_found","message":"*"}`},

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"time"
 
 	oversync "github.com/oversync/oversync/sync"
 )
@@ -18,6 +19,9 @@ type HTTPSyncHandlers struct {
 	service      *oversync.SyncService
 	logger       *slog.Logger
 	maxBodyBytes int64
+
+	watchHeartbeat    time.Duration
+	watchWriteTimeout time.Duration
 }
 
 // HandlerOption changes a default of NewHTTPSyncHandlers.
@@ -39,7 +43,10 @@ func NewHTTPSyncHandlers(service *oversync.SyncService, logger *slog.Logger, opt
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	h := &HTTPSyncHandlers{service: service, logger: logger, maxBodyBytes: DefaultMaxBodyBytes}
+	h := &HTTPSyncHandlers{
+		service: service, logger: logger, maxBodyBytes: DefaultMaxBodyBytes,
+		watchHeartbeat: DefaultWatchHeartbeat, watchWriteTimeout: DefaultWriteStallTimeout,
+	}
 	for _, option := range options {
 		option(h)
 	}

@@ -70,6 +70,11 @@ func parseNumber(s string) (int64, bool) {
 // or else by position, as the segment that follows collection.
 func pathParameter(r *http.Request, name, collection string) string {
 	if v := mux.Vars(r)[name]; v != "" {
+		// Encoded or not, as the router was told. No id holds a percent sign, so
+		// that decoding once too often changes nothing.
+		if decoded, err := url.PathUnescape(v); err == nil {
+			return decoded
+		}
 		return v
 	}
 	if v := r.PathValue(name); v != "" {

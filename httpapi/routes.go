@@ -31,6 +31,9 @@ type RouterConfig struct {
 	// WriteStallTimeout cuts a client that stops reading its answer;
 	// DefaultWriteStallTimeout if zero.
 	WriteStallTimeout time.Duration
+	// WatchHeartbeat is the time between heartbeats to a watcher;
+	// DefaultWatchHeartbeat if zero.
+	WatchHeartbeat time.Duration
 }
 
 // NewRouter returns a handler for every route of the protocol, at the root.
@@ -45,14 +48,17 @@ func NewRouter(cfg RouterConfig) http.Handler {
 	if cfg.WriteStallTimeout <= 0 {
 		cfg.WriteStallTimeout = DefaultWriteStallTimeout
 	}
-	h := NewHTTPSyncHandlers(cfg.Service, cfg.Logger, WithMaxBodyBytes(cfg.MaxBodyBytes))
+	h := NewHTTPSyncHandlers(cfg.Service, cfg.Logger, WithMaxBodyBytes(cfg.MaxBodyBytes),
+		WithWatchHeartbeat(cfg.WatchHeartbeat), WithWatchWriteTimeout(cfg.WriteStallTimeout))
 
 	authenticate, withActor := AuthMiddleware(cfg.Authenticator), ActorMiddleware(ActorMiddlewareConfig{})
 	actor := func(handle http.HandlerFunc) http.Handler { return authenticate(withActor(handle)) }
 
 	// Without SkipClean mux answers a path with a double slash by a redirect,
 	// which turns a POST into a GET.
-	router := mux.NewRouter().SkipClean(true)
+	// With encoded paths an id that holds "%2F" stays one segment, and is answered
+	// as the unknown id that it is.
+	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	router.Handle("/sync/connect", methods{http.MethodPost: actor(h.HandleConnect)})
 	router.Handle("/sync/push-sessions", methods{http.MethodPost: actor(h.HandleCreatePushSession)})
 	router.Handle("/sync/push-sessions/{push_id}/chunks", methods{http.MethodPost: actor(h.HandlePushSessionChunk)})
@@ -60,6 +66,7 @@ func NewRouter(cfg RouterConfig) http.Handler {
 	router.Handle("/sync/push-sessions/{push_id}", methods{http.MethodDelete: actor(h.HandleDeletePushSession)})
 	router.Handle("/sync/committed-bundles/{bundle_seq}/rows", methods{http.MethodGet: actor(h.HandleGetCommittedBundleRows)})
 	router.Handle("/sync/pull", methods{http.MethodGet: actor(h.HandlePull)})
+	router.Handle("/sync/watch", methods{http.MethodGet: actor(h.HandleWatch)})
 	router.Handle("/sync/snapshot-sessions", methods{http.MethodPost: actor(h.HandleCreateSnapshotSession)})
 	router.Handle("/sync/snapshot-sessions/{snapshot_id}", methods{
 		http.MethodGet:    actor(h.HandleGetSnapshotChunk),

@@ -27,6 +27,7 @@ var routes = []struct {
 	{"/sync/push-sessions/p", "DELETE", false},
 	{"/sync/committed-bundles/1/rows", "GET", false},
 	{"/sync/pull", "GET", false},
+	{"/sync/watch", "GET", false},
 	{"/sync/snapshot-sessions", "POST", false},
 	{"/sync/snapshot-sessions/s", "DELETE, GET", false},
 	{"/sync/capabilities", "GET", false},

@@ -125,26 +125,31 @@ COMMENT ON INDEX sync.bundle_rows_newest_of_key IS 'Finds the newest version of 
 -- What a running transaction needs. Unlogged: nothing here outlives its transaction.
 --
 CREATE UNLOGGED TABLE sync.open_bundles (
-    xid              xid8 NOT NULL CONSTRAINT open_bundles_pkey PRIMARY KEY,
+    xid              xid8 NOT NULL,
     user_pk          bigint NOT NULL,
     bundle_seq       bigint NOT NULL,
     source_bundle_id bigint NOT NULL,
-    push_id          uuid,
     row_count        bigint NOT NULL DEFAULT 0,
     live_row_delta   bigint NOT NULL DEFAULT 0,
     live_byte_delta  bigint NOT NULL DEFAULT 0,
+    push_id          uuid,
+    is_implicit      boolean NOT NULL,
+    is_closed        boolean NOT NULL DEFAULT false,
     user_id          text NOT NULL,
-    source_id        text NOT NULL
+    source_id        text NOT NULL,
+    CONSTRAINT open_bundles_pkey PRIMARY KEY (xid, user_pk)
 ) WITH (fillfactor = 70);
-COMMENT ON TABLE sync.open_bundles IS 'The bundle that a running transaction is writing. Capture believes this table and no setting, so that nobody can write into another scope by forging one.';
+COMMENT ON TABLE sync.open_bundles IS 'The bundles that a running transaction is writing: one that was opened, or one per scope that plain SQL touched. Capture believes this table and no setting, so that nobody can write into another scope by forging one.';
 COMMENT ON COLUMN sync.open_bundles.xid IS 'Transaction that writes the bundle.';
 COMMENT ON COLUMN sync.open_bundles.user_pk IS 'Scope, see sync.user_state; its row is locked by the transaction.';
 COMMENT ON COLUMN sync.open_bundles.bundle_seq IS 'Sequence that the bundle will have.';
 COMMENT ON COLUMN sync.open_bundles.source_bundle_id IS 'Number of the bundle within its source.';
-COMMENT ON COLUMN sync.open_bundles.push_id IS 'Push session that is being committed; null for server-side writes.';
 COMMENT ON COLUMN sync.open_bundles.row_count IS 'Effects entered in the log so far.';
 COMMENT ON COLUMN sync.open_bundles.live_row_delta IS 'How many more live rows the scope has after the bundle.';
 COMMENT ON COLUMN sync.open_bundles.live_byte_delta IS 'How many more payload bytes the live rows of the scope have after the bundle.';
+COMMENT ON COLUMN sync.open_bundles.push_id IS 'Push session that is being committed; null for server-side writes.';
+COMMENT ON COLUMN sync.open_bundles.is_implicit IS 'Made at commit for what plain SQL wrote, rather than opened beforehand.';
+COMMENT ON COLUMN sync.open_bundles.is_closed IS 'Entered in the log. Kept, for implicit ones, in case the transaction writes more; sync.sweep removes it later.';
 COMMENT ON COLUMN sync.open_bundles.user_id IS 'Scope id that every written row must carry.';
 COMMENT ON COLUMN sync.open_bundles.source_id IS 'Source that writes.';
 
@@ -152,15 +157,30 @@ CREATE UNLOGGED TABLE sync.captured_keys (
     xid        xid8 NOT NULL,
     capture_no bigint GENERATED ALWAYS AS IDENTITY,
     table_id   integer NOT NULL,
+    at_commit  boolean NOT NULL,
     keys       bytea[] NOT NULL,
+    scopes     text[],
     CONSTRAINT captured_keys_pkey PRIMARY KEY (xid, capture_no)
 );
-ALTER TABLE sync.captured_keys ALTER COLUMN keys SET STORAGE EXTERNAL;
+ALTER TABLE sync.captured_keys ALTER COLUMN keys SET STORAGE EXTERNAL, ALTER COLUMN scopes SET STORAGE EXTERNAL;
 COMMENT ON TABLE sync.captured_keys IS 'One row per statement that touched a registered table in a running transaction: the keys it touched. The log is made from the live rows of these keys when the bundle is finished, so it holds what the transaction left, whatever triggers did on the way.';
 COMMENT ON COLUMN sync.captured_keys.xid IS 'Transaction that touched the keys.';
 COMMENT ON COLUMN sync.captured_keys.capture_no IS 'Order in which statements were captured.';
 COMMENT ON COLUMN sync.captured_keys.table_id IS 'Table, see sync.table_catalog.';
-COMMENT ON COLUMN sync.captured_keys.keys IS 'Keys touched, in the order of the statement; a changed key as its old and its new value.';
+COMMENT ON COLUMN sync.captured_keys.at_commit IS 'Written outside a bundle: becomes one when the transaction commits.';
+COMMENT ON COLUMN sync.captured_keys.keys IS 'Keys touched, in the order of the statement.';
+COMMENT ON COLUMN sync.captured_keys.scopes IS 'Scope of each key; a single one is that of all keys. Null: the scope of the open bundle, or still to be found through a parent.';
+
+CREATE TABLE sync.row_owners (
+    table_id  integer NOT NULL,
+    user_pk   bigint NOT NULL,
+    key_bytes bytea NOT NULL,
+    CONSTRAINT row_owners_pkey PRIMARY KEY (table_id, key_bytes)
+);
+COMMENT ON TABLE sync.row_owners IS 'Whose row the log has live, for tables that find their scope through a parent: when a row is deleted, its parent may be gone already.';
+COMMENT ON COLUMN sync.row_owners.table_id IS 'Table, see sync.table_catalog.';
+COMMENT ON COLUMN sync.row_owners.user_pk IS 'Scope that has the row live in the log.';
+COMMENT ON COLUMN sync.row_owners.key_bytes IS 'Key of the row.';
 
 --
 -- Counters. Sequences, because they count in transactions that roll back and never make a writer wait.
@@ -184,7 +204,10 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, DETAIL = coalesce(p_detail::text, ''), HINT = coalesce(p_hint, '');
+    IF p_detail IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, HINT = coalesce(p_hint, '');
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, DETAIL = p_detail::text, HINT = coalesce(p_hint, '');
 END
 $$;
 COMMENT ON FUNCTION sync.fail(text, text, jsonb, text) IS 'Raises an error with a code of oversync, a message, machine-readable detail and a hint. Never returns.';
@@ -195,6 +218,7 @@ DROP FUNCTION sync.fail(text, text, jsonb, text);
 DROP SEQUENCE sync.history_pruned_count;
 DROP SEQUENCE sync.push_replay_count;
 DROP SEQUENCE sync.rejected_write_count;
+DROP TABLE sync.row_owners;
 DROP TABLE sync.captured_keys;
 DROP TABLE sync.open_bundles;
 DROP TABLE sync.bundle_rows;

@@ -11,9 +11,16 @@ CREATE TABLE sync.table_catalog (
     table_name           text NOT NULL,
     key_column           name NOT NULL,
     key_type             text NOT NULL,
-    scope_column         name NOT NULL,
-    scope_type           text NOT NULL,
+    key_attnum           smallint NOT NULL,
+    scope_column         name,
+    scope_type           text,
+    scope_attnum         smallint,
+    scope_via            name,
+    scope_via_attnum     smallint,
+    scope_is_shown       boolean NOT NULL DEFAULT false,
+    on_scope_change      text NOT NULL DEFAULT 'refuse',
     policy               text NOT NULL DEFAULT 'reject',
+    external_references  text[] NOT NULL DEFAULT '{}',
     apply_order          integer NOT NULL DEFAULT 0,
     columns_fingerprint  bigint NOT NULL,
     scope_default_before text,
@@ -21,10 +28,14 @@ CREATE TABLE sync.table_catalog (
     unregistered_at      timestamptz,
     CONSTRAINT policy_is_known CHECK (policy IN ('reject', 'capture')),
     CONSTRAINT key_type_is_known CHECK (key_type IN ('uuid', 'text')),
+    CONSTRAINT on_scope_change_is_known CHECK (on_scope_change IN ('refuse', 'move')),
+    CONSTRAINT scope_is_a_column_or_found_through_a_parent CHECK ((scope_column IS NULL) <> (scope_via IS NULL)),
     CONSTRAINT registered_has_a_relation CHECK ((relation IS NULL) = (unregistered_at IS NOT NULL))
 );
 CREATE UNIQUE INDEX relation_is_registered_once ON sync.table_catalog (relation) WHERE unregistered_at IS NULL;
 CREATE UNIQUE INDEX name_is_registered_once ON sync.table_catalog (schema_name, table_name) WHERE unregistered_at IS NULL;
+COMMENT ON INDEX sync.relation_is_registered_once IS 'A table is registered once at a time.';
+COMMENT ON INDEX sync.name_is_registered_once IS 'Clients know one table by a name.';
 COMMENT ON TABLE sync.table_catalog IS 'Registered tables. An unregistered one stays as an entry without relation, so that history can still be read. Written by sync.register_table and its like, never by hand.';
 COMMENT ON COLUMN sync.table_catalog.table_id IS 'Compact internal id, used by the log. A table that is registered again gets a new one.';
 COMMENT ON COLUMN sync.table_catalog.relation IS 'The table; null once unregistered.';
@@ -32,8 +43,15 @@ COMMENT ON COLUMN sync.table_catalog.schema_name IS 'Schema as clients know it.'
 COMMENT ON COLUMN sync.table_catalog.table_name IS 'Table as clients know it.';
 COMMENT ON COLUMN sync.table_catalog.key_column IS 'Column that identifies a row within its scope.';
 COMMENT ON COLUMN sync.table_catalog.key_type IS 'Type of the key: uuid or text.';
-COMMENT ON COLUMN sync.table_catalog.scope_column IS 'Column that says whose row it is; hidden from clients.';
+COMMENT ON COLUMN sync.table_catalog.key_attnum IS 'Number of the key column, which stays when it is renamed.';
+COMMENT ON COLUMN sync.table_catalog.scope_column IS 'Column that says whose row it is; null where the scope is found through a parent.';
 COMMENT ON COLUMN sync.table_catalog.scope_type IS 'Type of the scope column; its text form is the scope id.';
+COMMENT ON COLUMN sync.table_catalog.scope_attnum IS 'Number of the scope column, which stays when it is renamed.';
+COMMENT ON COLUMN sync.table_catalog.scope_via IS 'Column that refers to the parent whose scope a row has.';
+COMMENT ON COLUMN sync.table_catalog.scope_via_attnum IS 'Number of that column, which stays when it is renamed.';
+COMMENT ON COLUMN sync.table_catalog.scope_is_shown IS 'Whether clients see the scope column. They can never write it.';
+COMMENT ON COLUMN sync.table_catalog.on_scope_change IS 'What a parent''s change of scope does to the rows of this table: refuse (an error) or move (they go along).';
+COMMENT ON COLUMN sync.table_catalog.external_references IS 'Foreign keys (constraint names, or schema.table referred to) that may point to tables that are not registered.';
 COMMENT ON COLUMN sync.table_catalog.policy IS 'What happens to a write outside a bundle: reject (an error) or capture (it becomes a bundle at commit).';
 COMMENT ON COLUMN sync.table_catalog.apply_order IS 'Place in the order parents first, as sync.table_order had it at the last registration.';
 COMMENT ON COLUMN sync.table_catalog.columns_fingerprint IS 'Columns at the last registration or refresh, as sync.columns_fingerprint gives them; differs when the table was altered since.';
@@ -184,13 +202,17 @@ CREATE VIEW sync.table_columns AS
 SELECT t.table_id,
        a.attname AS column_name,
        pg_catalog.format_type(a.atttypid, a.atttypmod) AS data_type,
-       coalesce(nullif(b.typbasetype, 0), b.oid) = 'pg_catalog.bytea'::regtype AS is_bytea,
-       a.attname = t.key_column AS is_key,
-       a.attname = t.scope_column AS is_scope,
+       EXISTS (WITH RECURSIVE base AS (
+                   SELECT a.atttypid AS oid
+                   UNION ALL
+                   SELECT d.typbasetype FROM base JOIN pg_catalog.pg_type d ON d.oid = base.oid WHERE d.typbasetype <> 0)
+               SELECT FROM base WHERE base.oid = 'pg_catalog.bytea'::regtype) AS is_bytea,
+       a.attnum = t.key_attnum AS is_key,
+       a.attnum IS NOT DISTINCT FROM t.scope_attnum AS is_scope,
+       a.attnum IS DISTINCT FROM t.scope_attnum OR t.scope_is_shown AS is_sent,
        a.attgenerated <> '' OR a.attidentity <> '' AS is_generated
 FROM sync.table_catalog t
 JOIN pg_catalog.pg_attribute a ON a.attrelid = t.relation AND a.attnum > 0 AND NOT a.attisdropped
-JOIN pg_catalog.pg_type b ON b.oid = a.atttypid
 WHERE t.unregistered_at IS NULL;
 COMMENT ON VIEW sync.table_columns IS 'Columns of registered tables as they are now, and the part that each plays on the wire.';
 COMMENT ON COLUMN sync.table_columns.table_id IS 'Table, see sync.table_catalog.';
@@ -198,7 +220,8 @@ COMMENT ON COLUMN sync.table_columns.column_name IS 'Column.';
 COMMENT ON COLUMN sync.table_columns.data_type IS 'Type as PostgreSQL writes it.';
 COMMENT ON COLUMN sync.table_columns.is_bytea IS 'Travels as base64.';
 COMMENT ON COLUMN sync.table_columns.is_key IS 'Identifies the row within its scope.';
-COMMENT ON COLUMN sync.table_columns.is_scope IS 'Says whose row it is; never travels.';
+COMMENT ON COLUMN sync.table_columns.is_scope IS 'Says whose row it is; clients can never write it.';
+COMMENT ON COLUMN sync.table_columns.is_sent IS 'Travels to clients.';
 COMMENT ON COLUMN sync.table_columns.is_generated IS 'Generated or identity: sent to clients, ignored when pushed.';
 -- +goose StatementEnd
 

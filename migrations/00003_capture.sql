@@ -4,6 +4,7 @@
 --   sync.capture          is called by the triggers of each registered table, and notes the keys that a statement touched
 --   sync.bundle_emit      writes the log from the live rows of those keys, one effect a row
 --   sync.bundle_close     enters the bundle with its hash and moves the scope on
+--   sync.capture_commit   does all that at commit for plain SQL, with a bundle for each scope that it touched
 --
 -- The log is made at the end because a statement run by a trigger or a foreign-key action is captured before the
 -- statement that caused it: what was captured on the way need not be how a row ends.
@@ -40,14 +41,20 @@ COMMENT ON FUNCTION sync.source_next(bigint, text) IS 'The source_bundle_id that
 -- Opening a bundle.
 --
 -- sync.bundle_begin notes that this transaction writes the next bundle of a scope whose row it has locked.
--- Errors: 23505 if the transaction already writes a bundle. Locks: none beyond the caller's.
+-- Errors: OV023 if the transaction has written already. Locks: none beyond the caller's.
 CREATE FUNCTION sync.bundle_begin(p_user sync.user_state, p_source_id text, p_source_bundle_id bigint, p_push_id uuid)
 RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id)
-    VALUES (pg_current_xact_id(), p_user.user_pk, p_user.user_id, p_user.next_bundle_seq, p_source_id, p_source_bundle_id, p_push_id)
+BEGIN
+    IF EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id())
+        OR EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
+        PERFORM sync.fail('OV023', 'this transaction has written synced tables already', NULL, 'Open a bundle first, and one only, in a transaction.');
+    END IF;
+    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id, is_implicit)
+    VALUES (pg_current_xact_id(), p_user.user_pk, p_user.user_id, p_user.next_bundle_seq, p_source_id, p_source_bundle_id, p_push_id, false);
+END
 $$;
 COMMENT ON FUNCTION sync.bundle_begin(sync.user_state, text, bigint, uuid) IS 'Notes that this transaction writes the next bundle of a scope that it has locked.';
 
@@ -119,43 +126,81 @@ COMMENT ON FUNCTION sync.require_initialized(sync.user_state, text) IS 'Raises O
 --
 -- Capturing.
 --
--- sync.scope_in_bundle returns the scope id that this transaction writes a bundle for, or null. It is the default of scope columns.
+-- sync.scope_in_bundle returns the scope id that this transaction has opened a bundle for, or null. It is the default of scope columns.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.scope_in_bundle()
 RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id_if_assigned()
+    SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id_if_assigned() AND NOT b.is_implicit
 $$;
-COMMENT ON FUNCTION sync.scope_in_bundle() IS 'Scope id of the bundle that this transaction writes, or null outside one. Registration makes it the default of scope columns.';
+COMMENT ON FUNCTION sync.scope_in_bundle() IS 'Scope id of the bundle that this transaction has open, or null. Registration makes it the default of scope columns.';
 
 -- sync.capture notes that a statement touched these keys of a registered table. Triggers call it.
--- p_min_scope and p_max_scope are the least and greatest scope among the touched rows: equal unless the statement crossed scopes.
+-- p_scopes are the scopes of the keys, or a single one for all; null where the scope is found through a parent.
 -- Errors: OV031 write outside a bundle (counted), OV032 row of another scope. Locks: none.
-CREATE FUNCTION sync.capture(p_table_id integer, p_keys bytea[], p_min_scope text, p_max_scope text)
+CREATE FUNCTION sync.capture(p_table_id integer, p_keys bytea[], p_scopes text[])
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_scope text := (SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id());
-    v_table text;
+    v_scope text := sync.scope_in_bundle();
+    v_table sync.table_catalog;
 BEGIN
     IF v_scope IS NULL THEN
-        PERFORM nextval('sync.rejected_write_count');
-        SELECT format('%I.%I', t.schema_name, t.table_name) INTO v_table FROM sync.table_catalog t WHERE t.table_id = p_table_id;
-        PERFORM sync.fail('OV031', format('table %s is synced and may be written only inside a bundle', v_table), NULL,
-            'Write through the sync API, ScopeManager.ExecWrite or WithinSyncBundle.');
-    ELSIF p_min_scope COLLATE "C" <> v_scope OR p_max_scope COLLATE "C" <> v_scope THEN
-        SELECT format('%I.%I', t.schema_name, t.table_name) INTO v_table FROM sync.table_catalog t WHERE t.table_id = p_table_id;
-        PERFORM sync.fail('OV032', format('this bundle belongs to scope %s, but a row of another scope was written in %s', v_scope, v_table), NULL,
-            'Leave the scope column out, or write each scope in a bundle of its own.');
+        v_table := sync.catalog_entry(p_table_id);
+        IF v_table.policy = 'reject' THEN
+            PERFORM nextval('sync.rejected_write_count');
+            PERFORM sync.fail('OV031', format('table %I.%I is synced and may be written only inside a bundle', v_table.schema_name, v_table.table_name), NULL,
+                format('Write through the sync API, ScopeManager.ExecWrite or WithinSyncBundle; or let plain SQL write it: SELECT sync.set_policy(%L, ''capture'');', v_table.relation));
+        END IF;
+    ELSIF p_scopes <> ARRAY[v_scope] THEN
+        PERFORM sync.fail_other_scope(p_table_id, v_scope);
     END IF;
-    INSERT INTO sync.captured_keys (xid, table_id, keys) VALUES (pg_current_xact_id(), p_table_id, p_keys);
+    INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
+    VALUES (pg_current_xact_id(), p_table_id, v_scope IS NULL, p_keys, CASE WHEN v_scope IS NULL THEN p_scopes END);
 END
 $$;
-COMMENT ON FUNCTION sync.capture(integer, bytea[], text, text) IS 'Notes the keys that a statement touched, for the bundle that this transaction writes. Called by the capture triggers.';
+COMMENT ON FUNCTION sync.capture(integer, bytea[], text[]) IS 'Notes the keys that a statement touched, for the bundle that this transaction writes. Called by the capture triggers.';
+
+-- sync.fail_other_scope refuses a row of another scope than that of the open bundle.
+-- Errors: OV032 always. Locks: none.
+CREATE FUNCTION sync.fail_other_scope(p_table_id integer, p_scope text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+BEGIN
+    PERFORM sync.fail('OV032', format('this bundle belongs to scope %s, but a row of another scope was written in %I.%I', p_scope, v_table.schema_name, v_table.table_name), NULL,
+        'Leave the scope column out, or write each scope in a bundle of its own.');
+END
+$$;
+COMMENT ON FUNCTION sync.fail_other_scope(integer, text) IS 'Raises OV032: a row of another scope was written in a bundle.';
+
+-- sync.catalog_entry returns a table's catalog entry, with its columns named as they are now.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.catalog_entry(p_table_id integer)
+RETURNS sync.table_catalog
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table sync.table_catalog;
+BEGIN
+    SELECT t.* INTO v_table FROM sync.table_catalog t WHERE t.table_id = p_table_id;
+    SELECT coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.key_attnum), v_table.key_column),
+           coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.scope_attnum), v_table.scope_column),
+           coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.scope_via_attnum), v_table.scope_via)
+    INTO v_table.key_column, v_table.scope_column, v_table.scope_via
+    FROM pg_attribute a WHERE a.attrelid = v_table.relation AND NOT a.attisdropped;
+    RETURN v_table;
+END
+$$;
+COMMENT ON FUNCTION sync.catalog_entry(integer) IS 'Catalog entry of a table, with its columns named as they are now.';
 
 -- sync.refuse_truncate is the trigger function that refuses TRUNCATE of a registered table.
 -- Errors: 55000 always. Locks: none.
@@ -173,30 +218,99 @@ $$;
 COMMENT ON FUNCTION sync.refuse_truncate() IS 'Trigger function: refuses TRUNCATE of a registered table with SQLSTATE 55000.';
 
 --
--- Emitting.
+-- Scopes through parents.
 --
--- sync.emit writes one table's effects of the bundle into the log, by the function that registration made for that table.
--- p_ordinals, p_keys and p_was_live go together: place in the bundle, key, and whether the log had the row live before.
--- Returns how many effects were written, and the change in live rows and in bytes of live payloads (new ones only).
--- Errors: none of its own. Locks: none.
-CREATE FUNCTION sync.emit(p_table_id integer, p_bundle sync.open_bundles, p_ordinals integer[], p_keys bytea[], p_was_live boolean[],
-    OUT row_count bigint, OUT live_rows bigint, OUT live_bytes bigint)
+-- sync.resolve_scopes gives each captured key of a table that finds its scope through a parent its scopes: the one that the
+-- log has it in, and the one that it is in now. Then it looks at rows that moved from one scope to another: rows that
+-- found their scope through them go along, or are refused, as their table was registered.
+-- Errors: OV033 a reference crosses scopes now, OV034 a row changed its scope while rows depend on it. Locks: none.
+CREATE FUNCTION sync.resolve_scopes()
+RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_captured record;
+    v_moved record;
+    v_followed integer[] := '{}';
 BEGIN
-    EXECUTE format('SELECT e.row_count, e.live_rows, e.live_bytes FROM sync.emit_%s($1, $2, $3, $4, $5, $6) AS e', p_table_id)
-    INTO row_count, live_rows, live_bytes
-    USING p_bundle.user_pk, p_bundle.user_id, p_bundle.bundle_seq, p_ordinals, p_keys, p_was_live;
+    LOOP
+        FOR v_captured IN
+            SELECT c.capture_no, c.table_id, c.keys
+            FROM sync.captured_keys c JOIN sync.table_catalog t ON t.table_id = c.table_id
+            WHERE c.xid = pg_current_xact_id() AND c.scopes IS NULL AND t.scope_via IS NOT NULL
+        LOOP
+            EXECUTE format('UPDATE sync.captured_keys c SET keys = coalesce(r.keys, ''{}''), scopes = coalesce(r.scopes, ''{}'')
+                            FROM sync.resolve_%s($2) AS r WHERE c.xid = pg_current_xact_id() AND c.capture_no = $1', v_captured.table_id)
+            USING v_captured.capture_no, v_captured.keys;
+        END LOOP;
+        SELECT m.table_id, array_agg(m.key_bytes) AS keys INTO v_moved
+        FROM (SELECT c.table_id, k.key_bytes
+              FROM sync.captured_keys c CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) AS k(key_bytes, scope)
+              WHERE c.xid = pg_current_xact_id() AND c.scopes IS NOT NULL AND c.table_id <> ALL (v_followed)
+              GROUP BY c.table_id, k.key_bytes
+              HAVING count(DISTINCT coalesce(k.scope, c.scopes[1])) > 1) AS m
+        GROUP BY m.table_id LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        v_followed := v_followed || v_moved.table_id;
+        PERFORM sync.follow_moved(v_moved.table_id, v_moved.keys);
+    END LOOP;
 END
 $$;
-COMMENT ON FUNCTION sync.emit(integer, sync.open_bundles, integer[], bytea[], boolean[]) IS 'Writes one table''s effects of a bundle into the log.';
+COMMENT ON FUNCTION sync.resolve_scopes() IS 'Finds the scopes of captured keys whose tables have their scope through a parent, and looks after rows that depend on a moved one.';
 
--- sync.bundle_emit writes the log of the bundle that this transaction has open, from the live rows of the captured keys.
+-- sync.follow_moved looks after the rows that refer to rows of a table that changed their scope.
+-- Errors: OV033 a reference crosses scopes now, OV034 rows depend on it. Locks: none.
+CREATE FUNCTION sync.follow_moved(p_table_id integer, p_keys bytea[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_parent sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_child sync.table_catalog;
+    v_reference record;
+    v_rows text;
+    v_keys bytea[];
+    v_crosses boolean;
+BEGIN
+    FOR v_reference IN
+        SELECT f.table_id, f.columns, f.parent_columns FROM sync.foreign_keys f
+        WHERE f.parent_table_id = p_table_id AND NOT coalesce(v_parent.scope_column = ANY (f.parent_columns), false)
+    LOOP
+        v_child := sync.catalog_entry(v_reference.table_id);
+        v_rows := format('FROM unnest($1) AS k(key_bytes) JOIN %s AS p ON p.%I = %s JOIN %s AS t ON %s', v_parent.relation, v_parent.key_column,
+            sync.key_expression(v_parent, 'k.key_bytes'), v_child.relation,
+            (SELECT string_agg(format('t.%I = p.%I', c.child_column, c.parent_column), ' AND ')
+             FROM unnest(v_reference.columns, v_reference.parent_columns) AS c(child_column, parent_column)));
+        IF v_reference.columns = ARRAY[v_child.scope_via] THEN
+            EXECUTE format('SELECT array_agg(%s) %s', sync.key_bytes_expression(v_child, 't'), v_rows) INTO v_keys USING p_keys;
+            CONTINUE WHEN v_keys IS NULL;
+            IF v_child.on_scope_change = 'refuse' THEN
+                PERFORM sync.fail('OV034', format('a row of %I.%I cannot change its scope while rows of %I.%I refer to it', v_parent.schema_name, v_parent.table_name, v_child.schema_name, v_child.table_name),
+                    NULL, 'Delete or move those rows first, or register their table with on_scope_change => ''move''.');
+            END IF;
+            INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys) VALUES (pg_current_xact_id(), v_child.table_id, false, v_keys);
+        ELSE
+            EXECUTE format('SELECT EXISTS (SELECT %s WHERE %s <> %s)', v_rows, sync.scope_expression(v_parent, 'p'), sync.scope_expression(v_child, 't')) INTO v_crosses USING p_keys;
+            IF v_crosses THEN
+                PERFORM sync.fail('OV033', format('a row of %I.%I refers to a row of another scope', v_child.schema_name, v_child.table_name), NULL, 'A row may refer only to rows of its own scope.');
+            END IF;
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sync.follow_moved(integer, bytea[]) IS 'Looks after the rows that refer to rows which changed their scope: takes them along or refuses.';
+
+--
+-- Emitting.
+--
+-- sync.emit_captured writes the log of the bundles that this transaction has open, from the live rows of the captured keys.
 -- Rows that a push named come first, in its order; the others follow in the order in which they were first touched.
--- Returns the number of effects. Errors: whatever a deferred constraint or trigger of the application raises. Locks: none.
-CREATE FUNCTION sync.bundle_emit()
-RETURNS bigint
+-- p_only_missing leaves out rows that the log has live already.
+-- Errors: OV033 a reference crosses scopes. Locks: none.
+CREATE FUNCTION sync.emit_captured(p_only_missing boolean)
+RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 -- Sizes of arrays are unknown to the planner: without these it would loop over rows where a hash join is right,
@@ -204,69 +318,65 @@ SET search_path = pg_catalog, pg_temp
 SET enable_nestloop = off
 SET enable_seqscan = off
 SET enable_bitmapscan = off
+SET jit = off
 AS $$
 DECLARE
-    v_bundle sync.open_bundles;
+    v_xid xid8 := pg_current_xact_id();
+    v_push_id uuid := (SELECT b.push_id FROM sync.open_bundles b WHERE b.xid = v_xid AND NOT b.is_implicit);
     v_table record;
-    v_done record;
     v_touched bigint := 0;
-    v_emitted bigint := 0;
-    v_live_rows bigint := 0;
-    v_live_bytes bigint := 0;
 BEGIN
-    -- Whatever is deferred runs now, so that nothing can write or fail after the log is made.
-    SET CONSTRAINTS ALL IMMEDIATE;
-    SELECT b.* INTO STRICT v_bundle FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id();
     FOR v_table IN
         WITH captured AS (
-            SELECT c.table_id, c.keys, sum(cardinality(c.keys)) OVER (ORDER BY c.capture_no) - cardinality(c.keys) AS keys_before
-            FROM sync.captured_keys c WHERE c.xid = v_bundle.xid
+            SELECT c.table_id, c.keys, c.scopes, sum(cardinality(c.keys)) OVER (ORDER BY c.capture_no) - cardinality(c.keys) AS keys_before
+            FROM sync.captured_keys c WHERE c.xid = v_xid
         ), touched AS (
-            SELECT c.table_id, k.key_bytes, min(c.keys_before + k.place) AS first_touched
-            FROM captured c CROSS JOIN LATERAL unnest(c.keys) WITH ORDINALITY AS k(key_bytes, place)
-            GROUP BY c.table_id, k.key_bytes
+            SELECT c.table_id, b.user_pk, k.key_bytes, min(c.keys_before + k.place) AS first_touched
+            FROM captured c
+            CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) WITH ORDINALITY AS k(key_bytes, scope, place)
+            JOIN sync.open_bundles b ON b.xid = v_xid AND (NOT b.is_implicit OR b.user_id = coalesce(k.scope, c.scopes[1]))
+            GROUP BY c.table_id, b.user_pk, k.key_bytes
         ), pushed AS (
-            SELECT s.table_id, s.key_bytes, s.row_ordinal FROM sync.staged_rows s WHERE s.push_id = v_bundle.push_id
-        ), placed AS (
-            SELECT t.table_id, t.key_bytes, before.op, before.payload_bytes,
-                   (row_number() OVER (ORDER BY p.row_ordinal NULLS LAST, t.first_touched) - 1)::integer AS row_ordinal
+            SELECT s.table_id, s.key_bytes, s.row_ordinal FROM sync.staged_rows s WHERE s.push_id = v_push_id
+        ), judged AS (
+            SELECT t.table_id, t.user_pk, t.key_bytes, t.first_touched, before.op IS NOT NULL AND before.op <> 'D' AS was_live, before.payload_bytes
             FROM touched t
-            LEFT JOIN pushed p ON p.table_id = t.table_id AND p.key_bytes = t.key_bytes
             LEFT JOIN LATERAL (
                 SELECT r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
-                WHERE r.user_pk = v_bundle.user_pk AND r.table_id = t.table_id AND r.key_bytes = t.key_bytes
+                WHERE r.user_pk = t.user_pk AND r.table_id = t.table_id AND r.key_bytes = t.key_bytes
                 ORDER BY r.bundle_seq DESC LIMIT 1
             ) AS before ON true
+        ), placed AS (
+            SELECT j.table_id, j.user_pk, j.key_bytes, j.was_live, j.payload_bytes,
+                   (row_number() OVER (PARTITION BY j.user_pk ORDER BY p.row_ordinal NULLS LAST, j.first_touched) - 1)::integer AS row_ordinal
+            FROM judged j
+            LEFT JOIN pushed p ON p.table_id = j.table_id AND p.key_bytes = j.key_bytes
+            WHERE NOT (p_only_missing AND j.was_live)
         )
         SELECT p.table_id, count(*) AS touched,
-               array_agg(p.row_ordinal ORDER BY p.row_ordinal) AS ordinals,
-               array_agg(p.key_bytes ORDER BY p.row_ordinal) AS keys,
-               array_agg(p.op IS NOT NULL AND p.op <> 'D' ORDER BY p.row_ordinal) AS was_live,
-               coalesce(sum(p.payload_bytes), 0)::bigint AS bytes_before
+               array_agg(p.user_pk ORDER BY p.user_pk, p.row_ordinal) AS user_pks,
+               array_agg(p.row_ordinal ORDER BY p.user_pk, p.row_ordinal) AS ordinals,
+               array_agg(p.key_bytes ORDER BY p.user_pk, p.row_ordinal) AS keys,
+               array_agg(p.was_live ORDER BY p.user_pk, p.row_ordinal) AS was_live,
+               array_agg(coalesce(p.payload_bytes, 0) ORDER BY p.user_pk, p.row_ordinal) AS bytes_before
         FROM placed p
         GROUP BY p.table_id
     LOOP
-        v_done := sync.emit(v_table.table_id, v_bundle, v_table.ordinals, v_table.keys, v_table.was_live);
+        EXECUTE format('SELECT sync.emit_%s($1, $2, $3, $4, $5)', v_table.table_id)
+        USING v_table.user_pks, v_table.ordinals, v_table.keys, v_table.was_live, v_table.bytes_before;
         v_touched := v_touched + v_table.touched;
-        v_emitted := v_emitted + v_done.row_count;
-        v_live_rows := v_live_rows + v_done.live_rows;
-        v_live_bytes := v_live_bytes + v_done.live_bytes - v_table.bytes_before;
     END LOOP;
-    IF v_emitted < v_touched THEN
+    IF v_touched > (SELECT sum(b.row_count) FROM sync.open_bundles b WHERE b.xid = v_xid) THEN
         -- A row that was inserted and deleted in the same transaction has no effect and left a gap.
-        PERFORM sync.close_ordinal_gaps(v_bundle.user_pk, v_bundle.bundle_seq);
+        PERFORM sync.close_ordinal_gaps();
     END IF;
-    UPDATE sync.open_bundles b
-    SET row_count = v_emitted, live_row_delta = v_live_rows, live_byte_delta = v_live_bytes
-    WHERE b.xid = v_bundle.xid;
-    RETURN v_emitted;
 END
 $$;
-COMMENT ON FUNCTION sync.bundle_emit() IS 'Writes the log of the bundle that this transaction has open, one effect a row, and returns their number.';
+COMMENT ON FUNCTION sync.emit_captured(boolean) IS 'Writes the log of the bundles that this transaction has open, one effect a row, from the live rows of the captured keys.';
 
--- sync.close_ordinal_gaps numbers the effects of a bundle 0, 1, 2 … again, in the same order.
+-- sync.close_ordinal_gaps numbers the effects of the open bundles 0, 1, 2 … again, in the same order.
 -- Errors: none. Locks: none.
-CREATE FUNCTION sync.close_ordinal_gaps(p_user_pk bigint, p_bundle_seq bigint)
+CREATE FUNCTION sync.close_ordinal_gaps()
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -274,53 +384,99 @@ AS $$
 BEGIN
     -- By way of negative numbers, since the new ones may still be in use while the statement runs.
     UPDATE sync.bundle_rows r SET row_ordinal = -n.row_ordinal
-    FROM (SELECT o.row_ordinal AS old_ordinal, (row_number() OVER (ORDER BY o.row_ordinal))::integer AS row_ordinal
-          FROM sync.bundle_rows o WHERE o.user_pk = p_user_pk AND o.bundle_seq = p_bundle_seq) AS n
-    WHERE r.user_pk = p_user_pk AND r.bundle_seq = p_bundle_seq AND r.row_ordinal = n.old_ordinal;
+    FROM (SELECT o.user_pk, o.bundle_seq, o.row_ordinal AS old_ordinal,
+                 (row_number() OVER (PARTITION BY o.user_pk ORDER BY o.row_ordinal))::integer AS row_ordinal
+          FROM sync.open_bundles b JOIN sync.bundle_rows o ON o.user_pk = b.user_pk AND o.bundle_seq = b.bundle_seq
+          WHERE b.xid = pg_current_xact_id()) AS n
+    WHERE r.user_pk = n.user_pk AND r.bundle_seq = n.bundle_seq AND r.row_ordinal = n.old_ordinal;
     UPDATE sync.bundle_rows r SET row_ordinal = -r.row_ordinal - 1
-    WHERE r.user_pk = p_user_pk AND r.bundle_seq = p_bundle_seq;
+    FROM sync.open_bundles b
+    WHERE b.xid = pg_current_xact_id() AND r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq;
 END
 $$;
-COMMENT ON FUNCTION sync.close_ordinal_gaps(bigint, bigint) IS 'Numbers the effects of a bundle 0, 1, 2 … again, in the same order.';
+COMMENT ON FUNCTION sync.close_ordinal_gaps() IS 'Numbers the effects of the open bundles 0, 1, 2 … again, in the same order.';
+
+-- sync.fire_deferred runs the deferred constraints and triggers of this transaction now. Registration makes it anew with the search
+-- path that the application's triggers know.
+-- Errors: whatever these raise. Locks: none of its own.
+CREATE FUNCTION sync.fire_deferred()
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    SET CONSTRAINTS ALL IMMEDIATE;
+END
+$$;
+COMMENT ON FUNCTION sync.fire_deferred() IS 'Runs the deferred constraints and triggers of this transaction now, under the application''s search path.';
+
+-- sync.bundle_emit writes the log of the bundle that this transaction has opened, and returns the number of its effects.
+-- Errors: OV032 row of another scope, OV033 a reference crosses scopes, OV034 a parent changed its scope; whatever a deferred
+-- constraint or trigger of the application raises. Locks: none.
+CREATE FUNCTION sync.bundle_emit()
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_scope text := sync.scope_in_bundle();
+    v_table_id integer;
+BEGIN
+    -- Whatever is deferred runs now, so that nothing can write or fail after the log is made.
+    PERFORM sync.fire_deferred();
+    PERFORM sync.resolve_scopes();
+    SELECT c.table_id INTO v_table_id FROM sync.captured_keys c
+    WHERE c.xid = pg_current_xact_id() AND EXISTS (SELECT FROM unnest(c.scopes) AS s(scope) WHERE s.scope COLLATE "C" <> v_scope) LIMIT 1;
+    IF FOUND THEN
+        PERFORM sync.fail_other_scope(v_table_id, v_scope);
+    END IF;
+    PERFORM sync.emit_captured(false);
+    RETURN (SELECT b.row_count FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id());
+END
+$$;
+COMMENT ON FUNCTION sync.bundle_emit() IS 'Writes the log of the bundle that this transaction has open, one effect a row, and returns their number.';
 
 --
 -- Closing.
 --
--- sync.bundle_close enters the emitted bundle with its hash, and moves the scope and the source on.
+-- sync.bundle_close enters the emitted bundles of this transaction, and moves their scopes and sources on.
+-- The hash is null for bundles that plain SQL wrote: a server seals them later.
 -- History older than the newest p_retained_bundles is refused from now on; deleting it is left to sync.prune.
--- Errors: none of its own. Locks: the scope's row, which the transaction holds already.
+-- Errors: none of its own. Locks: the scopes' rows, which the transaction holds already.
 CREATE FUNCTION sync.bundle_close(p_bundle_hash bytea, p_byte_count bigint, p_retained_bundles bigint)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_bundle sync.open_bundles;
+    v_xid xid8 := pg_current_xact_id();
+    v_push_id uuid;
 BEGIN
-    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() RETURNING b.* INTO STRICT v_bundle;
-    DELETE FROM sync.captured_keys c WHERE c.xid = v_bundle.xid;
     INSERT INTO sync.bundle_log (user_pk, bundle_seq, source_id, source_bundle_id, row_count, byte_count, bundle_hash)
-    VALUES (v_bundle.user_pk, v_bundle.bundle_seq, v_bundle.source_id, v_bundle.source_bundle_id, v_bundle.row_count, p_byte_count, p_bundle_hash);
+    SELECT b.user_pk, b.bundle_seq, b.source_id, b.source_bundle_id, b.row_count, p_byte_count, p_bundle_hash
+    FROM sync.open_bundles b WHERE b.xid = v_xid;
     UPDATE sync.user_state u
-    SET next_bundle_seq = v_bundle.bundle_seq + 1,
-        retained_bundle_floor = greatest(u.retained_bundle_floor, v_bundle.bundle_seq - p_retained_bundles),
-        live_row_count = u.live_row_count + v_bundle.live_row_delta,
-        live_byte_count = u.live_byte_count + v_bundle.live_byte_delta,
+    SET next_bundle_seq = b.bundle_seq + 1,
+        retained_bundle_floor = greatest(u.retained_bundle_floor, b.bundle_seq - p_retained_bundles),
+        live_row_count = u.live_row_count + b.live_row_delta,
+        live_byte_count = u.live_byte_count + b.live_byte_delta,
         bundle_byte_count = u.bundle_byte_count + coalesce(p_byte_count, 0),
         last_bundle_at = now(),
         state = 'initialized', initialization_id = NULL, lease_source_id = NULL, lease_expires_at = NULL
-    WHERE u.user_pk = v_bundle.user_pk;
+    FROM sync.open_bundles b WHERE b.xid = v_xid AND u.user_pk = b.user_pk;
     INSERT INTO sync.source_state AS s (user_pk, source_id, last_source_bundle_id)
-    VALUES (v_bundle.user_pk, v_bundle.source_id, v_bundle.source_bundle_id)
+    SELECT b.user_pk, b.source_id, b.source_bundle_id FROM sync.open_bundles b WHERE b.xid = v_xid
     ON CONFLICT ON CONSTRAINT source_state_pkey DO UPDATE
     SET last_source_bundle_id = excluded.last_source_bundle_id, state = 'active', updated_at = now();
-    IF v_bundle.push_id IS NOT NULL THEN
-        DELETE FROM sync.push_chunks c WHERE c.push_id = v_bundle.push_id;
-        DELETE FROM sync.push_sessions p WHERE p.push_id = v_bundle.push_id;
+    DELETE FROM sync.captured_keys c WHERE c.xid = v_xid;
+    DELETE FROM sync.open_bundles b WHERE b.xid = v_xid AND NOT b.is_implicit RETURNING b.push_id INTO v_push_id;
+    IF v_push_id IS NOT NULL THEN
+        DELETE FROM sync.push_chunks c WHERE c.push_id = v_push_id;
+        DELETE FROM sync.push_sessions p WHERE p.push_id = v_push_id;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync.bundle_close(bytea, bigint, bigint) IS 'Enters the emitted bundle with its hash and byte count, and moves the scope and the source on.';
+COMMENT ON FUNCTION sync.bundle_close(bytea, bigint, bigint) IS 'Enters the emitted bundles of this transaction, and moves their scopes and sources on.';
 
 -- sync.bundle_abandon ends a bundle that has no effects: a bundle without rows is no bundle, and uses no sequence number.
 -- Errors: none. Locks: none.
@@ -338,11 +494,16 @@ COMMENT ON FUNCTION sync.bundle_abandon() IS 'Ends a bundle without effects: no 
 -- +goose Down
 DROP FUNCTION sync.bundle_abandon();
 DROP FUNCTION sync.bundle_close(bytea, bigint, bigint);
-DROP FUNCTION sync.close_ordinal_gaps(bigint, bigint);
 DROP FUNCTION sync.bundle_emit();
-DROP FUNCTION sync.emit(integer, sync.open_bundles, integer[], bytea[], boolean[]);
+DROP FUNCTION sync.fire_deferred();
+DROP FUNCTION sync.close_ordinal_gaps();
+DROP FUNCTION sync.emit_captured(boolean);
+DROP FUNCTION sync.follow_moved(integer, bytea[]);
+DROP FUNCTION sync.resolve_scopes();
 DROP FUNCTION sync.refuse_truncate();
-DROP FUNCTION sync.capture(integer, bytea[], text, text);
+DROP FUNCTION sync.catalog_entry(integer);
+DROP FUNCTION sync.fail_other_scope(integer, text);
+DROP FUNCTION sync.capture(integer, bytea[], text[]);
 DROP FUNCTION sync.scope_in_bundle();
 DROP FUNCTION sync.require_initialized(sync.user_state, text);
 DROP FUNCTION sync.bundle_open(text, text, bigint, boolean);

@@ -58,3 +58,13 @@ LEFT JOIN LATERAL (
     ORDER BY b.bundle_seq, b.row_ordinal
 ) AS r ON true
 WHERE u.user_id = @user_id::text;
+
+-- name: BundleSeal :exec
+-- Gives a bundle that plain SQL wrote its hash. Sealing it twice changes nothing.
+WITH sealed AS (
+    UPDATE sync.bundle_log l SET bundle_hash = @bundle_hash, byte_count = @byte_count
+    FROM sync.user_state u
+    WHERE u.user_id = @user_id::text AND l.user_pk = u.user_pk AND l.bundle_seq = @bundle_seq AND l.bundle_hash IS NULL
+    RETURNING l.user_pk, l.byte_count
+)
+UPDATE sync.user_state u SET bundle_byte_count = u.bundle_byte_count + s.byte_count FROM sealed s WHERE u.user_pk = s.user_pk;

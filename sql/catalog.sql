@@ -1,7 +1,7 @@
 -- name: CatalogColumns :many
 -- Columns of the registered tables, scope column included.
 SELECT c.table_id::integer AS table_id, c.column_name::text AS column_name, c.is_bytea::boolean AS is_bytea,
-       c.is_key::boolean AS is_key, c.is_scope::boolean AS is_scope, c.is_generated::boolean AS is_generated
+       c.is_key::boolean AS is_key, c.is_scope::boolean AS is_scope, c.is_sent::boolean AS is_sent, c.is_generated::boolean AS is_generated
 FROM sync.table_columns c
 ORDER BY c.table_id, c.column_name;
 
@@ -22,7 +22,7 @@ SELECT sync.register_table(CAST(@relation::text AS regclass), CAST(nullif(@sync_
 -- name: CatalogTables :many
 -- All tables that the log may name, unregistered ones too.
 SELECT t.table_id, t.schema_name, t.table_name, t.key_column::text AS key_column, t.key_type,
-       (t.unregistered_at IS NULL)::boolean AS is_registered, t.apply_order
+       EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relation)::boolean AS is_registered, t.apply_order
 FROM sync.table_catalog t
 ORDER BY t.schema_name, t.table_name, t.table_id;
 

@@ -14,10 +14,12 @@ import (
 	"github.com/oversync/oversync/db"
 )
 
-// Bootstrap registers the configured tables, all of them or none, and reads the
-// catalog. It needs the sync schema, which the migrations make. Tables that are
-// registered already stay as they are, so it may run at every start, and in several
-// processes at once.
+// Bootstrap registers the configured tables, all of them or none, reads the
+// catalog, and starts the background work, which goes on until Close: it prunes
+// history, removes expired sessions, follows changes of the catalog, and runs the
+// listener of the watch. It needs the sync schema, which the migrations make.
+// Tables that are registered already stay as they are, so it may run at every
+// start, and in several processes at once.
 //
 // It fails with UnsupportedSchemaError, which names object and remedy, if a table
 // cannot be synced.
@@ -36,8 +38,11 @@ func (s *SyncService) Bootstrap(ctx context.Context) error {
 			return bootstrapError(err)
 		}
 	}
-	_, err = s.reloadCatalog(ctx)
-	return err
+	if _, err = s.reloadCatalog(ctx); err != nil {
+		return err
+	}
+	s.startBackground()
+	return nil
 }
 
 // requireSchema says what to do where the migrations have not run.
@@ -57,7 +62,10 @@ func (s *SyncService) registerTables(ctx context.Context) error {
 			if len(table.SyncKeyColumns) == 1 {
 				params.SyncKey = table.SyncKeyColumns[0]
 			}
-			if _, err := s.queries.CatalogRegister(ctx, tx, params); err != nil {
+			_, err := s.queries.CatalogRegister(ctx, tx, params)
+			if hasSQLState(err, pgerrcode.UndefinedTable) || hasSQLState(err, pgerrcode.InvalidSchemaName) {
+				return &UnsupportedSchemaError{Message: fmt.Sprintf("table %s does not exist: create it, or take it out of RegisteredTables", Key(table.Schema, table.Table))}
+			} else if err != nil {
 				return err
 			}
 		}
@@ -65,7 +73,9 @@ func (s *SyncService) registerTables(ctx context.Context) error {
 		for _, child := range slices.Sorted(maps.Keys(s.config.DependencyOverrides)) {
 			for _, parent := range s.config.DependencyOverrides[child] {
 				added, err := s.queries.CatalogOverride(ctx, tx, db.CatalogOverrideParams{Child: child, Parent: parent})
-				if err != nil {
+				if hasSQLState(err, pgerrcode.NotNullViolation) {
+					return &UnsupportedSchemaError{Message: fmt.Sprintf("the dependency override %s after %s names a table that does not exist: create it or drop the override", child, parent)}
+				} else if err != nil {
 					return err
 				}
 				changed += added
@@ -90,17 +100,15 @@ func quotedName(table RegisteredTable) string {
 // bootstrapError turns what kept tables from being registered into
 // UnsupportedSchemaError.
 func bootstrapError(err error) error {
+	if unsupported, ok := errors.AsType[*UnsupportedSchemaError](err); ok {
+		return unsupported
+	}
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
 		return fmt.Errorf("register the configured tables: %w", err)
 	}
-	switch pgErr.Code {
-	case pgerrcode.UndefinedTable, pgerrcode.InvalidSchemaName:
-		return &UnsupportedSchemaError{Message: pgErr.Message + ": create the table, or take it out of RegisteredTables"}
-	case pgerrcode.InsufficientPrivilege:
+	if pgErr.Code == pgerrcode.InsufficientPrivilege {
 		return &UnsupportedSchemaError{Message: pgErr.Message + ": register the tables as their owner, with SELECT sync.register_table(…)"}
-	case pgerrcode.NotNullViolation:
-		return &UnsupportedSchemaError{Message: "a dependency override names a table that does not exist: create it or drop the override"}
 	}
 	return typedError(err, Actor{}, "")
 }
@@ -155,7 +163,7 @@ func (s *SyncService) features() map[string]bool {
 		"registered_write_rejection_enforced": true, "accepted_push_replay_visibility": true,
 		"committed_bundle_visibility": true, "retained_floor_visibility": true, "retained_window_visibility": true,
 		"history_pruned_visibility": true, "connect_lifecycle": true, "scope_initialization_leases": true,
-		"bundle_change_watch": false,
+		"bundle_change_watch": s.config.BundleChangeWatch.Enabled,
 	}
 }
 

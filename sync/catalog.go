@@ -32,7 +32,9 @@ type catalogTable struct {
 
 // catalogColumn is one column of a registered table.
 type catalogColumn struct {
-	isBytea, isKey, isScope, isGenerated bool
+	isBytea, isKey bool
+	// isHidden columns must not be sent by clients; isReadOnly ones are ignored.
+	isHidden, isReadOnly bool
 }
 
 // currentCatalog returns the catalog that the service remembers, and reads it
@@ -98,7 +100,10 @@ func (s *SyncService) reloadCatalog(ctx context.Context) (*catalog, error) {
 		}
 		for _, column := range columns {
 			if entry := c.byID[column.TableID]; entry != nil {
-				entry.columns[column.ColumnName] = catalogColumn{column.IsBytea, column.IsKey, column.IsScope, column.IsGenerated}
+				entry.columns[column.ColumnName] = catalogColumn{
+					isBytea: column.IsBytea, isKey: column.IsKey,
+					isHidden: !column.IsSent, isReadOnly: column.IsGenerated || column.IsScope,
+				}
 			}
 		}
 		return nil

@@ -73,6 +73,9 @@ type ServiceConfig struct {
 	// push. With zero, only the request's context bounds it.
 	UploadLockTimeout time.Duration
 
+	// BundleChangeWatch sets up the watch. It is off by default.
+	BundleChangeWatch BundleChangeWatchConfig
+
 	// DependencyOverrides adds to the order of the tables: each key, a
 	// "schema.table", comes after the tables in its value. Use it for dependencies
 	// that no foreign key declares. It checks nothing and changes no foreign key.

@@ -118,7 +118,8 @@ func (e *ServiceClosedError) Error() string {
 	return "the sync service is shutting down: try again later"
 }
 
-// ScopeWriteInvalidError refuses a server-side write that is not well formed.
+// ScopeWriteInvalidError refuses a server-side write that is not well formed, or
+// larger than a bundle may be.
 type ScopeWriteInvalidError struct {
 	Message string
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -131,8 +132,37 @@ func (s *SyncService) WritePull(ctx context.Context, actor Actor, afterBundleSeq
 	if err != nil {
 		return err
 	}
+	rows.Close()
+	for _, sealed := range out.sealed {
+		if err := s.seal(ctx, actor, sealed); err != nil {
+			return err
+		}
+	}
 	out.text(`],"has_more":`).bool(last < stable).text("}")
 	return out.Flush()
+}
+
+// seal keeps the hash of a bundle that plain SQL wrote.
+func (s *SyncService) seal(ctx context.Context, actor Actor, sealed sealedBundle) error {
+	return s.queries.BundleSeal(ctx, s.pool, db.BundleSealParams{
+		UserID: actor.UserID, BundleSeq: sealed.bundleSeq, BundleHash: sealed.hash[:], ByteCount: &sealed.byteCount,
+	})
+}
+
+// sealBundle makes and keeps the hash of a bundle that plain SQL wrote.
+func (s *SyncService) sealBundle(ctx context.Context, actor Actor, bundle *db.BundleHeaderRow) error {
+	rows, err := s.pool.Query(ctx, db.BundleRows, bundle.UserPk, bundle.BundleSeq, 0, bundle.RowCount)
+	if err != nil {
+		return err
+	}
+	hasher, err := s.hashRows(ctx, rows, nil)
+	if err != nil {
+		return err
+	}
+	sealed := sealedBundle{bundleSeq: bundle.BundleSeq}
+	sealed.hash, sealed.byteCount, _ = hasher.sum()
+	bundle.BundleHash = sealed.hash[:]
+	return s.seal(ctx, actor, sealed)
 }
 
 // writeBundles streams the bundles of a pull, whose first row is already in row.
@@ -148,12 +178,17 @@ func (s *SyncService) writeBundles(ctx context.Context, out *answer, rows pgx.Ro
 				return written, fmt.Errorf("the log has no bundle %d", written+1)
 			}
 			if written > after {
-				out.text("]},")
+				out.endBundle(written).text(",")
 			}
 			written = *row.bundleSeq
 			out.text(`{"bundle_seq":`).int(written).text(`,"source_id":`).string(*row.sourceID).
-				text(`,"source_bundle_id":`).int(*row.sourceBundleID).text(`,"row_count":`).int(*row.rowCount).
-				text(`,"bundle_hash":"`).hex(row.hash).text(`","rows":[`)
+				text(`,"source_bundle_id":`).int(*row.sourceBundleID).text(`,"row_count":`).int(*row.rowCount)
+			if row.hash != nil {
+				out.text(`,"bundle_hash":"`).hex(row.hash).text(`"`)
+			} else {
+				out.hasher = newBundleHasher()
+			}
+			out.text(`,"rows":[`)
 		} else {
 			out.text(",")
 		}
@@ -162,7 +197,7 @@ func (s *SyncService) writeBundles(ctx context.Context, out *answer, rows pgx.Ro
 		}
 	}
 	if written > after {
-		out.text("]}")
+		out.endBundle(written)
 	}
 	return written, rows.Err()
 }
@@ -276,6 +311,8 @@ func (s *SyncService) bundleHeader(ctx context.Context, actor Actor, bundleSeq i
 		return bundle, s.historyPruned(ctx, actor, bundleSeq, bundle.RetainedBundleFloor)
 	case bundle.BundleSeq == 0:
 		return bundle, &CommittedBundleNotFoundError{BundleSeq: bundleSeq}
+	case bundle.BundleHash == nil:
+		return bundle, s.sealBundle(ctx, actor, &bundle)
 	}
 	return bundle, nil
 }
@@ -288,6 +325,30 @@ type answer struct {
 	known   *catalog
 	table   *catalogTable
 	scratch []byte
+
+	// A bundle that plain SQL wrote has no hash yet. It is made while the bundle
+	// is streamed, and told after the rows.
+	hasher *bundleHasher
+	sealed []sealedBundle
+}
+
+// sealedBundle is a hash that was made while streaming, to be kept.
+type sealedBundle struct {
+	bundleSeq, byteCount int64
+	hash                 [sha256.Size]byte
+}
+
+// endBundle ends the rows of a bundle, and tells its hash if that was not known
+// before.
+func (a *answer) endBundle(bundleSeq int64) *answer {
+	a.text("]")
+	if a.hasher != nil {
+		hash, byteCount, _ := a.hasher.sum()
+		a.hasher = nil
+		a.sealed = append(a.sealed, sealedBundle{bundleSeq, byteCount, hash})
+		a.text(`,"bundle_hash":"`).hex(hash[:]).text(`"`)
+	}
+	return a.text("}")
 }
 
 func (s *SyncService) newAnswer(w io.Writer) *answer {
@@ -347,6 +408,12 @@ func (a *answer) rowStart(ctx context.Context, tableID int32, key []byte) error 
 func (a *answer) bundleRow(ctx context.Context, bundleSeq int64, tableID int32, op string, key, payload []byte) error {
 	if err := a.rowStart(ctx, tableID, key); err != nil {
 		return err
+	}
+	if a.hasher != nil {
+		a.scratch = a.table.appendKeyJSON(a.scratch[:0], key)
+		if err := a.hasher.addRow(a.table.schema, a.table.table, a.table.keyColumn, a.scratch, wireOp(op), bundleSeq, payload); err != nil {
+			return err
+		}
 	}
 	a.text(`,"op":"`).text(wireOp(op)).text(`","row_version":`).int(bundleSeq)
 	if payload != nil {

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgerrcode"
@@ -47,6 +49,8 @@ func (s *SyncService) CreatePushSession(ctx context.Context, actor Actor, req *P
 		return nil, &PushSessionInvalidError{Message: "source_bundle_id must be positive: send the number after the last one committed"}
 	case req.PlannedRowCount <= 0:
 		return nil, &PushSessionInvalidError{Message: "planned_row_count must be positive: a push without rows is not needed"}
+	case strings.ContainsRune(req.InitializationID, 0) || !utf8.ValidString(req.InitializationID):
+		return nil, &PushSessionInvalidError{Message: "initialization_id is not one that connect gave"}
 	case req.PlannedRowCount > maxPlannedRows:
 		return nil, &PushSessionInvalidError{Message: fmt.Sprintf("planned_row_count is over %d: push fewer rows at a time", maxPlannedRows)}
 	}
@@ -63,6 +67,14 @@ func (s *SyncService) CreatePushSession(ctx context.Context, actor Actor, req *P
 	})
 	if err != nil {
 		return nil, typedError(err, actor, "")
+	}
+	if row.PushID == "" && row.BundleHash == nil {
+		// Plain SQL wrote it under this source's name, and nobody has read it yet.
+		bundle, err := s.bundleHeader(ctx, actor, row.BundleSeq)
+		if err != nil {
+			return nil, err
+		}
+		row.BundleHash = bundle.BundleHash
 	}
 	if row.PushID == "" {
 		return &PushSessionCreateResponse{
@@ -107,6 +119,7 @@ func (s *SyncService) CommitPushSession(ctx context.Context, actor Actor, pushID
 	if err != nil {
 		return nil, s.commitError(ctx, err, actor, pushID)
 	}
+	s.bundleCommitted(actor.UserID, resp.BundleSeq, resp.SourceID, resp.SourceBundleID)
 	return resp, nil
 }
 

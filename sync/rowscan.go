@@ -39,19 +39,9 @@ func DecodeRequestKnownFields(body []byte, dst any) error {
 
 func decodeRequest(body []byte, dst any, knownFields bool) error {
 	var e envelope
-	start := skipSpace(body, 0)
-	if start == len(body) {
-		return &RequestBodyError{"it is empty: send one JSON object"}
-	}
-	end, err := e.value(body, start, 0)
+	err := e.body(body, func(i int) (int, error) { return e.value(body, i, 0) })
 	if err != nil {
 		return requestBodyError(err)
-	}
-	if body[start] != '{' {
-		return &RequestBodyError{"it is not a JSON object: send one JSON object"}
-	}
-	if end = skipSpace(body, end); end != len(body) {
-		return &RequestBodyError{fmt.Sprintf("there is more text at byte %d: send one JSON object alone", end)}
 	}
 	if !knownFields {
 		return requestBodyError(json.Unmarshal(body, dst))
@@ -92,23 +82,53 @@ type envelope struct {
 // doubled ones faster than a comparison with each.
 const manyNames = 16
 
+// body passes a whole body, which object passes from its opening brace on, and
+// refuses one that is not exactly one object.
+func (e *envelope) body(body []byte, object func(i int) (int, error)) error {
+	i := skipSpace(body, 0)
+	if i == len(body) {
+		return &RequestBodyError{"it is empty: send one JSON object"}
+	}
+	if body[i] != '{' {
+		if _, err := skipValue(body, i, 0); err != nil {
+			return err
+		}
+		return &RequestBodyError{"it is not a JSON object: send one JSON object"}
+	}
+	i, err := object(i)
+	if err != nil {
+		return err
+	}
+	if i = skipSpace(body, i); i != len(body) {
+		return &RequestBodyError{fmt.Sprintf("there is more text at byte %d: send one JSON object alone", i)}
+	}
+	return nil
+}
+
+// value passes one value of the body. depth is how many objects and arrays are
+// open around it.
 func (e *envelope) value(body []byte, i, depth int) (int, error) {
-	if i >= len(body) || (body[i] != '{' && body[i] != '[') {
+	switch {
+	case i < len(body) && body[i] == '{':
+		return e.object(body, i, depth, func(name string, i int) (int, error) {
+			if strings.EqualFold(name, "payload") {
+				return skipValue(body, i, depth+1)
+			}
+			return e.value(body, i, depth+1)
+		})
+	case i < len(body) && body[i] == '[':
+		return e.array(body, i, depth, func(i int) (int, error) { return e.value(body, i, depth+1) })
+	default:
 		return skipValue(body, i, depth)
 	}
+}
+
+// array passes the array at i, whose elements element passes, each from its
+// start to the index after it.
+func (e *envelope) array(body []byte, i, depth int, element func(i int) (int, error)) (int, error) {
 	if depth >= maxJSONDepth {
 		return i, syntaxError(body, i, "nested too deep")
 	}
-	if body[i] == '[' {
-		return e.array(body, i, depth)
-	}
-	base := len(e.names)
-	i, err := e.object(body, i, depth, base)
-	e.names = e.names[:base]
-	return i, err
-}
-
-func (e *envelope) array(body []byte, i, depth int) (int, error) {
 	i = skipSpace(body, i+1)
 	if i < len(body) && body[i] == ']' {
 		return i + 1, nil
@@ -118,7 +138,7 @@ func (e *envelope) array(body []byte, i, depth int) (int, error) {
 			done bool
 			err  error
 		)
-		if i, err = e.value(body, i, depth+1); err != nil {
+		if i, err = element(i); err != nil {
 			return i, err
 		}
 		if i, done, err = skipComma(body, i, ']'); err != nil || done {
@@ -127,11 +147,17 @@ func (e *envelope) array(body []byte, i, depth int) (int, error) {
 	}
 }
 
-func (e *envelope) object(body []byte, i, depth, base int) (int, error) {
+// object passes the object at i, whose values member passes, each from its start
+// to the index after it.
+func (e *envelope) object(body []byte, i, depth int, member func(name string, i int) (int, error)) (int, error) {
+	if depth >= maxJSONDepth {
+		return i, syntaxError(body, i, "nested too deep")
+	}
 	i = skipSpace(body, i+1)
 	if i < len(body) && body[i] == '}' {
 		return i + 1, nil
 	}
+	base := len(e.names)
 	var seen map[string]bool // by folded name, once there are many
 	for {
 		raw, end, err := scanName(body, i)
@@ -145,17 +171,16 @@ func (e *envelope) object(body []byte, i, depth, base int) (int, error) {
 		if i, err = skipColon(body, end); err != nil {
 			return i, err
 		}
-		if strings.EqualFold(name, "payload") {
-			i, err = skipValue(body, i, depth+1)
-		} else {
-			i, err = e.value(body, i, depth+1)
-		}
-		if err != nil {
+		if i, err = member(name, i); err != nil {
 			return i, err
 		}
 		var done bool
-		if i, done, err = skipComma(body, i, '}'); err != nil || done {
+		if i, done, err = skipComma(body, i, '}'); err != nil {
 			return i, err
+		}
+		if done {
+			e.names = e.names[:base]
+			return i, nil
 		}
 	}
 }

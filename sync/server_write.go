@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 
 	"github.com/jackc/pgx/v5"
@@ -15,15 +16,17 @@ import (
 
 // WithinSyncBundle runs fn in a transaction whose changes to registered tables
 // become one bundle of the given scope, source and source_bundle_id. fn must not
-// end the transaction. An error of fn rolls everything back and is returned as it
-// is. If fn changed no registered table, the transaction is committed without a
-// bundle, and source_bundle_id stays free.
+// end the transaction, and must not write into the same scope by another call: it
+// would wait for itself. An error or panic of fn rolls everything back and reaches
+// the caller as it is. If fn changed no registered table, the transaction is
+// committed without a bundle, and source_bundle_id stays free.
 //
 // actor names the scope; its source is not used. The scope must be initialized:
 // else ScopeUninitializedError or ScopeInitializingError. A source_bundle_id that
 // is not the source's next is SourceSequenceOutOfOrderError, or
 // SourceTupleHistoryPrunedError if it was committed and is pruned; a replaced
-// source is SourceRetiredError.
+// source is SourceRetiredError; a bundle over MaxRowsPerBundle or
+// MaxBytesPerBundle is ScopeWriteInvalidError.
 func (s *SyncService) WithinSyncBundle(ctx context.Context, actor Actor, source BundleSource, fn func(tx pgx.Tx) error) error {
 	end, err := s.begin()
 	if err != nil {
@@ -36,6 +39,9 @@ func (s *SyncService) WithinSyncBundle(ctx context.Context, actor Actor, source 
 	}
 	if source.SourceBundleID <= 0 {
 		return &RequestInvalidError{Message: "source_bundle_id must be positive: use the number after the last one committed"}
+	}
+	if fn == nil {
+		return &RequestInvalidError{Message: "the callback is missing"}
 	}
 	write := serverWrite{actor: actor, sourceBundleID: &source.SourceBundleID, mayBeEmpty: true}
 	return s.runServerWrite(ctx, &write, fn)
@@ -59,10 +65,12 @@ func NewScopeManager(service *SyncService, cfg ScopeManagerConfig) *ScopeManager
 
 // ExecWrite runs fn in a transaction whose changes to registered tables become
 // the next bundle of the writer in the scope. An uninitialized scope becomes
-// initialized. fn must not end the transaction. An error of fn rolls everything
-// back and is returned as it is.
+// initialized. fn must not end the transaction, and must not write into the same
+// scope by another call: it would wait for itself. An error or panic of fn rolls
+// everything back and reaches the caller as it is.
 //
-// It fails with ScopeWriteInvalidError for a blank scope or writer,
+// It fails with ScopeWriteInvalidError for a blank scope or writer and for a
+// bundle over MaxRowsPerBundle or MaxBytesPerBundle,
 // ScopeInitializingError while a device holds the lease to fill the scope,
 // SourceRetiredError if the writer was replaced, and
 // ScopeWriteNoCapturedChangesError, with nothing committed, if no registered
@@ -120,6 +128,9 @@ func (s *SyncService) runServerWrite(ctx context.Context, write *serverWrite, fn
 	if own, ok := errors.AsType[*callbackError](err); ok {
 		return own.err
 	}
+	if err == nil && write.bundle.BundleSeq > 0 {
+		s.bundleCommitted(write.actor.UserID, write.bundle.BundleSeq, write.bundle.SourceID, write.bundle.SourceBundleID)
+	}
 	return typedError(err, write.actor, "")
 }
 
@@ -132,7 +143,11 @@ func (s *SyncService) writeBundle(ctx context.Context, tx pgx.Tx, write *serverW
 	if err != nil {
 		return err
 	}
-	err = fn(tx)
+	lent := &lentTx{Tx: tx}
+	err = fn(lent)
+	if err == nil && lent.misused {
+		err = errLentTx
+	}
 	clock.done(ctx, "callback", 1, err)
 	if err != nil {
 		return &callbackError{err}
@@ -167,12 +182,47 @@ func (s *SyncService) writeBundle(ctx context.Context, tx pgx.Tx, write *serverW
 		return err
 	}
 	hash, byteCount, _ := hasher.sum()
+	if err := s.checkServerBundle(rowCount, byteCount); err != nil {
+		return err
+	}
 	write.bundle.BundleHash = hex.EncodeToString(hash[:])
 	err = s.queries.BundleClose(ctx, tx, db.BundleCloseParams{
 		BundleHash: hash[:], ByteCount: byteCount, RetainedBundles: s.config.RetainedBundlesPerUser,
 	})
 	clock.done(ctx, "close", 1, err)
 	return err
+}
+
+// checkServerBundle holds a server-side bundle to the same bounds as a pushed
+// one, since devices have to take either whole.
+func (s *SyncService) checkServerBundle(rowCount, byteCount int64) error {
+	switch maxRows, maxBytes := int64(s.config.MaxRowsPerBundle), int64(s.config.MaxBytesPerBundle); {
+	case maxRows > 0 && rowCount > maxRows:
+		return &ScopeWriteInvalidError{Message: fmt.Sprintf("the bundle has %d rows, more than the %d allowed: write fewer rows at a time", rowCount, maxRows)}
+	case maxBytes > 0 && byteCount > maxBytes:
+		return &ScopeWriteInvalidError{Message: fmt.Sprintf("the bundle has %d bytes, more than the %d allowed: write fewer rows at a time", byteCount, maxBytes)}
+	}
+	return nil
+}
+
+// lentTx is the transaction as a callback sees it. If the callback could end it,
+// what it wrote would be committed without being in a bundle.
+type lentTx struct {
+	pgx.Tx
+	misused bool
+}
+
+var errLentTx = errors.New("the transaction belongs to the bundle: return nil to commit it, or an error to roll it back")
+
+// Commit refuses, and so makes the whole write fail.
+func (tx *lentTx) Commit(context.Context) error { return tx.refuse() }
+
+// Rollback refuses, and so makes the whole write fail.
+func (tx *lentTx) Rollback(context.Context) error { return tx.refuse() }
+
+func (tx *lentTx) refuse() error {
+	tx.misused = true
+	return errLentTx
 }
 
 // keepRow copies a row of the log into the result.

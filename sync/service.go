@@ -44,6 +44,9 @@ type SyncService struct {
 	catalog atomic.Pointer[catalog]
 	scopes  scopeQueue
 
+	background background
+	watch      *watchHub
+
 	mu        sync.Mutex
 	lifecycle string
 	inFlight  int
@@ -73,6 +76,7 @@ func NewRuntimeService(pool *pgxpool.Pool, config *ServiceConfig, logger *slog.L
 		queries:   db.New(),
 		config:    config.withDefaults(),
 		logger:    logger,
+		watch:     newWatchHub(),
 		lifecycle: lifecycleRunning,
 		drained:   make(chan struct{}),
 	}, nil
@@ -169,9 +173,10 @@ func (s *SyncService) closeWhenDrained() {
 	}
 }
 
-// Close refuses new operations, which fail with ServiceClosedError, and waits
-// for those in flight. It may be called more than once. It does not close the
-// pool. If ctx ends first, Close returns its error and the rest go on.
+// Close refuses new operations, which fail with ServiceClosedError, ends watchers
+// and the background work, and waits for that work and for the operations in
+// flight. It may be called more than once. It does not close the pool. If ctx ends first, Close
+// returns its error and the operations go on.
 func (s *SyncService) Close(ctx context.Context) error {
 	s.mu.Lock()
 	if s.lifecycle == lifecycleRunning {
@@ -179,9 +184,11 @@ func (s *SyncService) Close(ctx context.Context) error {
 		s.closeWhenDrained()
 	}
 	s.mu.Unlock()
+	s.watch.close()
+	stopped := s.background.stop(ctx)
 	select {
 	case <-s.drained:
-		return nil
+		return stopped
 	case <-ctx.Done():
 		return fmt.Errorf("operations are still in flight: %w", ctx.Err())
 	}

@@ -129,12 +129,15 @@ func isRetryable(err error) bool {
 // clients know. ok is false where the rows are not to blame: the server, its
 // resources or its schema are, and the same push may succeed later.
 func rejection(err error) (_ *PushRejectedError, ok bool) {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return nil, false
+	}
 	pgErr, isPg := errors.AsType[*pgconn.PgError](err)
 	if !isPg || len(pgErr.Code) != 5 {
 		return nil, false
 	}
 	switch pgErr.Code[:2] {
-	case "08", "0A", "25", "26", "28", "34", "3B", "40", "42", "53", "57", "58", "F0", "XX":
+	case "08", "0A", "25", "26", "28", "34", "3B", "3D", "3F", "40", "42", "53", "57", "58", "F0", "XX":
 		return nil, false
 	}
 	if pgErr.Code == pgerrcode.LockNotAvailable {

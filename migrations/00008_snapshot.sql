@@ -121,6 +121,7 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_bitmapscan = off
+SET jit = off
 SET enable_sort = off
 SET enable_hashagg = off
 AS $$

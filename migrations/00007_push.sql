@@ -226,6 +226,7 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_bitmapscan = off
+SET jit = off
 AS $$
     SELECT jsonb_build_object(
         'table_id', s.table_id, 'key_bytes', encode(s.key_bytes, 'hex'), 'op', s.op, 'base_row_version', s.base_row_version,
@@ -257,14 +258,18 @@ DECLARE
     v_group record;
 BEGIN
     FOR v_group IN
-        SELECT s.table_id, s.op FROM sync.staged_rows s JOIN sync.table_catalog t ON t.table_id = s.table_id
+        SELECT s.table_id, s.op, t.schema_name, t.table_name, t.unregistered_at
+        FROM sync.staged_rows s JOIN sync.table_catalog t ON t.table_id = s.table_id
         WHERE s.push_id = p_push_id
-        GROUP BY s.table_id, s.op, t.apply_order
+        GROUP BY s.table_id, s.op, t.table_id
         ORDER BY s.op = 'D', CASE WHEN s.op = 'D' THEN -t.apply_order ELSE t.apply_order END, s.op
     LOOP
+        IF v_group.unregistered_at IS NOT NULL THEN
+            PERFORM sync.fail('OV012', format('table %I.%I is no longer registered', v_group.schema_name, v_group.table_name), NULL, 'Push without its rows.');
+        END IF;
         EXECUTE format('SELECT sync.apply_%s($1, $2, 0, 2147483647, $3)', v_group.table_id) USING p_push_id, p_user_id, v_group.op;
     END LOOP;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM sync.fire_deferred();
 END
 $$;
 COMMENT ON FUNCTION sync.push_apply(uuid, text) IS 'Applies all staged rows of a push grouped by table: upserts parents first, then deletes children first.';
@@ -290,7 +295,7 @@ BEGIN
     LOOP
         EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5)', v_run.table_id) USING p_push_id, p_user_id, v_run.first_row, v_run.last_row, v_run.op;
     END LOOP;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM sync.fire_deferred();
 END
 $$;
 COMMENT ON FUNCTION sync.push_apply_in_order(uuid, text) IS 'Applies all staged rows of a push strictly in push order.';
@@ -323,7 +328,7 @@ BEGIN
     v_next := sync.source_next(v_user.user_pk, p_source_id);
     IF v_next <> v_session.source_bundle_id THEN
         PERFORM sync.fail('OV007', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, v_session.source_bundle_id),
-            jsonb_build_object('expected', v_session.source_bundle_id, 'actual', v_next), 'Take a snapshot with a source replacement.');
+            jsonb_build_object('expected', v_next, 'actual', v_session.source_bundle_id), 'Take a snapshot with a source replacement.');
     ELSIF v_session.staged_row_count <> v_session.planned_row_count THEN
         PERFORM sync.fail('OV012', format('%s of %s planned rows are staged', v_session.staged_row_count, v_session.planned_row_count), NULL, 'Upload the remaining chunks.');
     END IF;

@@ -1,0 +1,147 @@
+package httpapi_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	oversync "github.com/oversync/oversync/sync"
+)
+
+func TestCommitAnswers(t *testing.T) {
+	t.Parallel()
+	d := newAPI(t, nil).device("user", "source").initialized()
+	pushID := d.staged(1, note("b", "INSERT", 0), note("a", "INSERT", 0))
+	got := d.commit(pushID)
+	require.Regexp(t, `^\{"bundle_seq":1,"source_id":"source","source_bundle_id":1,"row_count":2,"bundle_hash":"[0-9a-f]{64}"\}$`, got.body)
+	d.create(1, 2, "").is(200, `{"status":"already_committed",`+got.body[1:])
+	// A body is ignored, whatever it is.
+	pushID = d.staged(2, note("a", "UPDATE", 1))
+	d.do("POST", "/sync/push-sessions/"+pushID+"/commit", "{nonsense").ok()
+}
+
+func TestCommitsThatAreNotComplete(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, func(c *oversync.ServiceConfig) { c.MaxRowsPerBundle, c.MaxBytesPerBundle = 3, 1000 })
+	d := a.device("user", "source").initialized()
+	stay := func(pushID string, what string) {
+		t.Helper()
+		// Refused twice alike: the session is still there, and nothing was changed.
+		d.commit(pushID).refused(400, "push_commit_invalid", what)
+		d.commit(pushID).refused(400, "push_commit_invalid", what)
+		d.do("GET", "/sync/pull", "").is(200, `{"stable_bundle_seq":0,"bundles":[],"has_more":false}`)
+	}
+	stay(d.create(1, 1, "").text("push_id"), "no rows")
+	pushID := d.create(1, 2, "").text("push_id")
+	d.chunk(pushID, 0, note("a", "INSERT", 0)).ok()
+	stay(pushID, "fewer rows than planned")
+	d.chunk(pushID, 1, note("a", "INSERT", 0)).ok()
+	stay(pushID, "the same row in two chunks")
+	stay(d.staged(1, row("users", id(1), "INSERT", 0, `{"name":"ignored"}`)), "no effect")
+	stay(d.staged(1, note("a", "INSERT", 0), note("b", "INSERT", 0), note("c", "INSERT", 0), note("d", "INSERT", 0)), "too many rows")
+	big := fmt.Sprintf(`{"body":"%01000d"}`, 0)
+	stay(d.staged(1, row("notes", "a", "INSERT", 0, big)), "too many bytes")
+	require.Equal(t, 1, d.push(1, note("a", "INSERT", 0), note("b", "INSERT", 0), note("c", "INSERT", 0)))
+}
+
+// An UPDATE that names no column, or changes no value, is an effect all the same.
+func TestAnUpdateOfNothingIsAnEffect(t *testing.T) {
+	t.Parallel()
+	d := newAPI(t, nil).device("user", "source").initialized()
+	d.push(1, note("a", "INSERT", 0))
+	require.Equal(t, 2, d.push(2, row("notes", "a", "UPDATE", 1, `{}`)))
+	require.Equal(t, 3, d.push(3, row("notes", "a", "UPDATE", 2, `{"body":"INSERT"}`)))
+	require.Equal(t, 4, d.push(4, row("notes", "a", "UPDATE", 3, `{"id":"a"}`)))
+	require.Contains(t, d.firstRow(4), `"op":"UPDATE","row_version":4`)
+}
+
+func TestConflicts(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, nil)
+	d := a.device("user", "source").initialized()
+	d.push(1, note("live", "INSERT", 0), note("gone", "INSERT", 0))
+	d.push(2, note("gone", "DELETE", 1))
+	live := `{"amount":null,"at":null,"body":"INSERT","data":null,"id":"live","length":6,"meta":null}`
+	conflict := func(key, op string, base, version int, deleted bool, serverRow string) string {
+		return fmt.Sprintf(`{"error":"push_conflict","message":"*","conflict":{"schema":"business","table":"notes","key":{"id":"%s"},"op":"%s",`+
+			`"base_row_version":%d,"server_row_version":%d,"server_row_deleted":%t,"server_row":%s}}`, key, op, base, version, deleted, serverRow)
+	}
+	for _, tc := range []struct {
+		key, op string
+		base    int
+		version int
+		deleted bool
+		row     string
+	}{
+		{"new", "INSERT", 1, 0, false, "null"},
+		{"gone", "INSERT", 0, 2, true, "null"},
+		{"gone", "INSERT", 1, 2, true, "null"},
+		{"live", "INSERT", 0, 1, false, live},
+		{"live", "INSERT", 1, 1, false, live},
+		{"live", "UPDATE", 0, 1, false, live},
+		{"live", "UPDATE", 2, 1, false, live},
+		{"live", "DELETE", 0, 1, false, live},
+		{"live", "DELETE", 9, 1, false, live},
+		{"new", "UPDATE", 0, 0, false, "null"},
+		{"new", "DELETE", 0, 0, false, "null"},
+		{"gone", "UPDATE", 2, 2, true, "null"},
+		{"gone", "DELETE", 2, 2, true, "null"},
+		{"gone", "UPDATE", 0, 2, true, "null"},
+	} {
+		want := conflict(tc.key, tc.op, tc.base, tc.version, tc.deleted, tc.row)
+		pushID := d.staged(3, note(tc.key, tc.op, tc.base))
+		d.commit(pushID).is(409, want)
+		d.commit(pushID).is(409, want)
+		// The first in push order is told, whatever comes before and after it.
+		pushID = d.staged(3, note("other", "INSERT", 0), note(tc.key, tc.op, tc.base), note("another", "INSERT", 7))
+		d.commit(pushID).is(409, want)
+	}
+	// The numbers of a row keep their digits, and the key its canonical form.
+	d.push(3, row("users", id(1), "INSERT", 0, `{"name":"n","age":7}`), row("notes", "n", "INSERT", 0, `{"amount":12345678901234567890.1234567890}`))
+	got := d.commit(d.staged(4, row("notes", "n", "UPDATE", 1, `{}`)))
+	require.Contains(t, got.body, `"amount":12345678901234567890.1234567890`)
+
+	// What the table of conflicts allows.
+	require.Equal(t, 4, d.push(4, note("gone", "INSERT", 2), note("live", "UPDATE", 1), note("new", "INSERT", 0)))
+	require.Equal(t, 5, d.push(5, note("gone", "DELETE", 4), note("live", "DELETE", 4)))
+}
+
+// A push that the database itself refuses can never succeed, so it must not look
+// like a fault of the server.
+func TestRejections(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, nil)
+	d := a.device("user", "source").initialized()
+	d.push(1, row("users", id(1), "INSERT", 0, `{"name":"first","email":"a@example.org"}`))
+	user := func(payload string) string { return row("users", id(2), "INSERT", 0, payload) }
+	for name, tc := range map[string]struct {
+		row, rejection string
+	}{
+		"a missing value":           {user(`{}`), `{"sqlstate":"23502","schema":"business","table":"users","column":"name"}`},
+		"a null value":              {user(`{"name":null}`), `{"sqlstate":"23502","schema":"business","table":"users","column":"name"}`},
+		"a check":                   {user(`{"name":""}`), `{"sqlstate":"23514","schema":"business","table":"users","constraint":"name_is_not_empty"}`},
+		"a unique constraint":       {user(`{"name":"x","email":"a@example.org"}`), `{"sqlstate":"23505","schema":"business","table":"users","constraint":"email_is_unique"}`},
+		"a foreign key":             {row("posts", id(3), "INSERT", 0, `{"author_id":"`+id(9)+`"}`), `{"sqlstate":"23503","schema":"business","table":"posts","constraint":"author_exists"}`},
+		"text for a number":         {user(`{"name":"x","age":"old"}`), `{"sqlstate":"22P02"}`},
+		"a number out of range":     {user(`{"name":"x","age":2147483648}`), `{"sqlstate":"22003"}`},
+		"a fraction for an integer": {user(`{"name":"x","age":1.5}`), `{"sqlstate":"22P02"}`},
+		"text that is too long":     {row("posts", id(3), "INSERT", 0, `{"title":"123456789012345678901"}`), `{"sqlstate":"22001"}`},
+		"text for a uuid":           {row("posts", id(3), "INSERT", 0, `{"author_id":"x"}`), `{"sqlstate":"22P02"}`},
+		"text for a time":           {row("notes", "a", "INSERT", 0, `{"at":"soon"}`), `{"sqlstate":"22007"}`},
+		"a time out of range":       {row("notes", "a", "INSERT", 0, `{"at":"2026-13-45T00:00:00Z"}`), `{"sqlstate":"22008"}`},
+		"an exception":              {user(`{"name":"refused"}`), `{"sqlstate":"P0001"}`},
+		"an exception of its own":   {user(`{"name":"own code"}`), `{"sqlstate":"APP01"}`},
+		"a number without double":   {row("notes", "a", "INSERT", 0, `{"meta":{"n":1e400}}`), `{"sqlstate":"22003","schema":"business","table":"notes","key":{"id":"a"}}`},
+		"half of a surrogate":       {row("notes", "a", "INSERT", 0, `{"meta":"\ud800"}`), `{"sqlstate":"22P02"}`},
+	} {
+		want := `{"error":"push_rejected","message":"*","rejection":` + tc.rejection + `}`
+		pushID := d.staged(2, tc.row)
+		d.commit(pushID).is(422, want, name)
+		d.commit(pushID).is(422, want, name)
+		pushID = d.staged(2, note("fine", "INSERT", 0), tc.row)
+		d.commit(pushID).is(422, want, name+", beside a row that is fine")
+	}
+	d.do("GET", "/sync/pull?after_bundle_seq=1", "").is(200, `{"stable_bundle_seq":1,"bundles":[],"has_more":false}`)
+	require.Equal(t, 2, d.push(2, user(`{"name":"x"}`)))
+}

@@ -1,0 +1,492 @@
+-- The code made for each registered table, as text: what registration installs, and what runs instead where the table was
+-- altered since.
+--
+--   sync.capture_<id>   trigger function: notes the keys a statement touched
+--   sync.capture_row_<id>  trigger function for partitions that were added since: notes the key of a row
+--   sync.emit_<id>      writes effects from live rows into the log
+--   sync.apply_<id>     applies staged rows of a push
+--   sync.resolve_<id>   finds the scopes of keys, where the scope is found through a parent
+--
+-- Functions of their own, so that their statements are planned once a connection. Each knows the columns it was made
+-- for. If the table was altered since, it runs the same statement made afresh instead, so nothing is lost until
+-- sync.refresh_table makes the functions anew.
+--
+-- Locks: creates new objects only.
+
+-- +goose Up
+-- +goose StatementBegin
+--
+-- The statements made for a table, as text. Each is a function's body and, if the table was altered since, a dynamic statement.
+--
+-- sync.key_bytes_expression returns the SQL that makes key bytes of a row's key.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.key_bytes_expression(p_table sync.table_catalog, p_alias text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE p_table.key_type WHEN 'uuid' THEN format('uuid_send(%s.%I)', p_alias, p_table.key_column)
+                                 ELSE format('convert_to(%s.%I, ''UTF8'')', p_alias, p_table.key_column) END
+$$;
+COMMENT ON FUNCTION sync.key_bytes_expression(sync.table_catalog, text) IS 'SQL that makes key bytes of a row''s key.';
+
+-- sync.key_expression returns the SQL that makes a key of the table's type from key bytes.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.key_expression(p_table sync.table_catalog, p_key_bytes text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE p_table.key_type WHEN 'uuid' THEN format('encode(%s, ''hex'')::uuid', p_key_bytes)
+                                 ELSE format('convert_from(%s, ''UTF8'')', p_key_bytes) END
+$$;
+COMMENT ON FUNCTION sync.key_expression(sync.table_catalog, text) IS 'SQL that makes a key of the table''s type from key bytes.';
+
+-- sync.scope_expression returns the SQL that gives the scope id of a row: its scope column, or that of its parent, to any depth.
+-- Errors: OV030 if tables find their scope through each other. Locks: none.
+CREATE FUNCTION sync.scope_expression(p_table sync.table_catalog, p_alias text, p_depth integer DEFAULT 0)
+RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_parent_id integer;
+    v_parent sync.table_catalog;
+    v_parent_column name;
+    v_parent_alias text := format('p%s', p_depth + 1);
+BEGIN
+    IF p_table.scope_via IS NULL THEN
+        RETURN format('%s.%I::text', p_alias, p_table.scope_column);
+    ELSIF p_depth > 32 THEN
+        PERFORM sync.fail('OV030', format('%I.%I finds its scope through itself', p_table.schema_name, p_table.table_name), NULL, 'Name a parent that leads to a scope column.');
+    END IF;
+    SELECT f.parent_table_id, f.parent_columns[1] INTO v_parent_id, v_parent_column
+    FROM sync.foreign_keys f WHERE f.table_id = p_table.table_id AND f.columns = ARRAY[p_table.scope_via] AND f.parent_table_id IS NOT NULL;
+    IF v_parent_id IS NULL THEN
+        -- The parent is registered later in the same transaction, and then this is made again.
+        RETURN 'NULL::text';
+    END IF;
+    v_parent := sync.catalog_entry(v_parent_id);
+    RETURN format('(SELECT %s FROM %s AS %s WHERE %s.%I = %s.%I)', sync.scope_expression(v_parent, v_parent_alias, p_depth + 1),
+        v_parent.relation, v_parent_alias, v_parent_alias, v_parent_column, p_alias, p_table.scope_via);
+END
+$$;
+COMMENT ON FUNCTION sync.scope_expression(sync.table_catalog, text, integer) IS 'SQL that gives the scope id of a row, through parents if need be.';
+
+-- sync.scope_condition returns the SQL condition that a row belongs to a scope. On a scope column an index can serve it.
+-- Errors: as sync.scope_expression. Locks: none.
+CREATE FUNCTION sync.scope_condition(p_table sync.table_catalog, p_alias text, p_user_id text)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN p_table.scope_via IS NULL THEN format('%s.%I = %s::%s', p_alias, p_table.scope_column, p_user_id, p_table.scope_type)
+                ELSE format('%s = %s', sync.scope_expression(p_table, p_alias), p_user_id) END
+$$;
+COMMENT ON FUNCTION sync.scope_condition(sync.table_catalog, text, text) IS 'SQL condition that a row belongs to a scope.';
+
+-- sync.wire_columns returns the select list of a row's columns as they are on the wire, in canonical order.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.wire_columns(p_table sync.table_catalog, p_alias text)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(CASE WHEN c.is_bytea THEN format('translate(encode(%s.%I, ''base64''), E''\n'', '''') AS %I', p_alias, c.column_name, c.column_name)
+                           ELSE format('%s.%I', p_alias, c.column_name) END, ', ' ORDER BY c.column_name COLLATE "C")
+    FROM sync.table_columns c WHERE c.table_id = p_table.table_id AND c.is_sent
+$$;
+COMMENT ON FUNCTION sync.wire_columns(sync.table_catalog, text) IS 'Select list of a row''s columns as they are on the wire.';
+
+-- sync.capture_statement returns the query that gives the keys in a transition table, and the least and greatest scope.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.capture_statement(p_table sync.table_catalog, p_transition_table text)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('SELECT array_agg(%s), %s FROM %I AS n', sync.key_bytes_expression(p_table, 'n'),
+                  CASE WHEN p_table.scope_via IS NULL THEN format('min(n.%1$I::text COLLATE "C"), max(n.%1$I::text COLLATE "C")', p_table.scope_column)
+                       ELSE 'NULL::text, NULL::text' END, p_transition_table)
+$$;
+COMMENT ON FUNCTION sync.capture_statement(sync.table_catalog, text) IS 'Text of the query that reads keys and scopes from a transition table.';
+
+-- sync.scopes_statement returns the query that gives the scope of each row in a transition table, in the order of sync.capture_statement.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.scopes_statement(p_table sync.table_catalog, p_transition_table text)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('SELECT array_agg(%s) FROM %I AS n', CASE WHEN p_table.scope_via IS NULL THEN format('n.%I::text', p_table.scope_column) ELSE 'NULL::text' END, p_transition_table)
+$$;
+COMMENT ON FUNCTION sync.scopes_statement(sync.table_catalog, text) IS 'Text of the query that reads the scope of each row from a transition table.';
+
+-- sync.emit_statement returns the statement that writes effects from live rows. Its parameters are those of sync.emit_<id>.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.emit_statement(p_table sync.table_catalog)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format($f$
+    WITH logged AS (
+        INSERT INTO sync.bundle_rows AS r (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
+        SELECT b.user_pk, b.bundle_seq, k.row_ordinal, %1$s,
+               CASE WHEN live.%2$I IS NULL THEN 'D' WHEN k.was_live THEN 'U' ELSE 'I' END::"char",
+               k.key_bytes,
+               CASE WHEN live.%2$I IS NOT NULL THEN row_to_json(live.*)::text END
+        FROM unnest($1, $2, $3, $4) AS k(user_pk, row_ordinal, key_bytes, was_live)
+        JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
+        LEFT JOIN LATERAL (
+            SELECT %3$s FROM %4$s AS t WHERE %5$s AND t.%2$I = %6$s OFFSET 0
+        ) AS live ON true
+        WHERE live.%2$I IS NOT NULL OR k.was_live
+        RETURNING r.user_pk, r.op, octet_length(r.payload) AS payload_bytes
+    ), counted AS (
+        SELECT l.user_pk, count(*) AS row_count, sum(l.payload_bytes) AS payload_bytes,
+               count(*) FILTER (WHERE l.op = 'I') - count(*) FILTER (WHERE l.op = 'D') AS live_rows
+        FROM logged l GROUP BY l.user_pk
+    ), before AS (
+        SELECT k.user_pk, sum(k.payload_bytes) AS payload_bytes FROM unnest($1, $5) AS k(user_pk, payload_bytes) GROUP BY k.user_pk
+    )
+    UPDATE sync.open_bundles b
+    SET row_count = b.row_count + c.row_count, live_row_delta = b.live_row_delta + c.live_rows,
+        live_byte_delta = b.live_byte_delta + coalesce(c.payload_bytes, 0) - before.payload_bytes
+    FROM counted c JOIN before ON before.user_pk = c.user_pk
+    WHERE b.xid = pg_current_xact_id() AND b.user_pk = c.user_pk$f$,
+        p_table.table_id, p_table.key_column, sync.wire_columns(p_table, 't'), p_table.relation,
+        sync.scope_condition(p_table, 't', 'b.user_id'), sync.key_expression(p_table, 'k.key_bytes'))
+$$;
+COMMENT ON FUNCTION sync.emit_statement(sync.table_catalog) IS 'Text of the statement that writes effects of one table from live rows into the log.';
+
+-- sync.guard_statement returns the query that tells whether a live row of the effects refers across scopes, by a foreign key that
+-- does not include the scope; null if there is no such key. Its parameters $1 and $3 are those of sync.emit_<id>.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.guard_statement(p_table sync.table_catalog)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(g.sql, ' OR ')
+    FROM (
+        SELECT format($f$EXISTS (
+            SELECT FROM unnest($1, $3) AS k(user_pk, key_bytes)
+            JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
+            CROSS JOIN LATERAL (SELECT t.* FROM %1$s AS t WHERE %2$s AND t.%3$I = %4$s OFFSET 0) AS t
+            CROSS JOIN LATERAL (SELECT %5$s AS scope FROM %6$s AS p WHERE %7$s OFFSET 0) AS p
+            WHERE p.scope COLLATE "C" <> b.user_id)$f$,
+            p_table.relation, sync.scope_condition(p_table, 't', 'b.user_id'), p_table.key_column, sync.key_expression(p_table, 'k.key_bytes'),
+            sync.scope_expression(parent.entry, 'p'), (parent.entry).relation,
+            (SELECT string_agg(format('p.%I = t.%I', c.parent_column, c.child_column), ' AND ') FROM unnest(f.columns, f.parent_columns) AS c(child_column, parent_column))) AS sql
+        FROM sync.foreign_keys f
+        CROSS JOIN LATERAL (SELECT sync.catalog_entry(f.parent_table_id) AS entry OFFSET 0) AS parent
+        WHERE f.table_id = p_table.table_id AND f.parent_table_id IS NOT NULL AND f.columns IS DISTINCT FROM ARRAY[p_table.scope_via]
+          AND NOT EXISTS (SELECT FROM unnest(f.columns, f.parent_columns) AS c(child_column, parent_column)
+                          WHERE c.child_column = p_table.scope_column AND c.parent_column = (parent.entry).scope_column)
+    ) AS g
+$$;
+COMMENT ON FUNCTION sync.guard_statement(sync.table_catalog) IS 'Text of the condition that a row refers across scopes; null if no foreign key can.';
+
+-- sync.apply_statement returns the statement that applies staged rows of one operation (I, U or D). Its parameters are
+-- $1 push_id, $2 user_id, $3 first and $4 last row_ordinal.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char")
+RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_staged text := format('s.push_id = $1 AND s.table_id = %s AND s.op = %L AND s.row_ordinal BETWEEN $3 AND $4', p_table.table_id, p_op);
+    v_written name[] := (SELECT array_agg(c.column_name ORDER BY c.column_name COLLATE "C") FROM sync.table_columns c
+                         WHERE c.table_id = p_table.table_id AND NOT c.is_generated AND NOT c.is_scope);
+    -- A name that no column can have, so that it means the row.
+    v_mine text := format('%s AND "T".%I = %s', sync.scope_condition(p_table, '"T"', '$2'), p_table.key_column, sync.key_expression(p_table, 's.key_bytes'));
+    v_defaults text;
+    v_set text;
+BEGIN
+    IF p_op = 'I' THEN
+        -- What a payload does not name keeps the value it has in the base row: the column's default.
+        SELECT string_agg(coalesce(CASE WHEN a.attgenerated = '' AND a.attidentity = '' AND a.attnum IS DISTINCT FROM p_table.scope_attnum THEN pg_get_expr(d.adbin, d.adrelid) END, 'NULL'), ', ' ORDER BY a.attnum)
+        INTO v_defaults
+        FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = p_table.relation AND a.attnum > 0 AND NOT a.attisdropped;
+        RETURN format($f$
+        INSERT INTO %1$s (%2$s%3$s)
+        SELECT %4$s%5$s
+        FROM (SELECT json_populate_record(ROW(%6$s)::%1$s, s.payload::json) AS r
+              FROM sync.staged_rows s WHERE %7$s ORDER BY s.row_ordinal OFFSET 0) AS q$f$,
+            p_table.relation, coalesce(quote_ident(p_table.scope_column) || ', ', ''),
+            (SELECT string_agg(quote_ident(w), ', ' ORDER BY o) FROM unnest(v_written) WITH ORDINALITY AS u(w, o)),
+            CASE WHEN p_table.scope_type IS NULL THEN '' ELSE format('$2::%s, ', p_table.scope_type) END,
+            (SELECT string_agg(format('(q.r).%I', w), ', ' ORDER BY o) FROM unnest(v_written) WITH ORDINALITY AS u(w, o)),
+            v_defaults, v_staged);
+    ELSIF p_op = 'U' THEN
+        -- A payload that names no column is an update all the same, so the key stands in where there is nothing else.
+        v_written := array_remove(v_written, p_table.key_column);
+        v_set := CASE WHEN cardinality(v_written) = 0 THEN format('%I = "T".%I', p_table.key_column, p_table.key_column)
+            ELSE (SELECT format('(%s) = (SELECT %s FROM json_populate_record("T", s.payload::json) AS r)',
+                                string_agg(quote_ident(w), ', ' ORDER BY o), string_agg(format('r.%I', w), ', ' ORDER BY o))
+                  FROM unnest(v_written) WITH ORDINALITY AS u(w, o)) END;
+        RETURN format($f$
+        UPDATE %s AS "T" SET %s
+        FROM sync.staged_rows s WHERE %s AND %s$f$, p_table.relation, v_set, v_staged, v_mine);
+    ELSE
+        RETURN format($f$
+        DELETE FROM %s AS "T"
+        USING sync.staged_rows s WHERE %s AND %s$f$, p_table.relation, v_staged, v_mine);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.apply_statement(sync.table_catalog, "char") IS 'Text of the statement that applies staged rows of one operation to a table.';
+
+--
+-- Bodies of the functions made for a table.
+--
+-- sync.capture_body returns the body of sync.capture_<id>.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.capture_body(p_table sync.table_catalog)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format($f$
+DECLARE
+    v_keys bytea[]; v_min text; v_max text; v_scopes text[];
+    v_old_keys bytea[]; v_old_min text; v_old_max text; v_old_scopes text[];
+    v_table sync.table_catalog;
+    v_is_stale boolean := sync.columns_fingerprint(TG_RELID) <> %2$s;
+BEGIN
+    IF v_is_stale THEN
+        v_table := sync.catalog_entry(%1$s);
+        IF TG_OP <> 'DELETE' THEN EXECUTE sync.capture_statement(v_table, 'new_rows') INTO v_keys, v_min, v_max; END IF;
+        IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_statement(v_table, 'old_rows') INTO v_old_keys, v_old_min, v_old_max; END IF;
+    ELSE
+        IF TG_OP <> 'DELETE' THEN %3$s INTO v_keys, v_min, v_max; END IF;
+        IF TG_OP <> 'INSERT' THEN %4$s INTO v_old_keys, v_old_min, v_old_max; END IF;
+    END IF;
+    IF v_keys IS NULL AND v_old_keys IS NULL THEN
+        RETURN NULL;
+    END IF;
+    v_scopes := CASE WHEN v_min IS NOT NULL THEN ARRAY[v_min] END;
+    v_old_scopes := CASE WHEN v_old_min IS NOT NULL THEN ARRAY[v_old_min] END;
+    IF v_min <> v_max OR v_old_min <> v_old_max THEN
+        -- A statement over several scopes: note the scope of each row.
+        IF v_is_stale THEN
+            IF TG_OP <> 'DELETE' THEN EXECUTE sync.scopes_statement(v_table, 'new_rows') INTO v_scopes; END IF;
+            IF TG_OP <> 'INSERT' THEN EXECUTE sync.scopes_statement(v_table, 'old_rows') INTO v_old_scopes; END IF;
+        ELSE
+            IF TG_OP <> 'DELETE' THEN %5$s INTO v_scopes; END IF;
+            IF TG_OP <> 'INSERT' THEN %6$s INTO v_old_scopes; END IF;
+        END IF;
+    END IF;
+    -- An update that changes neither key nor scope gives the same twice, in the same order.
+    IF v_old_keys IS NOT NULL AND (v_old_keys IS DISTINCT FROM v_keys OR v_old_scopes IS DISTINCT FROM v_scopes) THEN
+        PERFORM sync.capture(%1$s, v_old_keys, v_old_scopes);
+    END IF;
+    IF v_keys IS NOT NULL THEN
+        PERFORM sync.capture(%1$s, v_keys, v_scopes);
+    END IF;
+    RETURN NULL;
+END
+$f$, p_table.table_id, p_table.columns_fingerprint,
+        sync.capture_statement(p_table, 'new_rows'), sync.capture_statement(p_table, 'old_rows'),
+        sync.scopes_statement(p_table, 'new_rows'), sync.scopes_statement(p_table, 'old_rows'))
+$$;
+COMMENT ON FUNCTION sync.capture_body(sync.table_catalog) IS 'Body of the trigger function made for a table.';
+
+-- sync.stale_condition returns the SQL condition that the code made for a table no longer fits: its columns were changed, or it or a table that
+-- its code names was renamed or moved.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.stale_condition(p_table sync.table_catalog)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE named AS (
+        SELECT p_table.relation::oid AS oid
+        UNION
+        SELECT p.relation::oid
+        FROM named n
+        JOIN sync.table_catalog t ON t.relation = n.oid AND t.unregistered_at IS NULL
+        JOIN sync.foreign_keys f ON f.table_id = t.table_id AND (t.table_id = p_table.table_id OR f.columns = ARRAY[t.scope_via])
+        JOIN sync.table_catalog p ON p.table_id = f.parent_table_id
+    )
+    SELECT format('sync.columns_fingerprint(%s) <> %s OR ARRAY[%s]::regclass[]::text[] <> %L', p_table.relation::oid, p_table.columns_fingerprint,
+                  string_agg(n.oid::text, ', ' ORDER BY n.oid), array_agg(n.oid::regclass::text ORDER BY n.oid))
+    FROM named n
+$$;
+COMMENT ON FUNCTION sync.stale_condition(sync.table_catalog) IS 'SQL condition that the code made for a table no longer fits.';
+
+-- sync.emit_statements returns what sync.emit_<id> runs: the effects, then the guard against references across scopes, then whose row is
+-- whose where the scope is found through a parent. The parameters are those of sync.emit_<id>.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.emit_statements(p_table sync.table_catalog)
+RETURNS text[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_remove(ARRAY[
+        sync.emit_statement(p_table),
+        CASE WHEN sync.guard_statement(p_table) IS NOT NULL THEN format($f$
+        SELECT sync.fail('OV033', %L, NULL, 'A row may refer only to rows of its own scope.') WHERE $1 IS NOT NULL AND $2 IS NOT NULL AND $4 IS NOT NULL AND $5 IS NOT NULL AND (%s)$f$,
+            format('a row of %I.%I refers to a row of another scope', p_table.schema_name, p_table.table_name), sync.guard_statement(p_table)) END,
+        CASE WHEN p_table.scope_via IS NOT NULL THEN format($f$
+        WITH ended AS (
+            DELETE FROM sync.row_owners o USING unnest($3) AS k(key_bytes)
+            WHERE $2 IS NOT NULL AND $4 IS NOT NULL AND $5 IS NOT NULL AND o.table_id = %1$s AND o.key_bytes = k.key_bytes
+              AND NOT EXISTS (SELECT FROM %2$s AS t WHERE t.%4$I = %5$s)
+        )
+        INSERT INTO sync.row_owners AS o (table_id, user_pk, key_bytes)
+        SELECT %1$s, b.user_pk, k.key_bytes
+        FROM unnest($1, $3) AS k(user_pk, key_bytes)
+        JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
+        CROSS JOIN LATERAL (SELECT FROM %2$s AS t WHERE %3$s AND t.%4$I = %5$s OFFSET 0) AS live
+        ON CONFLICT ON CONSTRAINT row_owners_pkey DO UPDATE SET user_pk = excluded.user_pk$f$,
+            p_table.table_id, p_table.relation, sync.scope_condition(p_table, 't', 'b.user_id'), p_table.key_column, sync.key_expression(p_table, 'k.key_bytes')) END
+    ], NULL)
+$$;
+COMMENT ON FUNCTION sync.emit_statements(sync.table_catalog) IS 'Statements that write effects of a table into the log and check them.';
+
+-- sync.emit_stale runs the statements of sync.emit_<id> as they would be made now.
+-- Errors: as these. Locks: none.
+CREATE FUNCTION sync.emit_stale(p_table_id integer, p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_was_live boolean[], p_bytes_before integer[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_statement text;
+BEGIN
+    FOREACH v_statement IN ARRAY sync.emit_statements(sync.catalog_entry(p_table_id)) LOOP
+        EXECUTE v_statement USING p_user_pks, p_ordinals, p_keys, p_was_live, p_bytes_before;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sync.emit_stale(integer, bigint[], integer[], bytea[], boolean[], integer[]) IS 'Writes effects of a table that was altered since registration.';
+
+-- sync.emit_body returns the body of sync.emit_<id>.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.emit_body(p_table sync.table_catalog)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format($f$
+BEGIN
+    IF %1$s THEN
+        PERFORM sync.emit_stale(%2$s, $1, $2, $3, $4, $5);
+        RETURN;
+    END IF;
+    %3$s;
+END
+$f$, sync.stale_condition(p_table), p_table.table_id,
+        (SELECT string_agg(regexp_replace(s.sql, '^\s*SELECT', 'PERFORM'), E';\n    ' ORDER BY s.place) FROM unnest(sync.emit_statements(p_table)) WITH ORDINALITY AS s(sql, place)))
+$$;
+COMMENT ON FUNCTION sync.emit_body(sync.table_catalog) IS 'Body of the function that writes effects of a table into the log.';
+
+-- sync.apply_body returns the body of sync.apply_<id>.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.apply_body(p_table sync.table_catalog)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format($f$
+BEGIN
+    IF %1$s THEN
+        EXECUTE sync.apply_statement(sync.catalog_entry(%2$s), $5) USING $1, $2, $3, $4;
+    ELSIF $5 = 'I' THEN %3$s;
+    ELSIF $5 = 'U' THEN %4$s;
+    ELSE %5$s;
+    END IF;
+END
+$f$, sync.stale_condition(p_table), p_table.table_id,
+        sync.apply_statement(p_table, 'I'), sync.apply_statement(p_table, 'U'), sync.apply_statement(p_table, 'D'))
+$$;
+COMMENT ON FUNCTION sync.apply_body(sync.table_catalog) IS 'Body of the function that applies staged rows to a table.';
+
+-- sync.capture_row_body returns the body of sync.capture_row_<id>. Partitions that were added since have no statement triggers: their
+-- rows are noted one by one, until sync.refresh_table gives them triggers of their own. What was written through the parent is noted
+-- twice, which does no harm.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.capture_row_body(p_table sync.table_catalog)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format($f$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = TG_RELID AND g.tgname = 'oversync_capture_insert' AND g.tgfoid = 'sync.capture_%1$s()'::regprocedure) THEN
+        IF TG_OP <> 'INSERT' THEN PERFORM sync.capture(%1$s, ARRAY[%2$s], %3$s); END IF;
+        IF TG_OP <> 'DELETE' THEN PERFORM sync.capture(%1$s, ARRAY[%4$s], %5$s); END IF;
+    END IF;
+    RETURN NULL;
+END
+$f$, p_table.table_id,
+        sync.key_bytes_expression(p_table, 'OLD'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[OLD.%I::text]', p_table.scope_column) ELSE 'NULL' END,
+        sync.key_bytes_expression(p_table, 'NEW'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[NEW.%I::text]', p_table.scope_column) ELSE 'NULL' END)
+$$;
+COMMENT ON FUNCTION sync.capture_row_body(sync.table_catalog) IS 'Body of the trigger function for partitions that were added since registration.';
+
+-- sync.resolve_statement returns the query of sync.resolve_<id>: the scopes that keys are in, by the log and by the live rows.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.resolve_statement(p_table sync.table_catalog)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format($f$
+    SELECT array_agg(r.key_bytes ORDER BY r.place), array_agg(r.scope ORDER BY r.place)
+    FROM (SELECT k.key_bytes, u.user_id AS scope, k.place
+          FROM unnest($1) WITH ORDINALITY AS k(key_bytes, place)
+          JOIN sync.row_owners o ON o.table_id = %1$s AND o.key_bytes = k.key_bytes
+          JOIN sync.user_state u ON u.user_pk = o.user_pk
+          UNION
+          SELECT k.key_bytes, %2$s, k.place
+          FROM unnest($1) WITH ORDINALITY AS k(key_bytes, place)
+          CROSS JOIN LATERAL (SELECT * FROM %3$s AS x WHERE x.%4$I = %5$s OFFSET 0) AS t) AS r
+    WHERE r.scope IS NOT NULL$f$, p_table.table_id, sync.scope_expression(p_table, 't'), p_table.relation, p_table.key_column, sync.key_expression(p_table, 'k.key_bytes'))
+$$;
+COMMENT ON FUNCTION sync.resolve_statement(sync.table_catalog) IS 'Text of the query that finds the scopes of keys.';
+
+-- sync.resolve_body returns the body of sync.resolve_<id>.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.resolve_body(p_table sync.table_catalog)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format($f$
+BEGIN
+    IF %1$s THEN
+        EXECUTE sync.resolve_statement(sync.catalog_entry(%2$s)) INTO keys, scopes USING $1;
+    ELSE
+        %3$s INTO keys, scopes;
+    END IF;
+END
+$f$, sync.stale_condition(p_table), p_table.table_id, sync.resolve_statement(p_table))
+$$;
+COMMENT ON FUNCTION sync.resolve_body(sync.table_catalog) IS 'Body of the function that finds the scopes of keys.';
+-- +goose StatementEnd
+
+-- +goose Down
+DROP FUNCTION sync.resolve_body(sync.table_catalog);
+DROP FUNCTION sync.resolve_statement(sync.table_catalog);
+DROP FUNCTION sync.capture_row_body(sync.table_catalog);
+DROP FUNCTION sync.apply_body(sync.table_catalog);
+DROP FUNCTION sync.emit_body(sync.table_catalog);
+DROP FUNCTION sync.emit_stale(integer, bigint[], integer[], bytea[], boolean[], integer[]);
+DROP FUNCTION sync.emit_statements(sync.table_catalog);
+DROP FUNCTION sync.stale_condition(sync.table_catalog);
+DROP FUNCTION sync.capture_body(sync.table_catalog);
+DROP FUNCTION sync.apply_statement(sync.table_catalog, "char");
+DROP FUNCTION sync.guard_statement(sync.table_catalog);
+DROP FUNCTION sync.emit_statement(sync.table_catalog);
+DROP FUNCTION sync.scopes_statement(sync.table_catalog, text);
+DROP FUNCTION sync.capture_statement(sync.table_catalog, text);
+DROP FUNCTION sync.wire_columns(sync.table_catalog, text);
+DROP FUNCTION sync.scope_condition(sync.table_catalog, text, text);
+DROP FUNCTION sync.scope_expression(sync.table_catalog, text, integer);
+DROP FUNCTION sync.key_expression(sync.table_catalog, text);
+DROP FUNCTION sync.key_bytes_expression(sync.table_catalog, text);

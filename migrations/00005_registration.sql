@@ -1,0 +1,480 @@
+-- Registration: what a table must look like, and sync.register_table itself.
+--
+-- Locks: creates new objects only.
+
+-- +goose Up
+-- +goose StatementBegin
+--
+-- What a table must look like.
+--
+-- sync.registration_problems returns what keeps a table from being registered, and the remedy of each.
+-- p_scope is its scope column; p_scope_via, if not null, counts instead: the column that refers to the parent with the scope.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_scope name, p_scope_via name)
+RETURNS TABLE (problem text, remedy text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH rel AS (
+        SELECT c.oid, c.relname, n.nspname, c.relkind, c.relpersistence, c.relispartition, format('%I.%I', n.nspname, c.relname) AS full_name
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = p_relation
+    ), cols AS (
+        SELECT a.attname, a.attnum, a.attnotnull, a.atttypid::regtype::text AS type_name, a.attgenerated, coalesce(l.collisdeterministic, true) AS is_deterministic
+        FROM pg_attribute a LEFT JOIN pg_collation l ON l.oid = a.attcollation
+        WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+    ), key_col AS (SELECT * FROM cols WHERE attname = p_key),
+    scope_col AS (SELECT * FROM cols WHERE attname = p_scope AND p_scope_via IS NULL),
+    via_col AS (SELECT * FROM cols WHERE attname = p_scope_via),
+    uniques AS (
+        -- As sets of columns: their order does not matter to what is unique.
+        SELECT ARRAY(SELECT k.attnum FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS k(attnum, place) WHERE k.place <= i.indnkeyatts ORDER BY 1) AS attnums
+        FROM pg_index i
+        WHERE i.indrelid = p_relation AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+    )
+    SELECT format('%s is a %s', r.full_name,
+                  CASE r.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' WHEN 'S' THEN 'sequence' ELSE format('relation of kind %s', r.relkind) END),
+           'Register the table that holds the rows.'
+    FROM rel r WHERE r.relkind NOT IN ('r', 'p')
+    UNION ALL
+    SELECT format('%s is %s', r.full_name, CASE r.relpersistence WHEN 't' THEN 'temporary' ELSE 'unlogged' END),
+           CASE r.relpersistence WHEN 't' THEN 'Use a permanent table.' ELSE format('ALTER TABLE %s SET LOGGED;', r.full_name) END
+    FROM rel r WHERE r.relkind IN ('r', 'p') AND r.relpersistence <> 'p'
+    UNION ALL
+    SELECT format('%s belongs to the system', r.full_name), 'Register a table of the application.'
+    FROM rel r WHERE r.nspname IN ('sync', 'pg_catalog', 'information_schema', 'pg_toast')
+    UNION ALL
+    SELECT format('%s is a partition', r.full_name),
+           format('Register its parent: SELECT sync.register_table(%L);', (SELECT h.inhparent::regclass FROM pg_inherits h WHERE h.inhrelid = r.oid))
+    FROM rel r WHERE r.relispartition
+    UNION ALL
+    SELECT format('%s takes part in table inheritance', r.full_name), 'Use declarative partitioning, or a table without children.'
+    FROM rel r WHERE NOT r.relispartition AND r.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE r.oid IN (h.inhparent, h.inhrelid))
+    UNION ALL
+    SELECT format('the name %I.%I is not made of a-z, 0-9 and _', r.nspname, r.relname),
+           CASE WHEN r.nspname !~ '^[a-z0-9_]+$' THEN format('ALTER SCHEMA %I RENAME TO …;', r.nspname) ELSE format('ALTER TABLE %s RENAME TO …;', r.full_name) END
+    FROM rel r WHERE (r.nspname || r.relname) !~ '^[a-z0-9_]+$'
+    UNION ALL
+    SELECT format('column %I of %s is not made of a-z, 0-9 and _', c.attname, r.full_name), format('ALTER TABLE %s RENAME COLUMN %I TO …;', r.full_name, c.attname)
+    FROM rel r, cols c WHERE c.attname !~ '^[a-z0-9_]+$'
+    UNION ALL
+    SELECT format('%s has no key column %I', r.full_name, p_key), 'Name the key column: sync_key => ''…''.'
+    FROM rel r WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM key_col)
+    UNION ALL
+    SELECT format('key column %I of %s has type %s', k.attname, r.full_name, k.type_name), 'Keys are of type uuid or text.'
+    FROM rel r, key_col k WHERE k.type_name NOT IN ('uuid', 'text')
+    UNION ALL
+    SELECT format('key column %I of %s is generated', k.attname, r.full_name), 'Clients choose the key of a new row: make it an ordinary column.'
+    FROM rel r, key_col k WHERE k.attgenerated <> ''
+    UNION ALL
+    SELECT format('key column %I of %s has a nondeterministic collation', k.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE text COLLATE "C";', r.full_name, k.attname)
+    FROM rel r, key_col k WHERE NOT k.is_deterministic
+    UNION ALL
+    SELECT format('%s has no scope column %I', r.full_name, p_scope),
+           format('Name the column that says whose row it is: scope => ''…''; or the column that refers to a parent which has one: scope_via => ''…''; or ALTER TABLE %s ADD COLUMN %I text NOT NULL;', r.full_name, p_scope)
+    FROM rel r WHERE p_scope_via IS NULL AND r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM scope_col)
+    UNION ALL
+    SELECT format('scope column %I of %s has type %s', s.attname, r.full_name, s.type_name), 'A scope column is of type text, varchar, uuid, integer or bigint.'
+    FROM rel r, scope_col s WHERE s.type_name NOT IN ('text', 'character varying', 'uuid', 'integer', 'bigint')
+    UNION ALL
+    SELECT format('%s has no column %I', r.full_name, p_scope_via), 'Name the column that refers to the parent: scope_via => ''…''.'
+    FROM rel r WHERE p_scope_via IS NOT NULL AND NOT EXISTS (SELECT FROM via_col)
+    UNION ALL
+    SELECT format('column %I of %s does not refer to one other table', v.attname, r.full_name),
+           format('ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES … DEFERRABLE INITIALLY DEFERRED;', r.full_name, v.attname)
+    FROM rel r, via_col v
+    WHERE (SELECT count(*) FROM pg_constraint k WHERE k.conrelid = p_relation AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[v.attnum] AND k.confrelid <> k.conrelid) <> 1
+    UNION ALL
+    SELECT format('column %I of %s may be null', c.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL;', r.full_name, c.attname)
+    FROM rel r, cols c WHERE c.attname IN (p_key, coalesce(p_scope_via, p_scope)) AND NOT c.attnotnull
+    UNION ALL
+    SELECT format('scope and key of %s are the same column %I', r.full_name, p_key), 'Name another key column: sync_key => ''…''.'
+    FROM rel r WHERE p_key = coalesce(p_scope_via, p_scope)
+    UNION ALL
+    SELECT format('%s has no unique constraint on (%I, %I) or (%I)', r.full_name, s.attname, k.attname, k.attname), format('ALTER TABLE %s ADD UNIQUE (%I, %I);', r.full_name, s.attname, k.attname)
+    FROM rel r, key_col k, scope_col s
+    WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (
+        SELECT FROM uniques u WHERE u.attnums = ARRAY[k.attnum] OR u.attnums = ARRAY[least(k.attnum, s.attnum), greatest(k.attnum, s.attnum)])
+    UNION ALL
+    SELECT format('%s has no unique constraint on (%I)', r.full_name, k.attname), format('ALTER TABLE %s ADD UNIQUE (%I);', r.full_name, k.attname)
+    FROM rel r, key_col k
+    WHERE r.relkind IN ('r', 'p') AND p_scope_via IS NOT NULL AND NOT EXISTS (SELECT FROM uniques u WHERE u.attnums = ARRAY[k.attnum])
+$$;
+COMMENT ON FUNCTION sync.registration_problems(regclass, name, name, name) IS 'What keeps a table from being registered, and the remedy of each; no row means that it can be.';
+
+-- sync.foreign_key_problems returns the foreign keys of registered tables that sync cannot keep, and the remedy of each.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.foreign_key_problems()
+RETURNS TABLE (table_id integer, problem text, remedy text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT f.table_id, format('foreign key %I of %I.%I refers to %I.%I, which is not registered', f.constraint_name, f.schema_name, f.table_name, f.parent_schema, f.parent_table),
+           format('Register it in the same transaction: SELECT sync.register_table(%L); or say that it stays outside: external_references => %L.',
+                  format('%I.%I', f.parent_schema, f.parent_table), ARRAY[f.constraint_name])
+    FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
+    WHERE f.parent_table_id IS NULL AND f.columns IS DISTINCT FROM ARRAY[t.scope_via]
+      AND NOT t.external_references && ARRAY[f.constraint_name::text, f.parent_schema || '.' || f.parent_table]
+    UNION ALL
+    SELECT f.table_id, format('the scope of %I.%I is found through %I.%I, which is not registered', f.schema_name, f.table_name, f.parent_schema, f.parent_table),
+           format('Register it in the same transaction: SELECT sync.register_table(%L);', format('%I.%I', f.parent_schema, f.parent_table))
+    FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
+    WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via]
+    UNION ALL
+    SELECT f.table_id, format('foreign key %I of %I.%I is not deferrable, and its tables refer to each other in a cycle', f.constraint_name, f.schema_name, f.table_name),
+           format('ALTER TABLE %I.%I ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED;', f.schema_name, f.table_name, f.constraint_name)
+    FROM sync.foreign_keys f
+    JOIN sync.table_order c ON c.table_id = f.table_id
+    JOIN sync.table_order p ON p.table_id = f.parent_table_id
+    WHERE NOT f.is_deferrable AND NOT f.is_self_reference AND c.cycle_group > 0 AND c.cycle_group = p.cycle_group
+$$;
+COMMENT ON FUNCTION sync.foreign_key_problems() IS 'Foreign keys of registered tables that sync cannot keep, and the remedy of each.';
+
+-- sync.check_foreign_keys is the deferred trigger function that judges the set of registered tables when the transaction ends,
+-- so that a set, a cycle too, can be registered in any order.
+-- Errors: OV030 with problem and remedy. Locks: none.
+CREATE FUNCTION sync.check_foreign_keys()
+RETURNS trigger
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_problem text;
+    v_remedy text;
+BEGIN
+    SELECT p.problem, p.remedy INTO v_problem, v_remedy FROM sync.foreign_key_problems() p LIMIT 1;
+    IF FOUND THEN
+        PERFORM sync.fail('OV030', v_problem, NULL, v_remedy);
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sync.check_foreign_keys() IS 'Trigger function: judges at the end of the transaction whether the registered tables are closed over their foreign keys.';
+
+CREATE CONSTRAINT TRIGGER registered_tables_are_closed_over_foreign_keys
+    AFTER INSERT OR UPDATE ON sync.table_catalog DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION sync.check_foreign_keys();
+COMMENT ON TRIGGER registered_tables_are_closed_over_foreign_keys ON sync.table_catalog IS 'Judged at the end of the transaction.';
+
+--
+-- Installing and removing.
+--
+-- sync.install_functions makes the functions of a registered table (again).
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.install_functions(p_table sync.table_catalog)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id integer := p_table.table_id;
+    v_name text := format('%I.%I', p_table.schema_name, p_table.table_name);
+    -- The application's own triggers run under the search path they know, not under ours.
+    v_path text := concat_ws(', ', 'pg_catalog', (SELECT nullif(s.reset_val, '') FROM pg_settings s WHERE s.name = 'search_path'), 'pg_temp');
+    -- A disabled plan node looks so dear that the plan would be compiled: hence jit = off wherever one is.
+    -- How values are written does not depend on how a server or session is set.
+    v_settings text := 'SET timezone = ''UTC'' SET datestyle = ''ISO, MDY'' SET intervalstyle = ''postgres'' SET extra_float_digits = 1 SET bytea_output = ''hex'' SET array_nulls = on';
+BEGIN
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.capture_%s() RETURNS trigger LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
+        v_id, sync.capture_body(p_table));
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.capture_row_%s() RETURNS trigger LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
+        v_id, sync.capture_row_body(p_table));
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.emit_%s(p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_was_live boolean[], p_bytes_before integer[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp %s SET enable_seqscan = off SET jit = off AS %L', v_id, v_settings, sync.emit_body(p_table));
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_push_id uuid, p_user_id text, p_from integer, p_to integer, p_op "char") RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = %s %s SET enable_seqscan = off SET jit = off AS %L',
+        v_id, v_path, v_settings, sync.apply_body(p_table));
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.fire_deferred() RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L', v_path,
+        'BEGIN SET CONSTRAINTS ALL IMMEDIATE; END');
+    EXECUTE format('REVOKE ALL ON FUNCTION sync.capture_%1$s(), sync.capture_row_%1$s() FROM PUBLIC', v_id);
+    EXECUTE format('COMMENT ON FUNCTION sync.capture_row_%s() IS %L', v_id, format('Trigger function of partitions added to %s since: notes the key of a row.', v_name));
+    EXECUTE format('COMMENT ON FUNCTION sync.capture_%s() IS %L', v_id, format('Trigger function of %s: notes the keys that a statement touched.', v_name));
+    EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint[], integer[], bytea[], boolean[], integer[]) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
+    EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(uuid, text, integer, integer, "char") IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
+    IF p_table.scope_via IS NOT NULL THEN
+        EXECUTE format('CREATE OR REPLACE FUNCTION sync.resolve_%s(p_keys bytea[], OUT keys bytea[], OUT scopes text[]) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
+            v_id, sync.resolve_body(p_table));
+        EXECUTE format('COMMENT ON FUNCTION sync.resolve_%s(bytea[]) IS %L', v_id, format('Finds the scopes of rows of %s.', v_name));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.install_functions(sync.table_catalog) IS 'Makes the functions of a registered table.';
+
+-- sync.expected_triggers returns the triggers that a registered table and its partitions must have.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.expected_triggers(p_table_id integer)
+RETURNS TABLE (relation regclass, trigger_name name, function_name text, definition text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT part.relid, d.trigger_name::name, d.function_name,
+           format('CREATE OR REPLACE TRIGGER %I %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION sync.%I()', d.trigger_name, d.event, part.relid, d.transitions, d.function_name)
+    FROM sync.table_catalog t
+    CROSS JOIN LATERAL (SELECT t.relation AS relid UNION SELECT r.relid FROM pg_partition_tree(t.relation) r) AS part
+    CROSS JOIN (VALUES
+        ('oversync_capture_insert', 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows', 'capture'),
+        ('oversync_capture_update', 'AFTER UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows', 'capture'),
+        ('oversync_capture_delete', 'AFTER DELETE', 'REFERENCING OLD TABLE AS old_rows', 'capture'),
+        ('oversync_refuse_truncate', 'BEFORE TRUNCATE', '', 'refuse_truncate')) AS v(trigger_name, event, transitions, kind)
+    CROSS JOIN LATERAL (SELECT v.trigger_name, v.event, v.transitions, CASE v.kind WHEN 'capture' THEN 'capture_' || t.table_id ELSE v.kind END AS function_name) AS d
+    WHERE t.table_id = p_table_id AND t.unregistered_at IS NULL
+    UNION ALL
+    SELECT t.relation, 'oversync_capture_row', 'capture_row_' || t.table_id,
+           format('CREATE OR REPLACE TRIGGER oversync_capture_row AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION sync.%I()', t.relation, 'capture_row_' || t.table_id)
+    FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation AND c.relkind = 'p'
+    WHERE t.table_id = p_table_id AND t.unregistered_at IS NULL
+$$;
+COMMENT ON FUNCTION sync.expected_triggers(integer) IS 'Triggers that a registered table and its partitions must have, with the statement that makes each.';
+
+-- sync.install_triggers makes the triggers of a registered table and its partitions, as far as they are not there.
+-- Errors: 42501 if the caller does not own the table. Locks: SHARE ROW EXCLUSIVE on the table and its partitions, where one is missing.
+CREATE FUNCTION sync.install_triggers(p_table_id integer)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_definition text;
+BEGIN
+    FOR v_definition IN
+        SELECT e.definition FROM sync.expected_triggers(p_table_id) e
+        WHERE NOT EXISTS (SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
+                          WHERE g.tgrelid = e.relation AND g.tgname = e.trigger_name AND f.proname = e.function_name AND g.tgenabled IN ('O', 'A'))
+    LOOP
+        EXECUTE v_definition;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sync.install_triggers(integer) IS 'Makes the triggers of a registered table and its partitions, as far as they are not there.';
+
+-- sync.catalog_changed brings the order of tables up to date, and the functions that depend on other tables, and raises the catalog's version.
+-- Errors: none. Locks: the one row of sync.catalog_version until the transaction ends, so registrations queue.
+CREATE FUNCTION sync.catalog_changed(p_relation regclass DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE sync.table_catalog t SET apply_order = o.table_position
+    FROM sync.table_order o WHERE o.table_id = t.table_id AND t.apply_order <> o.table_position;
+    -- What is made for a table knows the scope of the tables that it refers to.
+    PERFORM sync.install_functions(t)
+    FROM sync.table_catalog t
+    WHERE t.unregistered_at IS NULL AND t.relation <> p_relation
+      AND (t.scope_via IS NOT NULL OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = t.relation AND k.contype = 'f' AND k.confrelid = p_relation));
+    UPDATE sync.catalog_version SET version = version + 1;
+END
+$$;
+COMMENT ON FUNCTION sync.catalog_changed(regclass) IS 'Brings what depends on the set of registered tables up to date and raises the catalog''s version.';
+
+-- sync.end_registration ends a catalog entry and removes what was made for it; the table may be gone.
+-- Errors: none. Locks: ACCESS EXCLUSIVE on the table until the transaction ends, and the rows of the scopes that have rows in it.
+CREATE FUNCTION sync.end_registration(p_table sync.table_catalog)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id integer := p_table.table_id;
+    v_trigger record;
+BEGIN
+    -- By function, so that partitions that were detached meanwhile are left as found too.
+    FOR v_trigger IN
+        SELECT g.tgrelid::regclass AS relation, g.tgname
+        FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid JOIN pg_namespace n ON n.oid = f.pronamespace
+        WHERE n.nspname = 'sync' AND g.tgparentid = 0
+          AND (f.proname IN ('capture_' || v_id, 'capture_row_' || v_id)
+               OR f.proname = 'refuse_truncate' AND EXISTS (SELECT FROM pg_trigger o JOIN pg_proc c ON c.oid = o.tgfoid WHERE o.tgrelid = g.tgrelid AND c.proname = 'capture_' || v_id))
+    LOOP
+        EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', v_trigger.tgname, v_trigger.relation);
+    END LOOP;
+    IF p_table.scope_column IS NOT NULL AND p_table.scope_default_before IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = p_table.relation) THEN
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT', p_table.relation, p_table.scope_column);
+    END IF;
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_row_%s()', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean[], integer[])', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(uuid, text, integer, integer, "char")', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.resolve_%s(bytea[])', v_id);
+    UPDATE sync.table_catalog t SET relation = NULL, unregistered_at = now() WHERE t.table_id = v_id;
+    DELETE FROM sync.table_order_overrides o WHERE p_table.relation IN (o.child, o.parent);
+    DELETE FROM sync.row_owners o WHERE o.table_id = v_id;
+    DELETE FROM sync.adoption_queue q WHERE q.table_id = v_id;
+    DELETE FROM sync.adoptions a WHERE a.table_id = v_id;
+    -- Snapshots leave its rows out from now on: they no longer count as live, and those being read start over.
+    WITH gone AS (
+        SELECT n.user_pk, count(*) AS row_count, sum(octet_length(n.payload)) AS byte_count
+        FROM (SELECT DISTINCT ON (r.user_pk, r.key_bytes) r.user_pk, r.op, r.payload
+              FROM sync.bundle_rows r WHERE r.table_id = v_id
+              ORDER BY r.user_pk, r.key_bytes, r.bundle_seq DESC) AS n
+        WHERE n.op <> 'D' GROUP BY n.user_pk
+    ), ended AS (
+        DELETE FROM sync.snapshot_sessions s USING gone g WHERE s.user_pk = g.user_pk
+    )
+    UPDATE sync.user_state u
+    SET live_row_count = u.live_row_count - g.row_count, live_byte_count = u.live_byte_count - g.byte_count
+    FROM gone g WHERE u.user_pk = g.user_pk;
+END
+$$;
+COMMENT ON FUNCTION sync.end_registration(sync.table_catalog) IS 'Ends a catalog entry and removes what was made for its table.';
+
+-- sync.register_table makes a table part of sync. Called again with the same arguments it changes nothing.
+--   sync_key             key column of type uuid or text; null: the one that the primary key names beside the scope
+--   scope                column that says whose row it is (text, varchar, uuid, integer or bigint)
+--   scope_via            instead: column that refers to the registered parent whose scope a row has
+--   policy               what a write outside a bundle does: reject it, or capture it into bundles at commit
+--   show_scope           whether clients see the scope column
+--   on_scope_change      with scope_via: when a parent changes its scope, refuse or move the rows along
+--   external_references  foreign keys (names, or schema.table referred to) that may point to tables that are not registered
+--   adopt                rows that are there already: now (in this transaction), later (CALL sync.adopt_table, the CLI or a running
+--                        server does it in batches), or auto: now up to 10,000 rows, else later
+-- Returns the table's id. Foreign keys are judged when the transaction ends, so a set can be registered in any order.
+-- Errors: OV030 with what is wrong and how to mend it. Locks: SHARE ROW EXCLUSIVE on the table until the transaction ends.
+CREATE FUNCTION sync.register_table(
+    tbl                 regclass,
+    sync_key            name DEFAULT NULL,
+    scope               name DEFAULT '_sync_scope_id',
+    policy              text DEFAULT NULL,
+    scope_via           name DEFAULT NULL,
+    show_scope          boolean DEFAULT false,
+    on_scope_change     text DEFAULT 'refuse',
+    external_references text[] DEFAULT '{}',
+    adopt               text DEFAULT 'auto')
+RETURNS integer
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_old sync.table_catalog;
+    v_table sync.table_catalog;
+    v_key name := sync_key;
+    v_scope name := CASE WHEN register_table.scope_via IS NULL THEN scope END;
+    v_problem text;
+    v_remedy text;
+BEGIN
+    -- One registration at a time: two servers that start together ask for the same tables.
+    PERFORM FROM sync.catalog_version FOR NO KEY UPDATE;
+    -- Tables that were dropped meanwhile give their names free.
+    PERFORM sync.end_registration(t) FROM sync.table_catalog t
+    WHERE t.unregistered_at IS NULL AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation);
+    IF coalesce(register_table.policy, 'reject') NOT IN ('reject', 'capture') OR register_table.on_scope_change NOT IN ('refuse', 'move') OR adopt NOT IN ('now', 'later', 'auto') THEN
+        PERFORM sync.fail('OV030', format('%s, %s or %s is not known', register_table.policy, register_table.on_scope_change, adopt), NULL,
+            'policy is reject or capture; on_scope_change is refuse or move; adopt is now, later or auto.');
+    END IF;
+    IF v_key IS NULL THEN
+        SELECT min(a.attname) INTO v_key
+        FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND a.attname IS DISTINCT FROM v_scope
+        WHERE i.indrelid = tbl AND i.indisprimary
+        HAVING count(*) = 1;
+        IF v_key IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = tbl AND c.relkind IN ('r', 'p')) THEN
+            PERFORM sync.fail('OV030', format('the primary key of %s does not name one key column beside the scope', tbl), NULL, 'Name the key column: sync_key => ''…''.');
+        END IF;
+    END IF;
+    SELECT t.* INTO v_old FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL;
+    IF v_old.table_id IS NOT NULL THEN
+        IF (v_old.key_column, v_old.scope_column, v_old.scope_via, v_old.scope_is_shown, v_old.on_scope_change) IS DISTINCT FROM (v_key, v_scope, register_table.scope_via, show_scope, register_table.on_scope_change) THEN
+            PERFORM sync.fail('OV030', format('%s is registered in another way', tbl), NULL,
+                format('SELECT sync.unregister_table(%L); then register it anew. SELECT * FROM sync.table_catalog; shows how it is registered.', tbl));
+        END IF;
+        UPDATE sync.table_catalog t SET policy = coalesce(register_table.policy, t.policy), external_references = register_table.external_references
+        WHERE t.table_id = v_old.table_id AND (t.policy, t.external_references) IS DISTINCT FROM (coalesce(register_table.policy, t.policy), register_table.external_references);
+        IF FOUND THEN
+            PERFORM sync.catalog_changed();
+        END IF;
+        PERFORM sync.install_triggers(v_old.table_id);
+        RETURN v_old.table_id;
+    END IF;
+    SELECT p.problem, p.remedy INTO v_problem, v_remedy FROM sync.registration_problems(tbl, v_key, v_scope, register_table.scope_via) p LIMIT 1;
+    IF FOUND THEN
+        PERFORM sync.fail('OV030', v_problem, NULL, v_remedy);
+    END IF;
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', tbl);
+    INSERT INTO sync.table_catalog AS t (relation, schema_name, table_name, key_column, key_type, key_attnum, scope_column, scope_type, scope_attnum, scope_via, scope_via_attnum,
+        scope_is_shown, on_scope_change, policy, external_references, columns_fingerprint, scope_default_before)
+    SELECT tbl, n.nspname, c.relname, v_key, k.atttypid::regtype::text, k.attnum, v_scope, s.atttypid::regtype::text, s.attnum, v.attname, v.attnum,
+           show_scope, register_table.on_scope_change, coalesce(register_table.policy, 'reject'), register_table.external_references,
+           sync.columns_fingerprint(tbl), (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = tbl AND d.adnum = s.attnum)
+    FROM pg_class c
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_attribute k ON k.attrelid = c.oid AND k.attname = v_key
+    LEFT JOIN pg_attribute s ON s.attrelid = c.oid AND s.attname = v_scope
+    LEFT JOIN pg_attribute v ON v.attrelid = c.oid AND v.attname = register_table.scope_via
+    WHERE c.oid = tbl
+    RETURNING t.* INTO v_table;
+    IF v_scope IS NOT NULL AND v_table.scope_default_before IS NULL THEN
+        -- Inside a bundle, a row without a scope gets the bundle's. A default that the application has stays.
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET DEFAULT sync.scope_in_bundle()::%s', tbl, v_scope, v_table.scope_type);
+    END IF;
+    PERFORM sync.install_functions(v_table);
+    PERFORM sync.install_triggers(v_table.table_id);
+    PERFORM sync.catalog_changed(tbl);
+    PERFORM sync.adopt_start(v_table.table_id, adopt);
+    RETURN v_table.table_id;
+END
+$$;
+COMMENT ON FUNCTION sync.register_table(regclass, name, name, text, name, boolean, text, text[], text) IS 'Makes a table part of sync: SELECT sync.register_table(''public.todos'', scope => ''owner_id''). Says what to mend when the table cannot be.';
+
+-- sync.set_policy changes what a write outside a bundle does to a registered table: reject or capture.
+-- Errors: OV030 not registered, or no such policy. Locks: none on the table.
+CREATE FUNCTION sync.set_policy(tbl regclass, policy text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM FROM sync.catalog_version FOR NO KEY UPDATE;
+    IF set_policy.policy NOT IN ('reject', 'capture') THEN
+        PERFORM sync.fail('OV030', format('policy %s is not known', set_policy.policy), NULL, 'Use reject or capture.');
+    END IF;
+    UPDATE sync.table_catalog t SET policy = set_policy.policy WHERE t.relation = tbl AND t.unregistered_at IS NULL;
+    IF NOT FOUND THEN
+        PERFORM sync.fail('OV030', format('%s is not registered', tbl), NULL, format('SELECT sync.register_table(%L, policy => %L);', tbl, set_policy.policy));
+    END IF;
+    PERFORM sync.catalog_changed();
+END
+$$;
+COMMENT ON FUNCTION sync.set_policy(regclass, text) IS 'Changes what a write outside a bundle does to a table: reject or capture.';
+
+-- sync.unregister_table takes a table out of sync and leaves it as it was found. History stays readable.
+-- A table that was dropped is named by its number, as sync.check shows it.
+-- Returns whether it was registered. Errors: OV030 at the end of the transaction if a registered table still refers to it.
+-- Locks: as sync.end_registration.
+CREATE FUNCTION sync.unregister_table(tbl regclass)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table_id integer;
+BEGIN
+    PERFORM FROM sync.catalog_version FOR NO KEY UPDATE;
+    SELECT t.table_id INTO v_table_id FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM sync.end_registration(sync.catalog_entry(v_table_id));
+    PERFORM sync.catalog_changed(tbl);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION sync.unregister_table(regclass) IS 'Takes a table out of sync and leaves it as it was found; history stays readable.';
+-- +goose StatementEnd
+
+-- +goose Down
+-- +goose StatementBegin
+SELECT sync.unregister_table(t.relation) FROM sync.table_catalog t WHERE t.unregistered_at IS NULL;
+SET CONSTRAINTS ALL IMMEDIATE;
+-- +goose StatementEnd
+DROP FUNCTION sync.unregister_table(regclass);
+DROP FUNCTION sync.set_policy(regclass, text);
+DROP FUNCTION sync.register_table(regclass, name, name, text, name, boolean, text, text[], text);
+DROP FUNCTION sync.end_registration(sync.table_catalog);
+DROP FUNCTION sync.catalog_changed(regclass);
+DROP FUNCTION sync.install_triggers(integer);
+DROP FUNCTION sync.expected_triggers(integer);
+DROP FUNCTION sync.install_functions(sync.table_catalog);
+DROP TRIGGER registered_tables_are_closed_over_foreign_keys ON sync.table_catalog;
+DROP FUNCTION sync.check_foreign_keys();
+DROP FUNCTION sync.foreign_key_problems();
+DROP FUNCTION sync.registration_problems(regclass, name, name, name);

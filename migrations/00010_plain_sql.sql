@@ -1,0 +1,190 @@
+-- Writes that come from plain SQL: psql, an ORM, a cron job. At COMMIT, the transaction becomes one bundle for each scope that it
+-- touched, with the source sql:<role> or what sync.writer_id says.
+--
+-- The application holds row locks when it comes to its scopes, in one order; a push holds its scope when it comes to rows. So
+-- pushes give way: they wait for rows only briefly, and then start over.
+--
+-- Locks: creates new objects only.
+
+-- +goose Up
+-- +goose StatementBegin
+-- sync.writer_name returns the source that plain SQL of this session writes as.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.writer_name()
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(nullif(btrim(current_setting('sync.writer_id', true)), ''),
+                    'sql:' || coalesce(nullif(current_setting('role'), 'none'), session_user))
+$$;
+COMMENT ON FUNCTION sync.writer_name() IS 'Source that plain SQL of this session writes as: sync.writer_id, or sql:<role>.';
+
+-- sync.open_implicit opens a bundle for each scope among the captured keys. New scopes are made, and become initialized; a lease
+-- that a device holds on one ends, since rows are there now.
+-- Errors: OV008 the source is retired. Locks: the rows of these scopes, in one order.
+CREATE FUNCTION sync.open_implicit(p_source_id text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_scopes text[];
+    v_retired bigint;
+BEGIN
+    SELECT array_agg(DISTINCT s.scope COLLATE "C") INTO v_scopes
+    FROM sync.captured_keys c CROSS JOIN LATERAL unnest(c.scopes) AS s(scope)
+    WHERE c.xid = pg_current_xact_id();
+    INSERT INTO sync.user_state (user_id, state)
+    SELECT s.scope, 'initialized' FROM unnest(v_scopes) AS s(scope)
+    WHERE NOT EXISTS (SELECT FROM sync.user_state u WHERE u.user_id = s.scope)
+    ORDER BY s.scope
+    ON CONFLICT ON CONSTRAINT user_id_is_unique DO NOTHING;
+    PERFORM FROM sync.user_state u WHERE u.user_id = ANY (v_scopes) ORDER BY u.user_pk FOR NO KEY UPDATE;
+    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, is_implicit)
+    SELECT pg_current_xact_id(), u.user_pk, u.user_id, u.next_bundle_seq, p_source_id, coalesce(s.last_source_bundle_id, 0) + 1, true
+    FROM sync.user_state u LEFT JOIN sync.source_state s ON s.user_pk = u.user_pk AND s.source_id = p_source_id
+    WHERE u.user_id = ANY (v_scopes);
+    SELECT s.user_pk INTO v_retired FROM sync.source_state s JOIN sync.open_bundles b ON b.user_pk = s.user_pk AND b.xid = pg_current_xact_id()
+    WHERE s.source_id = p_source_id AND s.state = 'retired' LIMIT 1;
+    IF FOUND THEN
+        PERFORM sync.source_next(v_retired, p_source_id);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.open_implicit(text) IS 'Opens a bundle for each scope among the captured keys of this transaction.';
+
+-- sync.reopen_implicit takes back the bundles that this transaction has already made, so that what it wrote since becomes part of
+-- them: SET CONSTRAINTS … IMMEDIATE, or a deferred trigger of the application that came after ours, makes that happen.
+-- Errors: none. Locks: none beyond the scopes' rows, which the transaction holds.
+CREATE FUNCTION sync.reopen_implicit()
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed) THEN
+        RETURN;
+    END IF;
+    WITH gone AS (
+        DELETE FROM sync.bundle_rows r USING sync.open_bundles b
+        WHERE b.xid = pg_current_xact_id() AND r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq
+        RETURNING b.user_id, r.table_id, r.key_bytes, r.row_ordinal
+    )
+    INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
+    SELECT pg_current_xact_id(), g.table_id, false, array_agg(g.key_bytes ORDER BY g.row_ordinal), array_agg(g.user_id ORDER BY g.row_ordinal)
+    FROM gone g GROUP BY g.table_id;
+    DELETE FROM sync.bundle_log l USING sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND l.user_pk = b.user_pk AND l.bundle_seq = b.bundle_seq;
+    UPDATE sync.user_state u
+    SET next_bundle_seq = b.bundle_seq, live_row_count = u.live_row_count - b.live_row_delta, live_byte_count = u.live_byte_count - b.live_byte_delta
+    FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND u.user_pk = b.user_pk;
+    UPDATE sync.source_state s SET last_source_bundle_id = b.source_bundle_id - 1
+    FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND s.user_pk = b.user_pk AND s.source_id = b.source_id;
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id();
+END
+$$;
+COMMENT ON FUNCTION sync.reopen_implicit() IS 'Takes back the bundles that this transaction has already made for plain SQL, to make them again with what it wrote since.';
+
+-- sync.require_finite refuses rows of the bundles being made that hold a number without a finite double: no hash can be made of them.
+-- Errors: 22003. Locks: none.
+CREATE FUNCTION sync.require_finite()
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_row record;
+BEGIN
+    FOR v_row IN
+        SELECT t.schema_name, t.table_name, r.payload
+        FROM sync.open_bundles b
+        JOIN sync.bundle_rows r ON r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq
+        JOIN sync.table_catalog t ON t.table_id = r.table_id
+        -- Without so many digits or such an exponent, every number is finite.
+        WHERE b.xid = pg_current_xact_id() AND r.payload ~ '[0-9]{255}|[0-9.][eE][+]?[0-9]{2}'
+    LOOP
+        -- From half way between the greatest double and what would be the next one, numbers round to infinity.
+        IF EXISTS (SELECT FROM jsonb_path_query(v_row.payload::jsonb, 'strict $.** ? (@.type() == "number")') AS n(value)
+                   WHERE abs(n.value::numeric) >= power(2::numeric, 1024) - power(2::numeric, 970)) THEN
+            RAISE EXCEPTION USING ERRCODE = '22003',
+                MESSAGE = format('a row of %I.%I holds a number too large for a double, which clients cannot read', v_row.schema_name, v_row.table_name),
+                HINT = 'Store it as text, or leave the column out of synced tables.';
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sync.require_finite() IS 'Refuses rows with a number that has no finite double.';
+
+-- sync.commit_captured makes a bundle for each scope among the captured keys and enters it. p_only_missing leaves out rows that the
+-- log has live already. Returns the number of effects.
+-- Errors: OV008, OV033, OV034; 22003 a number too large. Locks: the rows of these scopes until the transaction ends.
+CREATE FUNCTION sync.commit_captured(p_source_id text, p_only_missing boolean)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_row_count bigint;
+BEGIN
+    PERFORM sync.reopen_implicit();
+    PERFORM sync.resolve_scopes();
+    PERFORM sync.open_implicit(p_source_id);
+    PERFORM sync.emit_captured(p_only_missing);
+    PERFORM sync.require_finite();
+    -- A bundle without rows is no bundle.
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.row_count = 0;
+    SELECT coalesce(sum(b.row_count), 0) INTO v_row_count FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id();
+    PERFORM sync.bundle_close(NULL, NULL, NULL);
+    UPDATE sync.open_bundles b SET is_closed = true WHERE b.xid = pg_current_xact_id();
+    RETURN v_row_count;
+END
+$$;
+COMMENT ON FUNCTION sync.commit_captured(text, boolean) IS 'Makes and enters a bundle for each scope among the captured keys, and returns the number of effects.';
+
+-- sync.capture_commit is the deferred trigger function that turns what plain SQL wrote into bundles when its transaction commits.
+-- Errors: as sync.commit_captured. Locks: as sync.commit_captured.
+CREATE FUNCTION sync.capture_commit()
+RETURNS trigger
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Queued once a statement; the first has done it for all.
+    IF EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
+        PERFORM sync.commit_captured(sync.writer_name(), false);
+        PERFORM set_config('sync.last_bundle', coalesce((
+            SELECT jsonb_agg(jsonb_build_array(b.user_id, b.bundle_seq, b.source_id, b.source_bundle_id, b.row_count) ORDER BY b.user_pk)
+            FROM (SELECT o.* FROM sync.open_bundles o WHERE o.xid = pg_current_xact_id() ORDER BY o.user_pk LIMIT 1000) AS b), '[]')::text, false);
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sync.capture_commit() IS 'Trigger function: turns what plain SQL wrote into bundles when its transaction commits.';
+
+CREATE CONSTRAINT TRIGGER plain_sql_becomes_bundles_at_commit
+    AFTER INSERT ON sync.captured_keys DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.at_commit) EXECUTE FUNCTION sync.capture_commit();
+COMMENT ON TRIGGER plain_sql_becomes_bundles_at_commit ON sync.captured_keys IS 'Turns what plain SQL wrote into bundles when its transaction commits.';
+
+-- sync.last_bundle returns what the last transaction of this session that wrote synced tables became: a row per scope, at most 1000.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.last_bundle()
+RETURNS TABLE (user_id text, bundle_seq bigint, source_id text, source_bundle_id bigint, row_count bigint)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT b.value ->> 0, (b.value ->> 1)::bigint, b.value ->> 2, (b.value ->> 3)::bigint, (b.value ->> 4)::bigint
+    FROM jsonb_array_elements(coalesce(nullif(current_setting('sync.last_bundle', true), ''), '[]')::jsonb) AS b(value)
+$$;
+COMMENT ON FUNCTION sync.last_bundle() IS 'What the last transaction of this session that wrote synced tables by plain SQL became: a row per scope.';
+-- +goose StatementEnd
+
+-- +goose Down
+DROP FUNCTION sync.last_bundle();
+DROP TRIGGER plain_sql_becomes_bundles_at_commit ON sync.captured_keys;
+DROP FUNCTION sync.capture_commit();
+DROP FUNCTION sync.commit_captured(text, boolean);
+DROP FUNCTION sync.require_finite();
+DROP FUNCTION sync.reopen_implicit();
+DROP FUNCTION sync.open_implicit(text);
+DROP FUNCTION sync.writer_name();

@@ -1,0 +1,340 @@
+-- Tables against the log: rows that were there before registration, rows whose wire form an ALTER TABLE changed, and rows that
+-- got round the triggers. All three are the same: keys whose live row is not what the log has. They are queued, and emitted
+-- in batches, each a short transaction.
+--
+-- Locks: creates new objects only.
+
+-- +goose Up
+-- +goose StatementBegin
+CREATE UNLOGGED TABLE sync.adoption_queue (
+    table_id       integer NOT NULL,
+    queue_position bigint NOT NULL,
+    key_bytes      bytea NOT NULL,
+    scope          text NOT NULL,
+    CONSTRAINT adoption_queue_pkey PRIMARY KEY (table_id, queue_position)
+);
+COMMENT ON TABLE sync.adoption_queue IS 'Rows of registered tables that still have to enter the log, by scope. Lost in a crash, it is made again from what the log does not have.';
+COMMENT ON COLUMN sync.adoption_queue.table_id IS 'Table, see sync.table_catalog.';
+COMMENT ON COLUMN sync.adoption_queue.queue_position IS 'Order in which they are taken: scope by scope.';
+COMMENT ON COLUMN sync.adoption_queue.key_bytes IS 'Key of the row.';
+COMMENT ON COLUMN sync.adoption_queue.scope IS 'Scope of the row when it was queued.';
+
+CREATE TABLE sync.adoptions (
+    table_id   integer NOT NULL CONSTRAINT adoptions_pkey PRIMARY KEY,
+    source_id  text NOT NULL,
+    row_count  bigint,
+    started_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE sync.adoptions IS 'Tables whose rows are still entering the log. A row goes when the last batch is done.';
+COMMENT ON COLUMN sync.adoptions.table_id IS 'Table, see sync.table_catalog.';
+COMMENT ON COLUMN sync.adoptions.source_id IS 'Source of the bundles: oversync:adopt, or oversync:refresh after ALTER TABLE.';
+COMMENT ON COLUMN sync.adoptions.row_count IS 'Rows that were queued; null until they are.';
+COMMENT ON COLUMN sync.adoptions.started_at IS 'When it was asked for.';
+
+--
+-- What differs.
+--
+-- sync.live_rows_statement returns the query that gives scope, key and wire form of a table's live rows; of one scope ($1) if p_one_scope.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.live_rows_statement(p_table sync.table_catalog, p_one_scope boolean)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('SELECT %1$s AS scope, %2$s AS key_bytes, row_to_json(w.*)::text AS payload FROM %3$s AS t CROSS JOIN LATERAL (SELECT %5$s OFFSET 0) AS w %4$s',
+        sync.scope_expression(p_table, 't'), sync.key_bytes_expression(p_table, 't'), p_table.relation,
+        CASE WHEN p_one_scope THEN 'WHERE ' || sync.scope_condition(p_table, 't', '$1') ELSE '' END,
+        sync.wire_columns(p_table, 't'))
+$$;
+COMMENT ON FUNCTION sync.live_rows_statement(sync.table_catalog, boolean) IS 'Text of the query that gives a table''s live rows as they are on the wire.';
+
+-- sync.differences returns the rows of a scope in one table whose live form is not what the log has.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.differences(p_table_id integer, p_user_id text)
+RETURNS TABLE (key_bytes bytea, difference text, live_row text, log_row text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET timezone = 'UTC'
+SET datestyle = 'ISO, MDY'
+SET intervalstyle = 'postgres'
+SET extra_float_digits = 1
+SET bytea_output = 'hex'
+AS $$
+BEGIN
+    RETURN QUERY EXECUTE format($f$
+        SELECT coalesce(live.key_bytes, logged.key_bytes),
+               CASE WHEN logged.key_bytes IS NULL THEN 'missing in the log' WHEN live.key_bytes IS NULL THEN 'missing in the table' ELSE 'not the same' END,
+               live.payload, logged.payload
+        FROM (%s) AS live
+        FULL JOIN (
+            SELECT n.key_bytes, n.payload
+            FROM (SELECT DISTINCT ON (r.key_bytes) r.key_bytes, r.op, r.payload
+                  FROM sync.bundle_rows r JOIN sync.user_state u ON u.user_pk = r.user_pk
+                  WHERE u.user_id = $1 AND r.table_id = $2
+                  ORDER BY r.key_bytes, r.bundle_seq DESC) AS n
+            WHERE n.op <> 'D'
+        ) AS logged ON logged.key_bytes = live.key_bytes
+        WHERE live.payload IS DISTINCT FROM logged.payload
+        ORDER BY 1$f$, sync.live_rows_statement(sync.catalog_entry(p_table_id), true))
+    USING p_user_id, p_table_id;
+END
+$$;
+COMMENT ON FUNCTION sync.differences(integer, text) IS 'Rows of a scope in one table whose live form is not what the log has.';
+
+-- sync.key_text returns a key as clients know it.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.key_text(p_table_id integer, p_key_bytes bytea)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE t.key_type WHEN 'uuid' THEN encode(p_key_bytes, 'hex')::uuid::text ELSE convert_from(p_key_bytes, 'UTF8') END
+    FROM sync.table_catalog t WHERE t.table_id = p_table_id
+$$;
+COMMENT ON FUNCTION sync.key_text(integer, bytea) IS 'A key of the log as clients know it.';
+
+-- sync.verify compares the live rows of a scope with the log, both ways: a row for each difference, none if all is well.
+-- Errors: 22P02 if the scope id cannot be one of a table's scope column. Locks: none; it waits for nobody.
+CREATE FUNCTION sync.verify(p_user_id text)
+RETURNS TABLE (schema_name text, table_name text, key text, difference text, live_row json, log_row json)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT t.schema_name, t.table_name, sync.key_text(t.table_id, d.key_bytes), d.difference, d.live_row::json, d.log_row::json
+    FROM sync.table_catalog t CROSS JOIN LATERAL sync.differences(t.table_id, p_user_id) AS d
+    WHERE t.unregistered_at IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation)
+$$;
+COMMENT ON FUNCTION sync.verify(text) IS 'Compares the live rows of a scope with the log, both ways: SELECT * FROM sync.verify(''user''); no row means that all is well.';
+
+-- sync.repair enters what sync.verify finds into the log, as one bundle of the source oversync:repair.
+-- Returns the number of effects. Errors: as sync.commit_captured. Locks: the scope's row until the transaction ends.
+CREATE FUNCTION sync.repair(p_user_id text)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_row_count bigint;
+BEGIN
+    PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
+    INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
+    SELECT pg_current_xact_id(), t.table_id, false, array_agg(d.key_bytes ORDER BY d.key_bytes), ARRAY[p_user_id]
+    FROM sync.table_catalog t CROSS JOIN LATERAL sync.differences(t.table_id, p_user_id) AS d
+    WHERE t.unregistered_at IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation)
+    GROUP BY t.table_id, t.apply_order ORDER BY t.apply_order;
+    v_row_count := sync.commit_captured('oversync:repair', false);
+    -- Another repair in the same transaction makes a bundle of its own.
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed;
+    RETURN v_row_count;
+END
+$$;
+COMMENT ON FUNCTION sync.repair(text) IS 'Enters what sync.verify finds for a scope into the log, as one bundle; returns the number of effects.';
+
+--
+-- Adoption.
+--
+-- sync.adopt_start asks for a table's rows to enter the log: now, later, or auto (now up to 10,000 rows).
+-- Errors: none. Locks: with now, the rows of their scopes until the transaction ends.
+CREATE FUNCTION sync.adopt_start(p_table_id integer, p_when text, p_source_id text DEFAULT 'oversync:adopt')
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_rows bigint;
+BEGIN
+    EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 10001) AS few', v_table.relation) INTO v_rows;
+    IF v_rows = 0 THEN
+        RETURN;
+    END IF;
+    INSERT INTO sync.adoptions (table_id, source_id) VALUES (p_table_id, p_source_id)
+    ON CONFLICT ON CONSTRAINT adoptions_pkey DO UPDATE SET row_count = NULL, source_id = excluded.source_id;
+    IF p_when = 'now' OR p_when = 'auto' AND v_rows <= 10000 THEN
+        -- A scope that is found through a parent may depend on one that is registered later in this transaction.
+        IF v_table.scope_via IS NULL OR sync.scope_expression(v_table, 't') <> 'NULL::text' THEN
+            WHILE sync.adopt_batch(p_table_id) > 0 LOOP
+            END LOOP;
+        END IF;
+    ELSE
+        RAISE NOTICE 'The rows of % enter the log later: CALL sync.adopt_table(''%''), or leave it to a running server.', v_table.relation, v_table.relation;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.adopt_start(integer, text, text) IS 'Asks for the rows of a table to enter the log, now or later.';
+
+-- sync.adopt_queue_rows queues the rows of a table that the log does not have as they are. Returns their number.
+-- Errors: none. Locks: none on the table: the application goes on writing it.
+CREATE FUNCTION sync.adopt_queue_rows(p_table_id integer)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET timezone = 'UTC'
+SET datestyle = 'ISO, MDY'
+SET intervalstyle = 'postgres'
+SET extra_float_digits = 1
+SET bytea_output = 'hex'
+AS $$
+DECLARE
+    v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_is_new boolean := NOT EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = p_table_id AND a.source_id <> 'oversync:adopt');
+    v_count bigint;
+BEGIN
+    DELETE FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
+    IF v_is_new THEN
+        -- Only rows that the log has never seen: what was written since registration is captured.
+        EXECUTE format($f$
+            INSERT INTO sync.adoption_queue (table_id, queue_position, scope, key_bytes)
+            SELECT $1, row_number() OVER (ORDER BY t.scope), t.scope, t.key_bytes
+            FROM (SELECT %s AS scope, %s AS key_bytes FROM %s AS t OFFSET 0) AS t
+            WHERE t.scope IS NOT NULL$f$,
+            sync.scope_expression(v_table, 't'), sync.key_bytes_expression(v_table, 't'), v_table.relation) USING p_table_id;
+    ELSE
+        EXECUTE format($f$
+            INSERT INTO sync.adoption_queue (table_id, queue_position, scope, key_bytes)
+            SELECT $1, row_number() OVER (ORDER BY t.scope), t.scope, t.key_bytes
+            FROM (%s) AS t
+            LEFT JOIN sync.user_state u ON u.user_id = t.scope
+            LEFT JOIN LATERAL (SELECT r.payload FROM sync.bundle_rows r
+                               WHERE r.user_pk = u.user_pk AND r.table_id = $1 AND r.key_bytes = t.key_bytes
+                               ORDER BY r.bundle_seq DESC LIMIT 1) AS newest ON true
+            WHERE t.scope IS NOT NULL AND t.payload IS DISTINCT FROM newest.payload$f$,
+            sync.live_rows_statement(v_table, false)) USING p_table_id;
+    END IF;
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    UPDATE sync.adoptions a SET row_count = v_count WHERE a.table_id = p_table_id;
+    RETURN v_count;
+END
+$$;
+COMMENT ON FUNCTION sync.adopt_queue_rows(integer) IS 'Queues the rows of a table that the log does not have as they are, and returns their number.';
+
+-- sync.adopt_batch enters the next queued rows of a table into the log, a bundle per scope, and returns how many it took: 0 at the end.
+-- Each call is best a transaction of its own. Two at once wait for each other.
+-- Errors: as sync.commit_captured. Locks: the table's row in sync.adoptions, and the rows of the scopes, until the transaction ends.
+CREATE FUNCTION sync.adopt_batch(p_table_id integer, p_rows integer DEFAULT 10000)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_adoption sync.adoptions;
+    v_taken bigint;
+BEGIN
+    SELECT a.* INTO v_adoption FROM sync.adoptions a WHERE a.table_id = p_table_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
+    IF v_adoption.row_count IS NULL OR v_adoption.row_count > 0 AND NOT EXISTS (SELECT FROM sync.adoption_queue q WHERE q.table_id = p_table_id) THEN
+        -- Not queued yet, or the queue was lost in a crash.
+        PERFORM sync.adopt_queue_rows(p_table_id);
+    END IF;
+    WITH taken AS (
+        DELETE FROM sync.adoption_queue q
+        WHERE q.table_id = p_table_id
+          AND q.queue_position < (SELECT min(f.queue_position) FROM sync.adoption_queue f WHERE f.table_id = p_table_id) + p_rows
+        RETURNING q.queue_position, q.scope, q.key_bytes
+    ), noted AS (
+        INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
+        SELECT pg_current_xact_id(), p_table_id, false, array_agg(t.key_bytes ORDER BY t.queue_position), array_agg(t.scope ORDER BY t.queue_position)
+        FROM taken t HAVING count(*) > 0
+        RETURNING cardinality(keys) AS key_count
+    )
+    SELECT sum(n.key_count) INTO v_taken FROM noted n;
+    IF v_taken IS NULL OR NOT EXISTS (SELECT FROM sync.adoption_queue q WHERE q.table_id = p_table_id) THEN
+        DELETE FROM sync.adoptions a WHERE a.table_id = p_table_id;
+    END IF;
+    IF v_taken IS NULL THEN
+        RETURN 0;
+    END IF;
+    PERFORM sync.commit_captured(v_adoption.source_id, v_adoption.source_id = 'oversync:adopt');
+    -- The next batch in the same transaction makes bundles of its own.
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed;
+    RETURN v_taken;
+END
+$$;
+COMMENT ON FUNCTION sync.adopt_batch(integer, integer) IS 'Enters the next queued rows of a table into the log and returns how many it took; 0 at the end.';
+
+-- sync.adopt_table enters all rows of a table into the log that are not in it, in batches of their own transactions. It can be
+-- stopped at any time and called again.
+-- Errors: OV030 not registered. Locks: as sync.adopt_batch, released after each batch. (A procedure that commits cannot pin its search_path.)
+CREATE PROCEDURE sync.adopt_table(tbl regclass)
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_table_id integer := (SELECT t.table_id FROM sync.table_catalog t WHERE t.relation OPERATOR(pg_catalog.=) tbl AND t.unregistered_at IS NULL);
+BEGIN
+    IF v_table_id IS NULL THEN
+        PERFORM sync.fail('OV030', pg_catalog.format('%s is not registered', tbl), NULL, pg_catalog.format('SELECT sync.register_table(%L);', tbl));
+    END IF;
+    INSERT INTO sync.adoptions (table_id, source_id) VALUES (v_table_id, 'oversync:adopt') ON CONFLICT ON CONSTRAINT adoptions_pkey DO NOTHING;
+    LOOP
+        EXIT WHEN sync.adopt_batch(v_table_id) OPERATOR(pg_catalog.=) 0;
+        COMMIT;
+    END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE sync.adopt_table(regclass) IS 'Enters all rows of a table into the log that are not in it, batch by batch: CALL sync.adopt_table(''public.todos'').';
+
+-- sync.refresh_table makes the code of a table anew after ALTER TABLE, and enters rows whose wire form changed into the log, so that
+-- clients learn of them. A table whose name, key column or key type changed is registered anew, since clients know it by these.
+-- p_when as adopt of sync.register_table. Returns the table's id.
+-- Errors: OV030 not registered, or no longer fit. Locks: SHARE ROW EXCLUSIVE on partitions that have no triggers yet.
+CREATE FUNCTION sync.refresh_table(tbl regclass, adopt text DEFAULT 'auto')
+RETURNS integer
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_before sync.table_catalog;
+    v_table sync.table_catalog;
+    v_is_renamed boolean;
+    v_problem text;
+    v_remedy text;
+BEGIN
+    PERFORM FROM sync.catalog_version FOR NO KEY UPDATE;
+    SELECT t.* INTO v_before FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL;
+    IF v_before.table_id IS NULL THEN
+        PERFORM sync.fail('OV030', format('%s is not registered', tbl), NULL, format('SELECT sync.register_table(%L);', tbl));
+    END IF;
+    v_table := sync.catalog_entry(v_before.table_id);
+    SELECT p.problem, p.remedy INTO v_problem, v_remedy FROM sync.registration_problems(tbl, v_table.key_column, v_table.scope_column, v_table.scope_via) p LIMIT 1;
+    IF FOUND THEN
+        PERFORM sync.fail('OV030', v_problem, NULL, v_remedy);
+    END IF;
+    SELECT (n.nspname, c.relname, v_table.key_column, k.atttypid::regtype::text) IS DISTINCT FROM (v_before.schema_name::name, v_before.table_name::name, v_before.key_column, v_before.key_type)
+    INTO v_is_renamed
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute k ON k.attrelid = c.oid AND k.attname = v_table.key_column
+    WHERE c.oid = tbl;
+    IF v_is_renamed THEN
+        PERFORM sync.unregister_table(tbl);
+        RETURN sync.register_table(tbl, v_table.key_column, coalesce(v_table.scope_column, '_sync_scope_id'), v_table.policy, v_table.scope_via,
+            v_table.scope_is_shown, v_table.on_scope_change, v_table.external_references, refresh_table.adopt);
+    END IF;
+    UPDATE sync.table_catalog t
+    SET scope_column = v_table.scope_column, scope_via = v_table.scope_via, columns_fingerprint = sync.columns_fingerprint(tbl),
+        scope_type = (SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = tbl AND a.attnum = t.scope_attnum)
+    WHERE t.table_id = v_table.table_id
+    RETURNING t.* INTO v_table;
+    PERFORM sync.install_functions(v_table);
+    PERFORM sync.install_triggers(v_table.table_id);
+    PERFORM sync.catalog_changed(tbl);
+    PERFORM sync.adopt_start(v_table.table_id, refresh_table.adopt, 'oversync:refresh');
+    RETURN v_table.table_id;
+END
+$$;
+COMMENT ON FUNCTION sync.refresh_table(regclass, text) IS 'After ALTER TABLE: makes the code of a table anew, and enters rows whose wire form changed into the log.';
+-- +goose StatementEnd
+
+-- +goose Down
+DROP FUNCTION sync.refresh_table(regclass, text);
+DROP PROCEDURE sync.adopt_table(regclass);
+DROP FUNCTION sync.adopt_batch(integer, integer);
+DROP FUNCTION sync.adopt_queue_rows(integer);
+DROP FUNCTION sync.adopt_start(integer, text, text);
+DROP FUNCTION sync.repair(text);
+DROP FUNCTION sync.verify(text);
+DROP FUNCTION sync.key_text(integer, bytea);
+DROP FUNCTION sync.differences(integer, text);
+DROP FUNCTION sync.live_rows_statement(sync.table_catalog, boolean);
+DROP TABLE sync.adoptions;
+DROP TABLE sync.adoption_queue;

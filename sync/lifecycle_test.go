@@ -1,0 +1,196 @@
+package oversync_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/oversync/oversync/db/pgembed/pgtest"
+	oversync "github.com/oversync/oversync/sync"
+)
+
+func TestNewRuntimeServiceRefusesWhatCannotBeMeant(t *testing.T) {
+	t.Parallel()
+	pool, err := pgxpool.New(t.Context(), "postgres://nobody@127.0.0.1:1/nowhere") // is never connected to
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	_, err = oversync.NewRuntimeService(nil, &oversync.ServiceConfig{}, nil)
+	require.ErrorContains(t, err, "pool")
+	_, err = oversync.NewRuntimeService(pool, nil, nil)
+	require.ErrorContains(t, err, "config")
+	_, err = oversync.NewRuntimeService(pool, &oversync.ServiceConfig{PushSessionTTL: -time.Second}, nil)
+	require.ErrorContains(t, err, "PushSessionTTL")
+	_, err = oversync.NewRuntimeService(pool, &oversync.ServiceConfig{RegisteredTables: tables("app.")}, nil)
+	require.ErrorIs(t, err, &oversync.UnsupportedSchemaError{})
+}
+
+func TestBootstrapByManyServicesAtOnce(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewPool(t)
+	_, err := pool.Exec(t.Context(), notesDDL+`
+CREATE TABLE app.tags (_sync_scope_id text NOT NULL, id uuid NOT NULL, note_id uuid, PRIMARY KEY (_sync_scope_id, id),
+    CONSTRAINT tag_has_note FOREIGN KEY (_sync_scope_id, note_id) REFERENCES app.notes DEFERRABLE);`)
+	require.NoError(t, err)
+	group, ctx := errgroup.WithContext(t.Context())
+	services := make([]*oversync.SyncService, 8)
+	for i := range services {
+		// In either order: the set is judged as a whole.
+		names := []string{"app.notes", "app.tags"}
+		if i%2 == 1 {
+			names = []string{"app.tags", "app.notes"}
+		}
+		services[i], err = oversync.NewRuntimeService(pool, &oversync.ServiceConfig{
+			RegisteredTables: tables(names...), DependencyOverrides: map[string][]string{"app.tags": {"app.notes"}},
+		}, nil)
+		require.NoError(t, err)
+		group.Go(func() error { return services[i].Bootstrap(ctx) })
+	}
+	require.NoError(t, group.Wait())
+	require.Equal(t, 2, scalar[int](t, pool, "SELECT count(*) FROM sync.table_catalog"))
+	for _, service := range services {
+		require.Equal(t, []string{"app.notes", "app.tags"}, service.GetCapabilities().RegisteredTables)
+		require.True(t, service.IsTableRegistered("app", "tags"))
+		require.False(t, service.IsTableRegistered("app", "nothing"))
+		require.NoError(t, service.Close(t.Context()))
+	}
+}
+
+func TestBootstrapNamesTableAndRemedy(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		ddl, table, overrides string
+		say                   []string
+	}{
+		"no such table": {table: "app.notes", say: []string{"app.notes", "create it"}},
+		"no scope column": {
+			ddl: `CREATE SCHEMA app; CREATE TABLE app.notes (id uuid PRIMARY KEY)`, table: "app.notes",
+			say: []string{"app.notes", "_sync_scope_id", "ALTER TABLE app.notes ADD COLUMN _sync_scope_id text NOT NULL"},
+		},
+		"nullable scope": {
+			ddl:   `CREATE SCHEMA app; CREATE TABLE app.notes (_sync_scope_id text, id uuid NOT NULL, UNIQUE (_sync_scope_id, id), CONSTRAINT pk PRIMARY KEY (id))`,
+			table: "app.notes",
+			say:   []string{"app.notes", "_sync_scope_id"},
+		},
+		"unlogged": {
+			ddl:   `CREATE SCHEMA app; CREATE UNLOGGED TABLE app.notes (_sync_scope_id text NOT NULL, id uuid NOT NULL, PRIMARY KEY (_sync_scope_id, id))`,
+			table: "app.notes", say: []string{"app.notes", "ALTER TABLE app.notes SET LOGGED"},
+		},
+		"a view": {
+			ddl: `CREATE SCHEMA app; CREATE VIEW app.notes AS SELECT 1 AS id`, table: "app.notes", say: []string{"app.notes"},
+		},
+		"foreign key to an unregistered table": {
+			ddl: notesDDL + `CREATE TABLE app.tags (_sync_scope_id text NOT NULL, id uuid NOT NULL, PRIMARY KEY (_sync_scope_id, id),
+    CONSTRAINT tag_has_note FOREIGN KEY (_sync_scope_id, id) REFERENCES app.notes DEFERRABLE)`,
+			table: "app.tags", say: []string{"tag_has_note", "app.tags", "SELECT sync.register_table('app.notes')"},
+		},
+		"an override of an unknown table": {
+			ddl: notesDDL, table: "app.notes", overrides: "app.nothing", say: []string{"override"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := pgtest.NewPool(t)
+			_, err := pool.Exec(t.Context(), c.ddl)
+			require.NoError(t, err)
+			config := &oversync.ServiceConfig{RegisteredTables: tables(c.table)}
+			if c.overrides != "" {
+				config.DependencyOverrides = map[string][]string{c.overrides: {c.table}}
+			}
+			service, err := oversync.NewRuntimeService(pool, config, nil)
+			require.NoError(t, err)
+			err = service.Bootstrap(t.Context())
+			unsupported := requireAs[*oversync.UnsupportedSchemaError](t, err)
+			require.ErrorIs(t, err, &oversync.UnsupportedSchemaError{})
+			for _, words := range c.say {
+				require.Contains(t, unsupported.Error(), words)
+			}
+			require.Zero(t, scalar[int](t, pool, "SELECT count(*) FROM sync.table_catalog"), "all tables or none")
+			require.NoError(t, service.Close(t.Context()))
+		})
+	}
+}
+
+func TestBootstrapSaysToMigrate(t *testing.T) {
+	t.Parallel()
+	pool, err := pgxpool.New(t.Context(), pgtest.NewEmptyDatabase(t))
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	service, err := oversync.NewRuntimeService(pool, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")}, nil)
+	require.NoError(t, err)
+	require.ErrorContains(t, requireAs[*oversync.UnsupportedSchemaError](t, service.Bootstrap(t.Context())), "oversync migrate up")
+}
+
+// TestCloseDrains holds one operation open, and checks that Close refuses others
+// and waits for that one. goleak, in TestMain, finds what Close leaves running.
+func TestCloseDrains(t *testing.T) {
+	t.Parallel()
+	service := newNotes(t)
+	device := newDevice(t, service, "anna", "phone")
+	manager := oversync.NewScopeManager(service, oversync.ScopeManagerConfig{})
+	entered, release, written := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, err := manager.ExecWrite(context.Background(), "anna", oversync.ScopeWriteOptions{WriterID: "importer"}, func(tx pgx.Tx) error {
+			close(entered)
+			<-release
+			return insertNoteSQL(context.Background(), tx, 1, "written while closing")
+		})
+		written <- err
+	}()
+	<-entered
+
+	hurried, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, service.Close(hurried), context.Canceled)
+
+	refused := func(err error) { requireType[*oversync.ServiceClosedError](t, err) }
+	_, err := device.pull(t.Context())
+	refused(err)
+	_, err = device.push(t.Context(), insertNote(2, ""))
+	refused(err)
+	_, err = service.Connect(t.Context(), device.actor, &oversync.ConnectRequest{})
+	refused(err)
+	_, err = service.CommitPushSession(t.Context(), device.actor, noteID(1))
+	refused(err)
+	_, err = service.UploadPushChunk(t.Context(), device.actor, noteID(1), &oversync.PushSessionChunkRequest{})
+	refused(err)
+	refused(service.DeletePushSession(t.Context(), device.actor, noteID(1)))
+	_, err = service.CreateSnapshotSession(t.Context(), device.actor)
+	refused(err)
+	_, err = service.GetSnapshotChunk(t.Context(), device.actor, noteID(1), 0, 0)
+	refused(err)
+	refused(service.DeleteSnapshotSession(t.Context(), device.actor, noteID(1)))
+	_, err = service.GetCommittedBundleRows(t.Context(), device.actor, 1, nil, 0)
+	refused(err)
+	_, err = manager.ExecWrite(t.Context(), "anna", oversync.ScopeWriteOptions{WriterID: "importer"}, func(pgx.Tx) error { return errors.New("must not run") })
+	refused(err)
+	refused(service.WithinSyncBundle(t.Context(), device.actor, oversync.BundleSource{SourceID: "importer", SourceBundleID: 1}, func(pgx.Tx) error { return errors.New("must not run") }))
+	refused(service.Bootstrap(t.Context()))
+
+	status, err := service.GetStatus(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "shutting_down", status.Lifecycle)
+	require.False(t, status.AcceptingOperations)
+	require.Equal(t, 1, status.InFlightOperations)
+
+	closed := make(chan error, 2)
+	for range cap(closed) {
+		go func() { closed <- service.Close(context.Background()) }()
+	}
+	close(release)
+	require.NoError(t, <-written)
+	for range cap(closed) {
+		require.NoError(t, <-closed)
+	}
+	require.NoError(t, service.Close(t.Context()), "again, when all is over")
+	status, err = service.GetStatus(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "closed", status.Lifecycle)
+	require.Zero(t, status.InFlightOperations)
+	require.EqualValues(t, 1, status.CommittedBundleCount)
+}

@@ -1,0 +1,113 @@
+package oversync
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgerrcode"
+
+	"github.com/oversync/oversync/db"
+)
+
+// Pace of the background work. Each run costs the same whatever the history's
+// size: a pass of pruning looks at so many scopes, and the next goes on from there.
+const (
+	catalogCheckInterval = time.Second
+	pruneInterval        = 5 * time.Second
+	sweepInterval        = time.Minute
+
+	scopesPerPrunePass = 10_000
+	// pruneStepsPerScope lets other scopes have their turn while one has a long
+	// history to remove.
+	pruneStepsPerScope = 100
+
+	// sessionGrace is how long an expired session still answers that it expired.
+	// After that it is unknown.
+	sessionGrace     = 15 * time.Minute
+	sessionsPerSweep = 1000
+)
+
+// startBackground starts the background work of a service. Only the first call
+// does anything.
+func (s *SyncService) startBackground() {
+	s.background.start(
+		func(ctx context.Context) {
+			every(ctx, s.logger, catalogCheckInterval, "refresh the catalog", s.refreshCatalog)
+		},
+		func(ctx context.Context) {
+			var position int64
+			every(ctx, s.logger, pruneInterval, "prune", func(ctx context.Context) error {
+				return s.prunePass(ctx, &position)
+			})
+		},
+		func(ctx context.Context) {
+			every(ctx, s.logger, sweepInterval, "sweep sessions", s.sweep)
+		},
+		func(ctx context.Context) {
+			_ = s.RunBundleChangeListener(ctx) // fails only where the watch is off
+		},
+	)
+}
+
+// refreshCatalog reads the catalog again if it has changed, so that capabilities
+// follow a registration without a restart.
+func (s *SyncService) refreshCatalog(ctx context.Context) error {
+	version, err := s.queries.CatalogVersion(ctx, s.pool)
+	if err != nil {
+		return fmt.Errorf("read the version of the catalog: %w", err)
+	}
+	if known := s.catalog.Load(); known != nil && known.version == version {
+		return nil
+	}
+	_, err = s.reloadCatalog(ctx)
+	return err
+}
+
+// prunePass prunes the scopes after position, as many as one pass looks at, and
+// moves position on. Several instances may do so at once: each passes over a scope
+// that another is at.
+func (s *SyncService) prunePass(ctx context.Context, position *int64) error {
+	scopes, err := s.queries.RetentionDue(ctx, s.pool, db.RetentionDueParams{
+		MaxScopes: scopesPerPrunePass, RetainedBundles: s.config.RetainedBundlesPerUser, AfterUserPk: *position,
+	})
+	if err != nil {
+		return fmt.Errorf("look for scopes to prune: %w", err)
+	}
+	*position = scopes.LastUserPk
+	for _, userPk := range scopes.Due {
+		if err := s.pruneScope(ctx, userPk); err != nil {
+			return fmt.Errorf("prune scope %d: %w", userPk, err)
+		}
+	}
+	return nil
+}
+
+// pruneScope prunes one scope in short transactions.
+func (s *SyncService) pruneScope(ctx context.Context, userPk int64) error {
+	for range pruneStepsPerScope {
+		removed, err := s.queries.RetentionPruneScope(ctx, s.pool, db.RetentionPruneScopeParams{
+			UserPk: userPk, RetainedBundles: s.config.RetainedBundlesPerUser, MaxBundles: s.config.RetentionPruneBatchSize,
+		})
+		if hasSQLState(err, pgerrcode.LockNotAvailable) {
+			return nil // a long commit holds the scope; the next round comes back to it
+		}
+		if err != nil || removed == 0 {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweep removes sessions that nobody will ask for any more.
+func (s *SyncService) sweep(ctx context.Context) error {
+	for {
+		removed, err := s.queries.RetentionSweep(ctx, s.pool, db.RetentionSweepParams{Grace: sessionGrace, MaxSessions: sessionsPerSweep})
+		if err != nil {
+			return fmt.Errorf("sweep expired sessions: %w", err)
+		}
+		if removed < sessionsPerSweep {
+			return nil
+		}
+	}
+}
