@@ -19,6 +19,18 @@ func (q *Queries) StatusCountHistoryPruned(ctx context.Context, db DBTX) error {
 	return err
 }
 
+const StatusErrors = `-- name: StatusErrors :one
+SELECT count(*) FROM sync.check() AS f WHERE f.severity = 'error'
+`
+
+// How many errors the check of the set-up finds.
+func (q *Queries) StatusErrors(ctx context.Context, db DBTX) (int64, error) {
+	row := db.QueryRow(ctx, StatusErrors)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const StatusTotals = `-- name: StatusTotals :one
 SELECT count(*) FILTER (WHERE u.retained_bundle_floor > u.next_bundle_seq - 1)::bigint AS floor_ahead_count,
        coalesce(max(u.next_bundle_seq - 1), 0)::bigint AS latest_bundle_seq_max,

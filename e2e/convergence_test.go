@@ -22,7 +22,7 @@ import (
 
 const (
 	// rowsPerTable is how many different keys the random writes of a table use: few, so that devices meet.
-	rowsPerTable = 4
+	rowsPerTable = 3
 
 	// peaceRounds bounds how often everybody syncs at the end before all must be equal. A round per device and
 	// kind of refusal that one can cause in another would be enough.
@@ -32,7 +32,7 @@ const (
 // TestConvergence lets three devices of two users write, sync and fail at random, and checks at the end that all
 // devices of a user hold what the database holds, and that no write was lost or done twice.
 //
-// go test ./e2e -run Convergence -rapid.checks=1000 -rapid.steps=100 looks harder.
+// go test ./e2e -run Convergence -rapid.checks=1000 -rapid.steps=200 looks harder.
 func TestConvergence(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -40,23 +40,25 @@ func TestConvergence(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(t, rt, s, int(runs.Add(1)))
 		defer w.close(rt)
-		rt.Repeat(map[string]func(*rapid.T){
-			"write":      w.writeRow,
-			"write2":     w.writeRow, // more often than the rest
-			"write3":     w.writeRow,
-			"delete":     w.deleteRow,
-			"mark":       w.mark,
-			"break rule": w.breakRule,
-			"sync":       w.do((*device.Device).Sync),
-			"push":       w.do((*device.Device).Push),
-			"pull":       w.do((*device.Device).Pull),
-			"rebuild":    w.do((*device.Device).Rebuild),
-			"all sync":   w.syncTogether,
-			"cut":        w.cut,
-			"crash":      w.crash,
-			"reopen":     w.reopen,
-			"kill":       func(rt *rapid.T) { require.NoError(rt, s.killAndRestart()) },
-		})
+		if rapid.Bool().Draw(rt, "begin with rows") {
+			w.fill(rt)
+		}
+		actions := map[string]func(*rapid.T){}
+		for name, action := range map[string]struct {
+			weight int
+			do     func(*rapid.T)
+		}{
+			"write": {8, w.writeRow}, "delete": {4, w.deleteRow}, "mark": {1, w.mark}, "break a rule": {1, w.breakRule},
+			"sync": {6, w.do((*device.Device).Sync)}, "push": {2, w.do((*device.Device).Push)},
+			"pull": {2, w.do((*device.Device).Pull)}, "rebuild": {1, w.do((*device.Device).Rebuild)},
+			"sync together": {2, w.syncTogether}, "cut": {3, w.cut}, "crash": {1, w.crash}, "reopen": {1, w.reopen},
+			"kill": {1, func(rt *rapid.T) { require.NoError(rt, s.killAndRestart()) }},
+		} {
+			for i := range action.weight {
+				actions[fmt.Sprint(name, " ", i)] = action.do
+			}
+		}
+		rt.Repeat(actions)
 		w.makePeace(rt)
 		w.check(rt)
 	})
@@ -169,6 +171,30 @@ func key(table string, n int) string {
 
 func drawKey(rt *rapid.T, table string) string {
 	return key(table, rapid.IntRange(1, rowsPerTable).Draw(rt, table))
+}
+
+// fill gives each user every row that there can be, so that the devices begin with something to fight over.
+func (w *world) fill(rt *rapid.T) {
+	for _, a := range w.phones[1:] {
+		for n := range rowsPerTable {
+			for _, statement := range []struct {
+				sql  string
+				args []any
+			}{
+				{`INSERT INTO users (id, name) VALUES (?, 'u')`, []any{key("users", n+1)}},
+				{`INSERT INTO posts (id, author_id, title) VALUES (?, ?, 'p')`, []any{key("posts", n+1), key("users", n+1)}},
+				{`INSERT INTO files (id, post_id, name, content) VALUES (?, ?, 'f', x'00')`, []any{key("files", n+1), key("posts", n+1)}},
+				{`INSERT INTO categories (id, parent_id, name) VALUES (?, ?, 'c')`, []any{key("categories", n+1), key("categories", max(n, 1))}},
+				{`INSERT INTO teams (id, name) VALUES (?, 't')`, []any{key("teams", n+1)}},
+				{`INSERT INTO members (id, team_id, name) VALUES (?, ?, 'm')`, []any{key("members", n+1), key("teams", n+1)}},
+			} {
+				_, err := a.DB().ExecContext(rt.Context(), statement.sql, statement.args...)
+				require.NoError(rt, err)
+			}
+		}
+		require.NoError(rt, a.Sync(rt.Context()))
+	}
+	require.NoError(rt, w.phones[0].Sync(rt.Context()))
 }
 
 func (w *world) writeRow(rt *rapid.T) {

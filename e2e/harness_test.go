@@ -43,8 +43,8 @@ func TestMain(m *testing.M) {
 
 func buildAndRun(m *testing.M) int {
 	// The property test starts processes and writes files: its default is sized for every run of the package. The
-	// command line is parsed later and wins, for example -rapid.checks=1000 -rapid.steps=100.
-	for name, value := range map[string]string{"rapid.checks": "6", "rapid.nofailfile": "true"} {
+	// command line is parsed later and wins, for example -rapid.checks=1000 -rapid.steps=200.
+	for name, value := range map[string]string{"rapid.checks": "10", "rapid.steps": "50", "rapid.nofailfile": "true"} {
 		if err := flag.Set(name, value); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1

@@ -300,6 +300,22 @@ END
 $$;
 COMMENT ON FUNCTION sync.push_apply_in_order(uuid, text) IS 'Applies all staged rows of a push strictly in push order.';
 
+-- sync.give_way keeps a push from waiting long for rows that an application's transaction holds: that one may come to wait for the
+-- push's scope, and must never be the victim of the deadlock. The push fails with 55P03 before one is looked for, and starts over.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.give_way()
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM sync.table_catalog t WHERE t.policy = 'capture' AND t.unregistered_at IS NULL) THEN
+        PERFORM set_config('lock_timeout', greatest(1, least(150, extract(epoch FROM current_setting('deadlock_timeout')::interval) * 500)::integer)::text, true);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.give_way() IS 'Bounds how long a push waits for rows, where plain SQL writes synced tables too.';
+
 -- sync.push_commit judges a staged push, applies it and writes its log. The caller reads the rows, and ends with sync.bundle_close.
 -- Returns the bundle's sequence, number and effects.
 -- Errors: OV001, OV003, OV004, OV009 scope and lease; OV007 not the source's next bundle any more; OV008 source retired; OV012 rows missing, a row twice,
@@ -343,6 +359,7 @@ BEGIN
         PERFORM sync.fail('OV013', 'a row was changed by someone else since the client last saw it', v_conflict, 'Resolve the conflict and push again.');
     END IF;
     PERFORM sync.bundle_begin(v_user, p_source_id, v_session.source_bundle_id, p_push_id);
+    PERFORM sync.give_way();
     SET CONSTRAINTS ALL DEFERRED;
     IF v_session.planned_row_count = 1 THEN
         PERFORM sync.push_apply(p_push_id, p_user_id);
@@ -369,6 +386,7 @@ COMMENT ON FUNCTION sync.push_commit(uuid, text, text, bigint, interval) IS 'Jud
 
 -- +goose Down
 DROP FUNCTION sync.push_commit(uuid, text, text, bigint, interval);
+DROP FUNCTION sync.give_way();
 DROP FUNCTION sync.push_apply_in_order(uuid, text);
 DROP FUNCTION sync.push_apply(uuid, text);
 DROP FUNCTION sync.push_conflict(uuid, bigint);

@@ -16,3 +16,7 @@ FROM sync.user_state u;
 -- name: StatusCountHistoryPruned :exec
 -- Counts an answer history_pruned.
 SELECT nextval('sync.history_pruned_count');
+
+-- name: StatusErrors :one
+-- How many errors the check of the set-up finds.
+SELECT count(*) FROM sync.check() AS f WHERE f.severity = 'error';

@@ -167,8 +167,9 @@ func (s *SyncService) features() map[string]bool {
 	}
 }
 
-// GetStatus returns the service's lifecycle and what operators watch. It asks the
-// database once; the cost goes with the number of scopes, not with the history.
+// GetStatus returns the service's lifecycle and what operators watch. It is
+// unhealthy if a floor is ahead of its scope, or if SELECT * FROM sync.check()
+// shows an error: a trigger that is missing or disabled, say. The cost goes with the number of scopes, not with the history.
 // It works while the service is closing, and fails only if the database does.
 func (s *SyncService) GetStatus(ctx context.Context) (*StatusResponse, error) {
 	totals, err := s.queries.StatusTotals(ctx, s.pool)
@@ -182,8 +183,12 @@ func (s *SyncService) GetStatus(ctx context.Context) (*StatusResponse, error) {
 	s.mu.Lock()
 	lifecycle, inFlight := s.lifecycle, s.inFlight
 	s.mu.Unlock()
+	setupErrors, err := s.queries.StatusErrors(ctx, s.pool)
+	if err != nil {
+		return nil, fmt.Errorf("check the set-up of the registered tables: %w", err)
+	}
 	status := "healthy"
-	if totals.FloorAheadCount > 0 {
+	if totals.FloorAheadCount > 0 || setupErrors > 0 {
 		status = "unhealthy"
 	}
 	return &StatusResponse{

@@ -139,16 +139,6 @@ func (t *catalogTable) keyString(keyBytes []byte) string {
 	return string(keyBytes)
 }
 
-// parseKey returns the log's form of a key that a client sent. ok is false for a
-// text that no key of this table can have.
-func (t *catalogTable) parseKey(key string) (keyBytes []byte, ok bool) {
-	if !t.keyIsUUID {
-		return []byte(key), true
-	}
-	parsed, err := uuid.Parse(key)
-	return parsed[:], err == nil && len(key) == 36
-}
-
 // wireOp returns the protocol's name of an operation of the log.
 func wireOp(op string) string {
 	switch op {

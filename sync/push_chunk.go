@@ -40,6 +40,11 @@ func (s *SyncService) UploadPushChunk(ctx context.Context, actor Actor, pushID s
 	if req == nil {
 		req = &PushSessionChunkRequest{}
 	}
+	for i, row := range req.Rows {
+		if !utf8.Valid(row.Payload) {
+			return nil, &PushChunkInvalidError{Message: fmt.Sprintf("row %d of the chunk: the payload is not UTF-8", i)}
+		}
+	}
 	return s.uploadPushChunk(ctx, actor, pushID, req.StartRowOrdinal, pushedRows(req.Rows))
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
@@ -79,6 +80,7 @@ type rowJudge struct {
 
 	keyBytes [16]byte
 	text     []byte
+	decoded  []byte
 }
 
 // judgedTable holds the columns of a table for the time of a chunk.
@@ -158,6 +160,8 @@ func (j *rowJudge) judgeKey(key *pushedKey) error {
 		return fmt.Errorf("the key column %s must be a string", j.table.keyColumn)
 	case bytes.IndexByte(key.text, 0) >= 0:
 		return fmt.Errorf("the key has a character U+0000 in it, which the database cannot store")
+	case !utf8.Valid(key.text):
+		return fmt.Errorf("the key is not UTF-8")
 	case !j.table.keyIsUUID:
 		j.key = key.text
 	default:
@@ -249,14 +253,14 @@ func (j *rowJudge) judgeBytes(column *judgedColumn, value []byte) error {
 	if bytes.ContainsAny(j.text, "\r\n") {
 		return fmt.Errorf("column %s is not standard base64 with padding", column.name)
 	}
-	// In place: what is decoded is shorter than its text.
-	n, err := strictBase64.Decode(j.text, j.text)
+	decoded, err := strictBase64.AppendDecode(j.decoded[:0], j.text)
 	if err != nil {
 		return fmt.Errorf("column %s is not standard base64 with padding", column.name)
 	}
+	j.decoded = decoded
 	j.startColumn(column.name)
 	j.payload = append(j.payload, `"\\x`...)
-	j.payload = hex.AppendEncode(j.payload, j.text[:n])
+	j.payload = hex.AppendEncode(j.payload, decoded)
 	j.payload = append(j.payload, '"')
 	return nil
 }
