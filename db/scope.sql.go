@@ -47,3 +47,120 @@ func (q *Queries) ScopeConnect(ctx context.Context, db DBTX, arg ScopeConnectPar
 	)
 	return i, err
 }
+
+const ScopeHeads = `-- name: ScopeHeads :many
+SELECT u.user_id, u.state, u.retained_bundle_floor, u.next_bundle_seq FROM sync.user_state u WHERE u.user_id = ANY ($1::text[])
+`
+
+type ScopeHeadsRow struct {
+	UserID              string
+	State               string
+	RetainedBundleFloor int64
+	NextBundleSeq       int64
+}
+
+// How far each of these scopes is. A scope that nobody has connected to has no row.
+func (q *Queries) ScopeHeads(ctx context.Context, db DBTX, userIds []string) ([]ScopeHeadsRow, error) {
+	rows, err := db.Query(ctx, ScopeHeads, userIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ScopeHeadsRow
+	for rows.Next() {
+		var i ScopeHeadsRow
+		if err := rows.Scan(
+			&i.UserID,
+			&i.State,
+			&i.RetainedBundleFloor,
+			&i.NextBundleSeq,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const ScopeNames = `-- name: ScopeNames :many
+SELECT u.user_id FROM sync.user_state u ORDER BY u.user_id COLLATE "C"
+`
+
+// All scopes, in order.
+func (q *Queries) ScopeNames(ctx context.Context, db DBTX) ([]string, error) {
+	rows, err := db.Query(ctx, ScopeNames)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var user_id string
+		if err := rows.Scan(&user_id); err != nil {
+			return nil, err
+		}
+		items = append(items, user_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const ScopeRepair = `-- name: ScopeRepair :one
+SELECT sync.repair($1::text)::bigint AS row_count
+`
+
+// Enters what differs into the log, as one bundle.
+func (q *Queries) ScopeRepair(ctx context.Context, db DBTX, userID string) (int64, error) {
+	row := db.QueryRow(ctx, ScopeRepair, userID)
+	var row_count int64
+	err := row.Scan(&row_count)
+	return row_count, err
+}
+
+const ScopeVerify = `-- name: ScopeVerify :many
+SELECT v.schema_name::text AS schema_name, v.table_name::text AS table_name, v.key::text AS row_key, v.difference::text AS difference,
+       coalesce(v.live_row::text, 'null')::text AS live_row, coalesce(v.log_row::text, 'null')::text AS log_row
+FROM sync.verify($1::text) AS v
+`
+
+type ScopeVerifyRow struct {
+	SchemaName string
+	TableName  string
+	RowKey     string
+	Difference string
+	LiveRow    string
+	LogRow     string
+}
+
+// Rows of a scope that the log does not have as they are, or has though they are gone.
+func (q *Queries) ScopeVerify(ctx context.Context, db DBTX, userID string) ([]ScopeVerifyRow, error) {
+	rows, err := db.Query(ctx, ScopeVerify, userID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ScopeVerifyRow
+	for rows.Next() {
+		var i ScopeVerifyRow
+		if err := rows.Scan(
+			&i.SchemaName,
+			&i.TableName,
+			&i.RowKey,
+			&i.Difference,
+			&i.LiveRow,
+			&i.LogRow,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}

@@ -118,6 +118,9 @@ func (c *client) do(method, path string, in any) (status int, body []byte) {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	req.Header.Set("Oversync-Source-ID", c.source)
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	resp, err := (&http.Client{Transport: c.net}).Do(req)
 	require.NoError(c.t, err)
 	body, err = readAll(resp.Body)

@@ -108,7 +108,7 @@ func (p *phone) write(t testing.TB, statement string, args ...any) {
 	require.NoError(t, err, statement)
 }
 
-// sync syncs devices one after the other.
+// syncAll syncs devices one after the other.
 func syncAll(t *testing.T, phones ...*phone) {
 	t.Helper()
 	for _, p := range phones {
@@ -116,7 +116,7 @@ func syncAll(t *testing.T, phones ...*phone) {
 	}
 }
 
-// require.TestingT with a context.
+// tester is what a comparison needs of a test, which may be one of rapid.
 type tester interface {
 	require.TestingT
 	Context() context.Context
@@ -181,7 +181,7 @@ func (s *server) requireConverged(t tester, phones ...*phone) {
 	}
 }
 
-// rowOf is the payload of a row as an object.
+// payloadOf is the payload of a row as an object.
 func payloadOf(t testing.TB, e effect) object {
 	t.Helper()
 	var fields object

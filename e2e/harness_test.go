@@ -24,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/oversync/oversync/db/pgembed/pgtest"
+	"github.com/oversync/oversync/httpapi/openapitest"
 )
 
 const (
@@ -78,6 +79,7 @@ type server struct {
 
 	logs      lockedBuffer
 	transport *http.Transport
+	checked   http.RoundTripper // transport, held to the OpenAPI document
 }
 
 // startServer serves a new database with the demo schema registered. Settings are environment variables, NAME=value.
@@ -91,6 +93,7 @@ func startServer(t *testing.T, settings ...string) *server {
 func startServerOn(t *testing.T, database string, settings ...string) *server {
 	t.Helper()
 	s := &server{database: database, env: settings, transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+	s.checked = openapitest.Wrap(t, s.transport)
 	schema, err := os.ReadFile("../cmd/oversync/internal/demo/schema.sql")
 	require.NoError(t, err)
 	s.exec(t, string(schema))
@@ -191,7 +194,7 @@ func (s *server) killAndRestart() error {
 	if err := s.process.Process.Kill(); err != nil {
 		return err
 	}
-	<-s.ended // it reports the signal
+	_ = <-s.ended // it reports the signal
 	s.process = nil
 	return s.start()
 }

@@ -144,7 +144,7 @@ func (n *network) RoundTrip(r *http.Request) (*http.Response, error) {
 	defer cancel()
 	there := r.Clone(ctx)
 	there.URL.Scheme, there.URL.Host, there.Host = base.Scheme, base.Host, base.Host
-	resp, err := n.server.transport.RoundTrip(there)
+	resp, err := n.server.checked.RoundTrip(there)
 	var body []byte
 	if err == nil {
 		// The whole answer is read here, so that a fault comes after the server has done with it.

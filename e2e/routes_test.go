@@ -24,6 +24,7 @@ func TestRoutes(t *testing.T) {
 		"DELETE /sync/push-sessions/" + id,
 		"GET /sync/committed-bundles/1/rows",
 		"GET /sync/pull",
+		"GET /sync/watch",
 		"POST /sync/snapshot-sessions",
 		"GET /sync/snapshot-sessions/" + id,
 		"DELETE /sync/snapshot-sessions/" + id,

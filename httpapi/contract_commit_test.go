@@ -145,3 +145,18 @@ func TestRejections(t *testing.T) {
 	d.do("GET", "/sync/pull?after_bundle_seq=1", "").is(200, `{"stable_bundle_seq":1,"bundles":[],"has_more":false}`)
 	require.Equal(t, 2, d.push(2, user(`{"name":"x"}`)))
 }
+
+// Types that have a language of their own refuse a text as a syntax error, which
+// is the row's and not the server's.
+func TestRejectionsOfSyntax(t *testing.T) {
+	t.Parallel()
+	a := newUncheckedAPI(t, thingsSchema, func(c *oversync.ServiceConfig) {
+		c.RegisteredTables = append(c.RegisteredTables, oversync.RegisteredTable{Schema: "business", Table: "things", SyncKeyColumns: []string{"id"}})
+	})
+	d := a.device("user", "source").initialized()
+	for _, payload := range []string{`{"search":"a &"}`, `{"path":"$..x"}`} {
+		d.commit(d.staged(1, row("things", id(1), "INSERT", 0, payload))).is(422,
+			`{"error":"push_rejected","message":"*","rejection":{"sqlstate":"42601"}}`, payload)
+	}
+	d.push(1, row("things", id(1), "INSERT", 0, `{"search":"a & b","path":"$.a"}`))
+}

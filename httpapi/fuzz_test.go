@@ -30,7 +30,7 @@ create table business.things (
     d date, t time, tz timetz, ts timestamp, tstz timestamptz, iv interval,
     u uuid, js json, jb jsonb, words text[], grid integer[], blobs bytea[], ip inet, mac macaddr,
     span int4range, spans tstzmultirange, mood business.mood, even business.even, pair business.pair, pairs business.pair[],
-    bits bit(3), p point, vec tsvector, c3 char(3), money money, doc xml,
+    bits bit(3), p point, vec tsvector, c3 char(3), money money, doc xml, search tsquery, path jsonpath,
     always bigint generated always as identity, twice numeric generated always as (n * 2) stored,
     primary key (_sync_scope_id, id)
 );
@@ -41,7 +41,7 @@ var fuzzColumns = map[string][]string{
 	"posts": {"author_id", "title"},
 	"notes": {"body", "meta", "at", "amount", "length"},
 	"things": strings.Fields("i2 i8 n f4 f8 ok d t tz ts tstz iv u js jb words grid blobs ip mac span spans mood even pair pairs " +
-		"bits p vec c3 money doc always twice"),
+		"bits p vec c3 money doc search path always twice"),
 }
 
 var fuzzTables = []string{"users", "posts", "notes", "things"}
@@ -54,7 +54,7 @@ var fuzzValues = []string{
 	`"YQ=="`, `"YQ"`, `"=="`, `"\\x00"`, `"00000000-0000-4000-8000-000000000001"`, `"ABCDEF00-0000-4000-8000-000000000001"`,
 	`"2026-01-02T03:04:05.123456Z"`, `"0001-01-01 BC"`, `"infinity"`, `"294277-01-01"`, `"now"`, `"24:00:00"`, `"1 year -3 days"`, `"P1Y2M"`,
 	`"{a,b}"`, `"{{1,2},{3,4}}"`, `"{{1},{2,3}}"`, `"{"`, `"[1,5)"`, `"empty"`, `"[5,1)"`, `"(1,x)"`, `"(,)"`, `"good"`, `"ugly"`, `"101"`, `"(1,2)"`, `"10.0.0.0/8"`,
-	`"<a>"`, `"<a/>"`, `"<!DOCTYPE a><a/>"`, `"a & b"`, `"$1.00"`, `"08:00:2b:01:02:03"`, `2`, `3`,
+	`"<a>"`, `"<a/>"`, `"<!DOCTYPE a><a/>"`, `"a & b"`, `"a &"`, `"$.a[*] ? (@ > 1)"`, `"$..x"`, `"$1.00"`, `"08:00:2b:01:02:03"`, `2`, `3`,
 	`[]`, `{}`, `[null]`, `[1,2,3]`, `["a","b"]`, `[[1,2],[3,4]]`, `[[1],[2,3]]`, `[1,[2]]`, `{"a":1,"b":"x"}`, `{"a":"x"}`, `{"a":1,"a":2}`, `[{"a":1}]`, `[{"a":{}}]`,
 	`{"":""}`, `{"\u0000":1}`, `{"a":{"b":[1e400]}}`, `[[[[[[[[[[]]]]]]]]]]`,
 }

@@ -1,11 +1,18 @@
 package httpapi
 
-import "net/http"
+import (
+	"net/http"
+
+	oversync "github.com/oversync/oversync/sync"
+)
 
 // HandleCapabilities serves GET /sync/capabilities: what a client can ask of this
 // server.
 func (h *HTTPSyncHandlers) HandleCapabilities(w http.ResponseWriter, r *http.Request) {
 	h.serve(w, r, http.MethodGet, "capabilities", func(w http.ResponseWriter) error {
+		if h.service.IsClosing() {
+			return &oversync.ServiceClosedError{}
+		}
 		return writeJSON(w, http.StatusOK, h.service.GetCapabilities())
 	})
 }

@@ -21,6 +21,7 @@ CREATE TABLE sync.table_catalog (
     on_scope_change      text NOT NULL DEFAULT 'refuse',
     policy               text NOT NULL DEFAULT 'reject',
     external_references  text[] NOT NULL DEFAULT '{}',
+    has_to_settle        boolean NOT NULL DEFAULT false,
     apply_order          integer NOT NULL DEFAULT 0,
     columns_fingerprint  bigint NOT NULL,
     scope_default_before text,
@@ -53,6 +54,7 @@ COMMENT ON COLUMN sync.table_catalog.scope_is_shown IS 'Whether clients see the 
 COMMENT ON COLUMN sync.table_catalog.on_scope_change IS 'What a parent''s change of scope does to the rows of this table: refuse (an error) or move (they go along).';
 COMMENT ON COLUMN sync.table_catalog.external_references IS 'Foreign keys (constraint names, or schema.table referred to) that may point to tables that are not registered.';
 COMMENT ON COLUMN sync.table_catalog.policy IS 'What happens to a write outside a bundle: reject (an error) or capture (it becomes a bundle at commit).';
+COMMENT ON COLUMN sync.table_catalog.has_to_settle IS 'Whether its rows can refer across scopes, so that sync.settle_<id> looks at them.';
 COMMENT ON COLUMN sync.table_catalog.apply_order IS 'Place in the order parents first, as sync.table_order had it at the last registration.';
 COMMENT ON COLUMN sync.table_catalog.columns_fingerprint IS 'Columns at the last registration or refresh, as sync.columns_fingerprint gives them; differs when the table was altered since.';
 COMMENT ON COLUMN sync.table_catalog.scope_default_before IS 'Default that the scope column had before registration; put back by sync.unregister_table.';
@@ -80,14 +82,17 @@ COMMENT ON COLUMN sync.table_order_overrides.parent IS 'Table that is written ea
 -- sync.columns_fingerprint returns a number that changes when a column of the table is added, dropped, renamed or retyped.
 -- The order of columns does not matter, so partitions have the number of their parent.
 -- Errors: none. Locks: none.
+-- In plpgsql, as all that runs in each push: a function in SQL is planned anew in every statement that calls it.
 CREATE FUNCTION sync.columns_fingerprint(p_relation oid)
 RETURNS bigint
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT bit_xor(hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod))
-    FROM pg_attribute a
-    WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+BEGIN
+    RETURN (SELECT bit_xor(hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod))
+            FROM pg_attribute a
+            WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped);
+END
 $$;
 COMMENT ON FUNCTION sync.columns_fingerprint(oid) IS 'Number that changes when a column of the table is added, dropped, renamed or retyped.';
 

@@ -123,6 +123,28 @@ END
 $$;
 COMMENT ON FUNCTION sync.require_initialized(sync.user_state, text) IS 'Raises OV001 or OV002 unless the scope is initialized.';
 
+-- sync.require_finished is the deferred trigger function that keeps a transaction from ending with a bundle open, as when code that was to
+-- write in it ends the transaction itself. Running deferred triggers before the end is no end.
+-- Errors: OV024. Locks: none.
+CREATE FUNCTION sync.require_finished()
+RETURNS trigger
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF current_query() ~* '^\s*(commit|end|prepare)\M' AND EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit) THEN
+        PERFORM sync.fail('OV024', 'the transaction ends with a bundle open', NULL, 'Leave ending the transaction to whoever opened the bundle.');
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sync.require_finished() IS 'Trigger function: keeps a transaction from ending with a bundle open.';
+
+CREATE CONSTRAINT TRIGGER opened_bundle_is_finished
+    AFTER INSERT ON sync.open_bundles DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NOT NEW.is_implicit AND NEW.push_id IS NULL) EXECUTE FUNCTION sync.require_finished();
+COMMENT ON TRIGGER opened_bundle_is_finished ON sync.open_bundles IS 'Keeps a transaction from ending with a bundle open.';
+
 --
 -- Capturing.
 --
@@ -130,10 +152,12 @@ COMMENT ON FUNCTION sync.require_initialized(sync.user_state, text) IS 'Raises O
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.scope_in_bundle()
 RETURNS text
-LANGUAGE sql STABLE SECURITY DEFINER
+LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id_if_assigned() AND NOT b.is_implicit
+BEGIN
+    RETURN (SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id_if_assigned() AND NOT b.is_implicit);
+END
 $$;
 COMMENT ON FUNCTION sync.scope_in_bundle() IS 'Scope id of the bundle that this transaction has open, or null. Registration makes it the default of scope columns.';
 
@@ -234,6 +258,10 @@ DECLARE
     v_moved record;
     v_followed integer[] := '{}';
 BEGIN
+    -- Nothing to find where no table has its scope through a parent, and nothing moved within one scope.
+    IF sync.scope_in_bundle() IS NOT NULL AND NOT EXISTS (SELECT FROM sync.table_catalog t WHERE t.scope_via IS NOT NULL AND t.unregistered_at IS NULL) THEN
+        RETURN;
+    END IF;
     LOOP
         FOR v_captured IN
             SELECT c.capture_no, c.table_id, c.keys
@@ -322,10 +350,16 @@ SET jit = off
 AS $$
 DECLARE
     v_xid xid8 := pg_current_xact_id();
-    v_push_id uuid := (SELECT b.push_id FROM sync.open_bundles b WHERE b.xid = v_xid AND NOT b.is_implicit);
+    v_scope text;
+    v_push_id uuid;
     v_table record;
     v_touched bigint := 0;
 BEGIN
+    SELECT b.user_id, b.push_id INTO v_scope, v_push_id FROM sync.open_bundles b WHERE b.xid = v_xid AND NOT b.is_implicit;
+    IF (SELECT sum(cardinality(c.keys)) FROM sync.captured_keys c WHERE c.xid = v_xid) > 100 THEN
+        -- A plan kept from when a table had a few rows must not meet a hundred thousand. What planning costs is nothing beside so many rows.
+        PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('work_mem', '64MB', true);
+    END IF;
     FOR v_table IN
         WITH captured AS (
             SELECT c.table_id, c.keys, c.scopes, sum(cardinality(c.keys)) OVER (ORDER BY c.capture_no) - cardinality(c.keys) AS keys_before
@@ -334,7 +368,7 @@ BEGIN
             SELECT c.table_id, b.user_pk, k.key_bytes, min(c.keys_before + k.place) AS first_touched
             FROM captured c
             CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) WITH ORDINALITY AS k(key_bytes, scope, place)
-            JOIN sync.open_bundles b ON b.xid = v_xid AND (NOT b.is_implicit OR b.user_id = coalesce(k.scope, c.scopes[1]))
+            JOIN sync.open_bundles b ON b.xid = v_xid AND b.user_id = coalesce(k.scope, c.scopes[1], v_scope)
             GROUP BY c.table_id, b.user_pk, k.key_bytes
         ), pushed AS (
             SELECT s.table_id, s.key_bytes, s.row_ordinal FROM sync.staged_rows s WHERE s.push_id = v_push_id
@@ -353,7 +387,7 @@ BEGIN
             LEFT JOIN pushed p ON p.table_id = j.table_id AND p.key_bytes = j.key_bytes
             WHERE NOT (p_only_missing AND j.was_live)
         )
-        SELECT p.table_id, count(*) AS touched,
+        SELECT p.table_id, count(*) AS touched, (SELECT t.has_to_settle FROM sync.table_catalog t WHERE t.table_id = p.table_id) AS has_to_settle,
                array_agg(p.user_pk ORDER BY p.user_pk, p.row_ordinal) AS user_pks,
                array_agg(p.row_ordinal ORDER BY p.user_pk, p.row_ordinal) AS ordinals,
                array_agg(p.key_bytes ORDER BY p.user_pk, p.row_ordinal) AS keys,
@@ -364,6 +398,9 @@ BEGIN
     LOOP
         EXECUTE format('SELECT sync.emit_%s($1, $2, $3, $4, $5)', v_table.table_id)
         USING v_table.user_pks, v_table.ordinals, v_table.keys, v_table.was_live, v_table.bytes_before;
+        IF v_table.has_to_settle THEN
+            EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_table.table_id) USING v_table.user_pks, v_table.keys;
+        END IF;
         v_touched := v_touched + v_table.touched;
     END LOOP;
     IF v_touched > (SELECT sum(b.row_count) FROM sync.open_bundles b WHERE b.xid = v_xid) THEN
@@ -426,7 +463,7 @@ BEGIN
     PERFORM sync.fire_deferred();
     PERFORM sync.resolve_scopes();
     SELECT c.table_id INTO v_table_id FROM sync.captured_keys c
-    WHERE c.xid = pg_current_xact_id() AND EXISTS (SELECT FROM unnest(c.scopes) AS s(scope) WHERE s.scope COLLATE "C" <> v_scope) LIMIT 1;
+    WHERE c.xid = pg_current_xact_id() AND c.scopes IS NOT NULL AND EXISTS (SELECT FROM unnest(c.scopes) AS s(scope) WHERE s.scope COLLATE "C" <> v_scope) LIMIT 1;
     IF FOUND THEN
         PERFORM sync.fail_other_scope(v_table_id, v_scope);
     END IF;
@@ -505,6 +542,8 @@ DROP FUNCTION sync.catalog_entry(integer);
 DROP FUNCTION sync.fail_other_scope(integer, text);
 DROP FUNCTION sync.capture(integer, bytea[], text[]);
 DROP FUNCTION sync.scope_in_bundle();
+DROP TRIGGER opened_bundle_is_finished ON sync.open_bundles;
+DROP FUNCTION sync.require_finished();
 DROP FUNCTION sync.require_initialized(sync.user_state, text);
 DROP FUNCTION sync.bundle_open(text, text, bigint, boolean);
 DROP FUNCTION sync.bundle_begin(sync.user_state, text, bigint, uuid);

@@ -4,7 +4,8 @@
 --   sync.capture_<id>   trigger function: notes the keys a statement touched
 --   sync.capture_row_<id>  trigger function for partitions that were added since: notes the key of a row
 --   sync.emit_<id>      writes effects from live rows into the log
---   sync.apply_<id>     applies staged rows of a push
+--   sync.apply_<id>     applies staged rows of a push, and logs them
+--   sync.settle_<id>    checks effects once they are in the log, where references can cross scopes
 --   sync.resolve_<id>   finds the scopes of keys, where the scope is found through a parent
 --
 -- Functions of their own, so that their statements are planned once a connection. Each knows the columns it was made
@@ -31,14 +32,16 @@ $$;
 COMMENT ON FUNCTION sync.key_bytes_expression(sync.table_catalog, text) IS 'SQL that makes key bytes of a row''s key.';
 
 -- sync.key_expression returns the SQL that makes a key of the table's type from key bytes.
+-- What convert_from returns has the collation of a name, which no index of the table has: hence the column's own.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.key_expression(p_table sync.table_catalog, p_key_bytes text)
 RETURNS text
-LANGUAGE sql IMMUTABLE
+LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE p_table.key_type WHEN 'uuid' THEN format('encode(%s, ''hex'')::uuid', p_key_bytes)
-                                 ELSE format('convert_from(%s, ''UTF8'')', p_key_bytes) END
+                                 ELSE format('(convert_from(%s, ''UTF8'') COLLATE %s)', p_key_bytes,
+                                      (SELECT a.attcollation::regcollation FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attnum = p_table.key_attnum)) END
 $$;
 COMMENT ON FUNCTION sync.key_expression(sync.table_catalog, text) IS 'SQL that makes a key of the table''s type from key bytes.';
 
@@ -80,7 +83,9 @@ RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN p_table.scope_via IS NULL THEN format('%s.%I = %s::%s', p_alias, p_table.scope_column, p_user_id, p_table.scope_type)
+    SELECT CASE WHEN p_table.scope_via IS NULL THEN format('%s.%I = %s::%s', p_alias, p_table.scope_column, p_user_id,
+                    -- As it is now: the type may have been changed since registration.
+                    coalesce((SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = p_table.scope_column), p_table.scope_type))
                 ELSE format('%s = %s', sync.scope_expression(p_table, p_alias), p_user_id) END
 $$;
 COMMENT ON FUNCTION sync.scope_condition(sync.table_catalog, text, text) IS 'SQL condition that a row belongs to a scope.';
@@ -188,8 +193,9 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.guard_statement(sync.table_catalog) IS 'Text of the condition that a row refers across scopes; null if no foreign key can.';
 
--- sync.apply_statement returns the statement that applies staged rows of one operation (I, U or D). Its parameters are
--- $1 push_id, $2 user_id, $3 first and $4 last row_ordinal.
+-- sync.apply_statement returns the statement that applies staged rows of one operation (I, U or D), and logs them as they stand when it
+-- ends: that is how they end, unless a trigger or a foreign key touches them again, and then the caller makes the log anew.
+-- Its parameters are $1 push_id, $2 user_id, $3 first and $4 last row_ordinal, $5 user_pk, $6 bundle_seq, $7 row_ordinals.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char")
 RETURNS text
@@ -204,6 +210,12 @@ DECLARE
     v_mine text := format('%s AND "T".%I = %s', sync.scope_condition(p_table, '"T"', '$2'), p_table.key_column, sync.key_expression(p_table, 's.key_bytes'));
     v_defaults text;
     v_set text;
+    v_key text := sync.key_bytes_expression(p_table, '"T"') || ' AS key_bytes';
+    v_payload text := format('(SELECT row_to_json(w.*)::text FROM (SELECT %s) AS w) AS payload', sync.wire_columns(p_table, '"T"'));
+    v_log text := format('INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
+        SELECT $5, $6, %s, %s, %L::"char", a.key_bytes, %s FROM applied a',
+        -- Rows are inserted in push order, and come back so.
+        CASE WHEN p_op = 'I' THEN '$7[row_number() OVER ()]' ELSE 'a.row_ordinal' END, p_table.table_id, p_op, CASE WHEN p_op = 'D' THEN 'NULL' ELSE 'a.payload' END);
 BEGIN
     IF p_op = 'I' THEN
         -- What a payload does not name keeps the value it has in the base row: the column's default.
@@ -212,15 +224,19 @@ BEGIN
         FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         WHERE a.attrelid = p_table.relation AND a.attnum > 0 AND NOT a.attisdropped;
         RETURN format($f$
-        INSERT INTO %1$s (%2$s%3$s)
-        SELECT %4$s%5$s
-        FROM (SELECT json_populate_record(ROW(%6$s)::%1$s, s.payload::json) AS r
-              FROM sync.staged_rows s WHERE %7$s ORDER BY s.row_ordinal OFFSET 0) AS q$f$,
+        WITH applied AS (
+            INSERT INTO %1$s AS "T" (%2$s%3$s)
+            SELECT %4$s%5$s
+            FROM (SELECT json_populate_record(ROW(%6$s)::%1$s, s.payload::json) AS r
+                  FROM sync.staged_rows s WHERE %7$s ORDER BY s.row_ordinal OFFSET 0) AS q
+            RETURNING %8$s, %9$s
+        )
+        %10$s$f$,
             p_table.relation, coalesce(quote_ident(p_table.scope_column) || ', ', ''),
             (SELECT string_agg(quote_ident(w), ', ' ORDER BY o) FROM unnest(v_written) WITH ORDINALITY AS u(w, o)),
             CASE WHEN p_table.scope_type IS NULL THEN '' ELSE format('$2::%s, ', p_table.scope_type) END,
             (SELECT string_agg(format('(q.r).%I', w), ', ' ORDER BY o) FROM unnest(v_written) WITH ORDINALITY AS u(w, o)),
-            v_defaults, v_staged);
+            v_defaults, v_staged, v_key, v_payload, v_log);
     ELSIF p_op = 'U' THEN
         -- A payload that names no column is an update all the same, so the key stands in where there is nothing else.
         v_written := array_remove(v_written, p_table.key_column);
@@ -229,12 +245,20 @@ BEGIN
                                 string_agg(quote_ident(w), ', ' ORDER BY o), string_agg(format('r.%I', w), ', ' ORDER BY o))
                   FROM unnest(v_written) WITH ORDINALITY AS u(w, o)) END;
         RETURN format($f$
-        UPDATE %s AS "T" SET %s
-        FROM sync.staged_rows s WHERE %s AND %s$f$, p_table.relation, v_set, v_staged, v_mine);
+        WITH applied AS (
+            UPDATE %s AS "T" SET %s
+            FROM sync.staged_rows s WHERE %s AND %s
+            RETURNING s.row_ordinal, %s, %s
+        )
+        %s$f$, p_table.relation, v_set, v_staged, v_mine, v_key, v_payload, v_log);
     ELSE
         RETURN format($f$
-        DELETE FROM %s AS "T"
-        USING sync.staged_rows s WHERE %s AND %s$f$, p_table.relation, v_staged, v_mine);
+        WITH applied AS (
+            DELETE FROM %s AS "T"
+            USING sync.staged_rows s WHERE %s AND %s
+            RETURNING s.row_ordinal, %s
+        )
+        %s$f$, p_table.relation, v_staged, v_mine, v_key, v_log);
     END IF;
 END
 $$;
@@ -243,6 +267,30 @@ COMMENT ON FUNCTION sync.apply_statement(sync.table_catalog, "char") IS 'Text of
 --
 -- Bodies of the functions made for a table.
 --
+-- sync.require_columns refuses writes of a table whose key, or what says whose a row is, was dropped or got another type.
+-- Errors: OV030 with the remedy. Locks: none.
+CREATE FUNCTION sync.require_columns(p_table sync.table_catalog)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_column name;
+BEGIN
+    SELECT c.name INTO v_column
+    FROM unnest(ARRAY[p_table.key_column, p_table.scope_column, p_table.scope_via]) AS c(name)
+    WHERE c.name IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = c.name);
+    IF FOUND THEN
+        PERFORM sync.fail('OV030', format('table %s is synced, but its column %I was dropped', p_table.relation, v_column), NULL,
+            format('Put the column back; or SELECT sync.unregister_table(%L); and register the table anew.', p_table.relation));
+    ELSIF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = p_table.key_column AND a.atttypid = p_table.key_type::regtype) THEN
+        PERFORM sync.fail('OV030', format('table %s is synced, but its key column %I has another type now', p_table.relation, p_table.key_column), NULL,
+            format('SELECT sync.refresh_table(%L);', p_table.relation));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.require_columns(sync.table_catalog) IS 'Refuses writes of a table whose key or scope column was dropped, or whose key got another type.';
+
 -- sync.capture_body returns the body of sync.capture_<id>.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.capture_body(p_table sync.table_catalog)
@@ -259,6 +307,7 @@ DECLARE
 BEGIN
     IF v_is_stale THEN
         v_table := sync.catalog_entry(%1$s);
+        PERFORM sync.require_columns(v_table);
         IF TG_OP <> 'DELETE' THEN EXECUTE sync.capture_statement(v_table, 'new_rows') INTO v_keys, v_min, v_max; END IF;
         IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_statement(v_table, 'old_rows') INTO v_old_keys, v_old_min, v_old_max; END IF;
     ELSE
@@ -295,8 +344,8 @@ $f$, p_table.table_id, p_table.columns_fingerprint,
 $$;
 COMMENT ON FUNCTION sync.capture_body(sync.table_catalog) IS 'Body of the trigger function made for a table.';
 
--- sync.stale_condition returns the SQL condition that the code made for a table no longer fits: its columns were changed, or it or a table that
--- its code names was renamed or moved.
+-- sync.stale_condition returns the SQL condition that the code made for a table no longer fits: it, or a table that its code names, was
+-- altered, renamed or moved.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.stale_condition(p_table sync.table_catalog)
 RETURNS text
@@ -304,37 +353,37 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH RECURSIVE named AS (
-        SELECT p_table.relation::oid AS oid
+        SELECT p_table.relation::oid AS oid, p_table.columns_fingerprint
         UNION
-        SELECT p.relation::oid
+        SELECT p.relation::oid, p.columns_fingerprint
         FROM named n
         JOIN sync.table_catalog t ON t.relation = n.oid AND t.unregistered_at IS NULL
         JOIN sync.foreign_keys f ON f.table_id = t.table_id AND (t.table_id = p_table.table_id OR f.columns = ARRAY[t.scope_via])
         JOIN sync.table_catalog p ON p.table_id = f.parent_table_id
     )
-    SELECT format('sync.columns_fingerprint(%s) <> %s OR ARRAY[%s]::regclass[]::text[] <> %L', p_table.relation::oid, p_table.columns_fingerprint,
+    SELECT format('%s OR ARRAY[%s]::regclass[]::text[] <> %L',
+                  string_agg(format('sync.columns_fingerprint(%s) <> %s', n.oid, n.columns_fingerprint), ' OR ' ORDER BY n.oid),
                   string_agg(n.oid::text, ', ' ORDER BY n.oid), array_agg(n.oid::regclass::text ORDER BY n.oid))
     FROM named n
 $$;
 COMMENT ON FUNCTION sync.stale_condition(sync.table_catalog) IS 'SQL condition that the code made for a table no longer fits.';
 
--- sync.emit_statements returns what sync.emit_<id> runs: the effects, then the guard against references across scopes, then whose row is
--- whose where the scope is found through a parent. The parameters are those of sync.emit_<id>.
+-- sync.settle_statements returns what sync.settle_<id> runs once effects are in the log: the guard against references across scopes, and
+-- whose row is whose where the scope is found through a parent. Its parameters are $1 user_pks and $3 keys ($2 goes unused), as of sync.emit_<id>.
 -- Errors: none. Locks: none.
-CREATE FUNCTION sync.emit_statements(p_table sync.table_catalog)
+CREATE FUNCTION sync.settle_statements(p_table sync.table_catalog)
 RETURNS text[]
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT array_remove(ARRAY[
-        sync.emit_statement(p_table),
         CASE WHEN sync.guard_statement(p_table) IS NOT NULL THEN format($f$
-        SELECT sync.fail('OV033', %L, NULL, 'A row may refer only to rows of its own scope.') WHERE $1 IS NOT NULL AND $2 IS NOT NULL AND $4 IS NOT NULL AND $5 IS NOT NULL AND (%s)$f$,
+        SELECT sync.fail('OV033', %L, NULL, 'A row may refer only to rows of its own scope.') WHERE $2 IS NULL AND (%s)$f$,
             format('a row of %I.%I refers to a row of another scope', p_table.schema_name, p_table.table_name), sync.guard_statement(p_table)) END,
         CASE WHEN p_table.scope_via IS NOT NULL THEN format($f$
         WITH ended AS (
             DELETE FROM sync.row_owners o USING unnest($3) AS k(key_bytes)
-            WHERE $2 IS NOT NULL AND $4 IS NOT NULL AND $5 IS NOT NULL AND o.table_id = %1$s AND o.key_bytes = k.key_bytes
+            WHERE $2 IS NULL AND o.table_id = %1$s AND o.key_bytes = k.key_bytes
               AND NOT EXISTS (SELECT FROM %2$s AS t WHERE t.%4$I = %5$s)
         )
         INSERT INTO sync.row_owners AS o (table_id, user_pk, key_bytes)
@@ -346,24 +395,7 @@ AS $$
             p_table.table_id, p_table.relation, sync.scope_condition(p_table, 't', 'b.user_id'), p_table.key_column, sync.key_expression(p_table, 'k.key_bytes')) END
     ], NULL)
 $$;
-COMMENT ON FUNCTION sync.emit_statements(sync.table_catalog) IS 'Statements that write effects of a table into the log and check them.';
-
--- sync.emit_stale runs the statements of sync.emit_<id> as they would be made now.
--- Errors: as these. Locks: none.
-CREATE FUNCTION sync.emit_stale(p_table_id integer, p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_was_live boolean[], p_bytes_before integer[])
-RETURNS void
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_statement text;
-BEGIN
-    FOREACH v_statement IN ARRAY sync.emit_statements(sync.catalog_entry(p_table_id)) LOOP
-        EXECUTE v_statement USING p_user_pks, p_ordinals, p_keys, p_was_live, p_bytes_before;
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION sync.emit_stale(integer, bigint[], integer[], bytea[], boolean[], integer[]) IS 'Writes effects of a table that was altered since registration.';
+COMMENT ON FUNCTION sync.settle_statements(sync.table_catalog) IS 'Statements that check effects of a table once they are in the log.';
 
 -- sync.emit_body returns the body of sync.emit_<id>.
 -- Errors: none. Locks: none.
@@ -375,15 +407,40 @@ AS $$
     SELECT format($f$
 BEGIN
     IF %1$s THEN
-        PERFORM sync.emit_stale(%2$s, $1, $2, $3, $4, $5);
-        RETURN;
+        EXECUTE sync.emit_statement(sync.catalog_entry(%2$s)) USING $1, $2, $3, $4, $5;
+    ELSE
+        %3$s;
     END IF;
-    %3$s;
 END
-$f$, sync.stale_condition(p_table), p_table.table_id,
-        (SELECT string_agg(regexp_replace(s.sql, '^\s*SELECT', 'PERFORM'), E';\n    ' ORDER BY s.place) FROM unnest(sync.emit_statements(p_table)) WITH ORDINALITY AS s(sql, place)))
+$f$, sync.stale_condition(p_table), p_table.table_id, sync.emit_statement(p_table))
 $$;
 COMMENT ON FUNCTION sync.emit_body(sync.table_catalog) IS 'Body of the function that writes effects of a table into the log.';
+
+-- sync.settle_body returns the body of sync.settle_<id>; null where there is nothing to settle.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.settle_body(p_table sync.table_catalog)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format($f$
+DECLARE
+    v_statement text;
+BEGIN
+    IF %1$s THEN
+        FOREACH v_statement IN ARRAY sync.settle_statements(sync.catalog_entry(%2$s)) LOOP
+            EXECUTE v_statement USING $1, $2, $3;
+        END LOOP;
+    ELSE
+        %3$s;
+    END IF;
+END
+$f$, sync.stale_condition(p_table), p_table.table_id,
+        string_agg(regexp_replace(s.sql, '^\s*SELECT', 'PERFORM'), E';\n        ' ORDER BY s.place))
+    FROM unnest(sync.settle_statements(p_table)) WITH ORDINALITY AS s(sql, place)
+    HAVING count(*) > 0
+$$;
+COMMENT ON FUNCTION sync.settle_body(sync.table_catalog) IS 'Body of the function that checks effects of a table once they are in the log; null where there is nothing to check.';
 
 -- sync.apply_body returns the body of sync.apply_<id>.
 -- Errors: none. Locks: none.
@@ -395,9 +452,9 @@ AS $$
     SELECT format($f$
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.apply_statement(sync.catalog_entry(%2$s), $5) USING $1, $2, $3, $4;
-    ELSIF $5 = 'I' THEN %3$s;
-    ELSIF $5 = 'U' THEN %4$s;
+        EXECUTE sync.apply_statement(sync.catalog_entry(%2$s), $8) USING $1, $2, $3, $4, $5, $6, $7;
+    ELSIF $8 = 'I' THEN %3$s;
+    ELSIF $8 = 'U' THEN %4$s;
     ELSE %5$s;
     END IF;
 END
@@ -405,6 +462,21 @@ $f$, sync.stale_condition(p_table), p_table.table_id,
         sync.apply_statement(p_table, 'I'), sync.apply_statement(p_table, 'U'), sync.apply_statement(p_table, 'D'))
 $$;
 COMMENT ON FUNCTION sync.apply_body(sync.table_catalog) IS 'Body of the function that applies staged rows to a table.';
+
+-- sync.capture_row_statement returns the statement that notes the key of a row ($1).
+-- Errors: OV030 as sync.require_columns. Locks: none.
+CREATE FUNCTION sync.capture_row_statement(p_table sync.table_catalog)
+RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM sync.require_columns(p_table);
+    RETURN format('SELECT sync.capture(%s, ARRAY[%s], %s)', p_table.table_id, sync.key_bytes_expression(p_table, '($1)'),
+        CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[($1).%I::text]', p_table.scope_column) ELSE 'NULL' END);
+END
+$$;
+COMMENT ON FUNCTION sync.capture_row_statement(sync.table_catalog) IS 'Text of the statement that notes the key of a row.';
 
 -- sync.capture_row_body returns the body of sync.capture_row_<id>. Partitions that were added since have no statement triggers: their
 -- rows are noted one by one, until sync.refresh_table gives them triggers of their own. What was written through the parent is noted
@@ -417,7 +489,12 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format($f$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = TG_RELID AND g.tgname = 'oversync_capture_insert' AND g.tgfoid = 'sync.capture_%1$s()'::regprocedure) THEN
+    IF EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = TG_RELID AND g.tgname = 'oversync_capture_insert' AND g.tgfoid = 'sync.capture_%1$s()'::regprocedure) THEN
+        RETURN NULL;
+    ELSIF sync.columns_fingerprint(TG_RELID) <> %6$s THEN
+        IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING OLD; END IF;
+        IF TG_OP <> 'DELETE' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING NEW; END IF;
+    ELSE
         IF TG_OP <> 'INSERT' THEN PERFORM sync.capture(%1$s, ARRAY[%2$s], %3$s); END IF;
         IF TG_OP <> 'DELETE' THEN PERFORM sync.capture(%1$s, ARRAY[%4$s], %5$s); END IF;
     END IF;
@@ -425,11 +502,13 @@ BEGIN
 END
 $f$, p_table.table_id,
         sync.key_bytes_expression(p_table, 'OLD'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[OLD.%I::text]', p_table.scope_column) ELSE 'NULL' END,
-        sync.key_bytes_expression(p_table, 'NEW'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[NEW.%I::text]', p_table.scope_column) ELSE 'NULL' END)
+        sync.key_bytes_expression(p_table, 'NEW'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[NEW.%I::text]', p_table.scope_column) ELSE 'NULL' END,
+        p_table.columns_fingerprint)
 $$;
 COMMENT ON FUNCTION sync.capture_row_body(sync.table_catalog) IS 'Body of the trigger function for partitions that were added since registration.';
 
--- sync.resolve_statement returns the query of sync.resolve_<id>: the scopes that keys are in, by the log and by the live rows.
+-- sync.resolve_statement returns the query of sync.resolve_<id>: the scopes that keys are in, by the log and by the live rows, and
+-- whether there is a live row without one.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.resolve_statement(p_table sync.table_catalog)
 RETURNS text
@@ -437,7 +516,8 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format($f$
-    SELECT array_agg(r.key_bytes ORDER BY r.place), array_agg(r.scope ORDER BY r.place)
+    SELECT array_agg(r.key_bytes ORDER BY r.place) FILTER (WHERE r.scope IS NOT NULL), array_agg(r.scope ORDER BY r.place) FILTER (WHERE r.scope IS NOT NULL),
+           coalesce(bool_or(r.scope IS NULL), false)
     FROM (SELECT k.key_bytes, u.user_id AS scope, k.place
           FROM unnest($1) WITH ORDINALITY AS k(key_bytes, place)
           JOIN sync.row_owners o ON o.table_id = %1$s AND o.key_bytes = k.key_bytes
@@ -445,8 +525,7 @@ AS $$
           UNION
           SELECT k.key_bytes, %2$s, k.place
           FROM unnest($1) WITH ORDINALITY AS k(key_bytes, place)
-          CROSS JOIN LATERAL (SELECT * FROM %3$s AS x WHERE x.%4$I = %5$s OFFSET 0) AS t) AS r
-    WHERE r.scope IS NOT NULL$f$, p_table.table_id, sync.scope_expression(p_table, 't'), p_table.relation, p_table.key_column, sync.key_expression(p_table, 'k.key_bytes'))
+          CROSS JOIN LATERAL (SELECT * FROM %3$s AS x WHERE x.%4$I = %5$s OFFSET 0) AS t) AS r$f$, p_table.table_id, sync.scope_expression(p_table, 't'), p_table.relation, p_table.key_column, sync.key_expression(p_table, 'k.key_bytes'))
 $$;
 COMMENT ON FUNCTION sync.resolve_statement(sync.table_catalog) IS 'Text of the query that finds the scopes of keys.';
 
@@ -458,14 +537,20 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format($f$
+DECLARE
+    v_is_lost boolean;
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.resolve_statement(sync.catalog_entry(%2$s)) INTO keys, scopes USING $1;
+        EXECUTE sync.resolve_statement(sync.catalog_entry(%2$s)) INTO keys, scopes, v_is_lost USING $1;
     ELSE
-        %3$s INTO keys, scopes;
+        %3$s INTO keys, scopes, v_is_lost;
+    END IF;
+    IF v_is_lost THEN
+        PERFORM sync.fail('OV033', %4$L, NULL, 'Write the parent first.');
     END IF;
 END
-$f$, sync.stale_condition(p_table), p_table.table_id, sync.resolve_statement(p_table))
+$f$, sync.stale_condition(p_table), p_table.table_id, sync.resolve_statement(p_table),
+        format('a row of %I.%I refers to no parent that says whose it is', p_table.schema_name, p_table.table_name))
 $$;
 COMMENT ON FUNCTION sync.resolve_body(sync.table_catalog) IS 'Body of the function that finds the scopes of keys.';
 -- +goose StatementEnd
@@ -474,12 +559,14 @@ COMMENT ON FUNCTION sync.resolve_body(sync.table_catalog) IS 'Body of the functi
 DROP FUNCTION sync.resolve_body(sync.table_catalog);
 DROP FUNCTION sync.resolve_statement(sync.table_catalog);
 DROP FUNCTION sync.capture_row_body(sync.table_catalog);
+DROP FUNCTION sync.capture_row_statement(sync.table_catalog);
 DROP FUNCTION sync.apply_body(sync.table_catalog);
 DROP FUNCTION sync.emit_body(sync.table_catalog);
-DROP FUNCTION sync.emit_stale(integer, bigint[], integer[], bytea[], boolean[], integer[]);
-DROP FUNCTION sync.emit_statements(sync.table_catalog);
+DROP FUNCTION sync.settle_body(sync.table_catalog);
+DROP FUNCTION sync.settle_statements(sync.table_catalog);
 DROP FUNCTION sync.stale_condition(sync.table_catalog);
 DROP FUNCTION sync.capture_body(sync.table_catalog);
+DROP FUNCTION sync.require_columns(sync.table_catalog);
 DROP FUNCTION sync.apply_statement(sync.table_catalog, "char");
 DROP FUNCTION sync.guard_statement(sync.table_catalog);
 DROP FUNCTION sync.emit_statement(sync.table_catalog);

@@ -77,6 +77,9 @@ AS $$
     SELECT format('scope column %I of %s has type %s', s.attname, r.full_name, s.type_name), 'A scope column is of type text, varchar, uuid, integer or bigint.'
     FROM rel r, scope_col s WHERE s.type_name NOT IN ('text', 'character varying', 'uuid', 'integer', 'bigint')
     UNION ALL
+    SELECT format('scope column %I of %s has a nondeterministic collation', s.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE %s COLLATE "C";', r.full_name, s.attname, s.type_name)
+    FROM rel r, scope_col s WHERE NOT s.is_deterministic
+    UNION ALL
     SELECT format('%s has no column %I', r.full_name, p_scope_via), 'Name the column that refers to the parent: scope_via => ''…''.'
     FROM rel r WHERE p_scope_via IS NOT NULL AND NOT EXISTS (SELECT FROM via_col)
     UNION ALL
@@ -181,7 +184,7 @@ BEGIN
         v_id, sync.capture_row_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.emit_%s(p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_was_live boolean[], p_bytes_before integer[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp %s SET enable_seqscan = off SET jit = off AS %L', v_id, v_settings, sync.emit_body(p_table));
-    EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_push_id uuid, p_user_id text, p_from integer, p_to integer, p_op "char") RETURNS void
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_push_id uuid, p_user_id text, p_from integer, p_to integer, p_user_pk bigint, p_bundle_seq bigint, p_ordinals integer[], p_op "char") RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = %s %s SET enable_seqscan = off SET jit = off AS %L',
         v_id, v_path, v_settings, sync.apply_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.fire_deferred() RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L', v_path,
@@ -190,7 +193,15 @@ LANGUAGE plpgsql VOLATILE SET search_path = %s %s SET enable_seqscan = off SET j
     EXECUTE format('COMMENT ON FUNCTION sync.capture_row_%s() IS %L', v_id, format('Trigger function of partitions added to %s since: notes the key of a row.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.capture_%s() IS %L', v_id, format('Trigger function of %s: notes the keys that a statement touched.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint[], integer[], bytea[], boolean[], integer[]) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
-    EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(uuid, text, integer, integer, "char") IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
+    EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char") IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
+    IF sync.settle_body(p_table) IS NULL THEN
+        EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
+    ELSE
+        EXECUTE format('CREATE OR REPLACE FUNCTION sync.settle_%s(p_user_pks bigint[], p_unused integer[], p_keys bytea[]) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
+            v_id, sync.settle_body(p_table));
+        EXECUTE format('COMMENT ON FUNCTION sync.settle_%s(bigint[], integer[], bytea[]) IS %L', v_id, format('Checks effects of %s once they are in the log.', v_name));
+    END IF;
+    UPDATE sync.table_catalog t SET has_to_settle = sync.settle_body(p_table) IS NOT NULL WHERE t.table_id = v_id AND t.has_to_settle <> (sync.settle_body(p_table) IS NOT NULL);
     IF p_table.scope_via IS NOT NULL THEN
         EXECUTE format('CREATE OR REPLACE FUNCTION sync.resolve_%s(p_keys bytea[], OUT keys bytea[], OUT scopes text[]) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
             v_id, sync.resolve_body(p_table));
@@ -258,10 +269,12 @@ BEGIN
     UPDATE sync.table_catalog t SET apply_order = o.table_position
     FROM sync.table_order o WHERE o.table_id = t.table_id AND t.apply_order <> o.table_position;
     -- What is made for a table knows the scope of the tables that it refers to.
-    PERFORM sync.install_functions(t)
+    PERFORM sync.install_functions(sync.catalog_entry(t.table_id))
     FROM sync.table_catalog t
     WHERE t.unregistered_at IS NULL AND t.relation <> p_relation
-      AND (t.scope_via IS NOT NULL OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = t.relation AND k.contype = 'f' AND k.confrelid = p_relation));
+      AND (t.scope_via IS NOT NULL
+           OR EXISTS (SELECT FROM pg_constraint k LEFT JOIN sync.table_catalog p ON p.relation = k.confrelid AND p.scope_via IS NOT NULL
+                      WHERE k.conrelid = t.relation AND k.contype = 'f' AND (k.confrelid = p_relation OR p.relation IS NOT NULL)));
     UPDATE sync.catalog_version SET version = version + 1;
 END
 $$;
@@ -294,7 +307,8 @@ BEGIN
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_row_%s()', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean[], integer[])', v_id);
-    EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(uuid, text, integer, integer, "char")', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char")', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.resolve_%s(bytea[])', v_id);
     UPDATE sync.table_catalog t SET relation = NULL, unregistered_at = now() WHERE t.table_id = v_id;
     DELETE FROM sync.table_order_overrides o WHERE p_table.relation IN (o.child, o.parent);
@@ -329,7 +343,8 @@ COMMENT ON FUNCTION sync.end_registration(sync.table_catalog) IS 'Ends a catalog
 --   adopt                rows that are there already: now (in this transaction), later (CALL sync.adopt_table, the CLI or a running
 --                        server does it in batches), or auto: now up to 10,000 rows, else later
 -- Returns the table's id. Foreign keys are judged when the transaction ends, so a set can be registered in any order.
--- Errors: OV030 with what is wrong and how to mend it. Locks: SHARE ROW EXCLUSIVE on the table until the transaction ends.
+-- Errors: OV030 with what is wrong and how to mend it. Locks: SHARE ROW EXCLUSIVE on the table until the transaction ends; ACCESS EXCLUSIVE
+-- if its scope column has no default yet.
 CREATE FUNCTION sync.register_table(
     tbl                 regclass,
     sync_key            name DEFAULT NULL,

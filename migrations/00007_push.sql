@@ -218,87 +218,103 @@ COMMENT ON FUNCTION sync.push_delete(uuid, text, text) IS 'Ends a push session a
 --
 -- Commit.
 --
--- sync.push_conflict returns the first staged row, in push order, that the state of the log refuses; null if there is none.
+-- sync.push_judge compares the staged rows with the state of the log. Returns the first, in push order, that conflicts with it, or null;
+-- and how many bytes the payloads of the rows have that the push changes.
 -- Errors: none. Locks: none beyond the scope's row that the caller holds.
-CREATE FUNCTION sync.push_conflict(p_push_id uuid, p_user_pk bigint)
-RETURNS jsonb
-LANGUAGE sql STABLE
+CREATE FUNCTION sync.push_judge(p_push_id uuid, p_user_pk bigint, OUT conflict jsonb, OUT bytes_before bigint)
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off
 AS $$
-    SELECT jsonb_build_object(
-        'table_id', s.table_id, 'key_bytes', encode(s.key_bytes, 'hex'), 'op', s.op, 'base_row_version', s.base_row_version,
-        'server_row_version', coalesce(newest.bundle_seq, 0), 'server_row_deleted', coalesce(newest.op = 'D', false),
-        -- As text: jsonb would not keep the row as it is on the wire.
-        'server_row', newest.payload)
+DECLARE
+    v_ordinal integer;
+BEGIN
+    SELECT min(s.row_ordinal) FILTER (WHERE s.base_row_version <> coalesce(newest.bundle_seq, 0) OR (s.op = 'I') = (newest.op IS NOT NULL AND newest.op <> 'D')),
+           coalesce(sum(newest.payload_bytes), 0)
+    INTO v_ordinal, bytes_before
     FROM sync.staged_rows s
     LEFT JOIN LATERAL (
-        SELECT r.bundle_seq, r.op, r.payload FROM sync.bundle_rows r
+        SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
         WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
         ORDER BY r.bundle_seq DESC LIMIT 1
     ) AS newest ON true
-    WHERE s.push_id = p_push_id
-      AND (s.base_row_version <> coalesce(newest.bundle_seq, 0)
-           OR (s.op = 'I') = (newest.op IS NOT NULL AND newest.op <> 'D'))
-    ORDER BY s.row_ordinal LIMIT 1
+    WHERE s.push_id = p_push_id;
+    IF v_ordinal IS NOT NULL THEN
+        SELECT jsonb_build_object(
+            'table_id', s.table_id, 'key_bytes', encode(s.key_bytes, 'hex'), 'op', s.op, 'base_row_version', s.base_row_version,
+            'server_row_version', coalesce(newest.bundle_seq, 0), 'server_row_deleted', coalesce(newest.op = 'D', false),
+            -- As text: jsonb would not keep the row as it is on the wire.
+            'server_row', newest.payload)
+        INTO conflict
+        FROM sync.staged_rows s
+        LEFT JOIN LATERAL (
+            SELECT r.bundle_seq, r.op, r.payload FROM sync.bundle_rows r
+            WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
+            ORDER BY r.bundle_seq DESC LIMIT 1
+        ) AS newest ON true
+        WHERE s.push_id = p_push_id AND s.row_ordinal = v_ordinal;
+    END IF;
+END
 $$;
-COMMENT ON FUNCTION sync.push_conflict(uuid, bigint) IS 'The first staged row that conflicts with the state of the log, or null.';
+COMMENT ON FUNCTION sync.push_judge(uuid, bigint) IS 'Compares the staged rows of a push with the state of the log: the first conflict, and the bytes of the rows that it changes.';
 
--- sync.push_apply applies all staged rows grouped by table, which is right since each states the final state of its row:
--- upserts parents first, then deletes children first.
--- Errors: whatever the tables refuse. Locks: the rows written.
-CREATE FUNCTION sync.push_apply(p_push_id uuid, p_user_id text)
-RETURNS void
+-- sync.push_apply applies staged rows and logs them, a statement for each group. Grouped by table, which is right since each row states its
+-- final state: upserts parents first, then deletes children first. Or strictly in push order, a group for each run of one table and operation.
+-- Returns whether the statements touched the staged rows and nothing else, so that what they logged is the bundle.
+-- Errors: OV012 a table is no longer registered; whatever the tables refuse. Locks: the rows written.
+CREATE FUNCTION sync.push_apply(p_push_id uuid, p_user sync.user_state, p_in_order boolean)
+RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_group record;
+    v_last_no bigint := 0;
+    v_groups bigint := 0;
+    v_captured sync.captured_keys;
+    v_is_as_staged boolean := true;
 BEGIN
     FOR v_group IN
-        SELECT s.table_id, s.op, t.schema_name, t.table_name, t.unregistered_at
-        FROM sync.staged_rows s JOIN sync.table_catalog t ON t.table_id = s.table_id
-        WHERE s.push_id = p_push_id
-        GROUP BY s.table_id, s.op, t.table_id
-        ORDER BY s.op = 'D', CASE WHEN s.op = 'D' THEN -t.apply_order ELSE t.apply_order END, s.op
+        WITH marked AS (
+            SELECT s.row_ordinal, s.table_id, s.op, s.key_bytes,
+                   CASE WHEN p_in_order THEN s.row_ordinal - row_number() OVER (PARTITION BY s.table_id, s.op ORDER BY s.row_ordinal) END AS run
+            FROM sync.staged_rows s WHERE s.push_id = p_push_id
+        )
+        SELECT m.table_id, m.op, min(m.row_ordinal) AS first_row, max(m.row_ordinal) AS last_row,
+               array_agg(m.row_ordinal ORDER BY m.row_ordinal) AS ordinals, array_agg(m.key_bytes ORDER BY m.row_ordinal) AS keys,
+               t.schema_name, t.table_name, t.unregistered_at, t.scope_via
+        FROM marked m JOIN sync.table_catalog t ON t.table_id = m.table_id
+        GROUP BY m.table_id, m.op, m.run, t.table_id
+        ORDER BY CASE WHEN p_in_order THEN min(m.row_ordinal) END, m.op = 'D', CASE WHEN m.op = 'D' THEN -t.apply_order ELSE t.apply_order END, m.op
     LOOP
         IF v_group.unregistered_at IS NOT NULL THEN
             PERFORM sync.fail('OV012', format('table %I.%I is no longer registered', v_group.schema_name, v_group.table_name), NULL, 'Push without its rows.');
         END IF;
-        EXECUTE format('SELECT sync.apply_%s($1, $2, 0, 2147483647, $3)', v_group.table_id) USING p_push_id, p_user_id, v_group.op;
+        EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5, $6, $7, $8)', v_group.table_id)
+        USING p_push_id, p_user.user_id, v_group.first_row, v_group.last_row, p_user.user_pk, p_user.next_bundle_seq, v_group.ordinals, v_group.op;
+        v_groups := v_groups + 1;
+        IF v_is_as_staged THEN
+            SELECT c.* INTO v_captured FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.capture_no > v_last_no ORDER BY c.capture_no LIMIT 1;
+            v_last_no := v_captured.capture_no;
+            v_is_as_staged := v_captured.table_id = v_group.table_id AND v_captured.keys = v_group.keys AND v_group.scope_via IS NULL;
+        END IF;
     END LOOP;
     PERFORM sync.fire_deferred();
-END
-$$;
-COMMENT ON FUNCTION sync.push_apply(uuid, text) IS 'Applies all staged rows of a push grouped by table: upserts parents first, then deletes children first.';
-
--- sync.push_apply_in_order applies all staged rows strictly in push order, a statement for each run of one table and operation.
--- Errors: whatever the tables refuse. Locks: the rows written.
-CREATE FUNCTION sync.push_apply_in_order(p_push_id uuid, p_user_id text)
-RETURNS void
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_run record;
-BEGIN
-    FOR v_run IN
-        WITH marked AS (
-            SELECT s.row_ordinal, s.table_id, s.op,
-                   s.row_ordinal - row_number() OVER (PARTITION BY s.table_id, s.op ORDER BY s.row_ordinal) AS run
-            FROM sync.staged_rows s WHERE s.push_id = p_push_id
-        )
-        SELECT m.table_id, m.op, min(m.row_ordinal) AS first_row, max(m.row_ordinal) AS last_row
-        FROM marked m GROUP BY m.table_id, m.op, m.run ORDER BY first_row
+    IF NOT coalesce(v_is_as_staged, false) OR v_groups <> (SELECT count(*) FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
+        RETURN false;
+    END IF;
+    FOR v_captured IN
+        SELECT c.* FROM sync.captured_keys c JOIN sync.table_catalog t ON t.table_id = c.table_id
+        WHERE c.xid = pg_current_xact_id() AND t.has_to_settle
     LOOP
-        EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5)', v_run.table_id) USING p_push_id, p_user_id, v_run.first_row, v_run.last_row, v_run.op;
+        EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_captured.table_id) USING array_fill(p_user.user_pk, ARRAY[cardinality(v_captured.keys)]), v_captured.keys;
     END LOOP;
-    PERFORM sync.fire_deferred();
+    RETURN true;
 END
 $$;
-COMMENT ON FUNCTION sync.push_apply_in_order(uuid, text) IS 'Applies all staged rows of a push strictly in push order.';
+COMMENT ON FUNCTION sync.push_apply(uuid, sync.user_state, boolean) IS 'Applies and logs the staged rows of a push, grouped by table or strictly in push order.';
 
 -- sync.give_way keeps a push from waiting long for rows that an application's transaction holds: that one may come to wait for the
 -- push's scope, and must never be the victim of the deadlock. The push fails with 55P03 before one is looked for, and starts over.
@@ -330,7 +346,8 @@ DECLARE
     v_user sync.user_state;
     v_session sync.push_sessions;
     v_next bigint;
-    v_conflict jsonb;
+    v_judged record;
+    v_is_as_staged boolean;
     v_row_count bigint;
     v_distinct bigint;
 BEGIN
@@ -348,31 +365,45 @@ BEGIN
     ELSIF v_session.staged_row_count <> v_session.planned_row_count THEN
         PERFORM sync.fail('OV012', format('%s of %s planned rows are staged', v_session.staged_row_count, v_session.planned_row_count), NULL, 'Upload the remaining chunks.');
     END IF;
+    IF v_session.planned_row_count > 100 THEN
+        -- A plan kept from when a table had a few rows must not meet a hundred thousand. What planning costs is nothing beside so many rows.
+        PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('work_mem', '64MB', true);
+    END IF;
     IF v_session.planned_row_count > 1 THEN
         SELECT count(*) INTO v_distinct FROM (SELECT DISTINCT s.table_id, s.key_bytes FROM sync.staged_rows s WHERE s.push_id = p_push_id) AS d;
         IF v_distinct <> v_session.planned_row_count THEN
             PERFORM sync.fail('OV012', 'a row is pushed more than once', NULL, 'Push each row once, in its final state.');
         END IF;
     END IF;
-    v_conflict := sync.push_conflict(p_push_id, v_user.user_pk);
-    IF v_conflict IS NOT NULL THEN
-        PERFORM sync.fail('OV013', 'a row was changed by someone else since the client last saw it', v_conflict, 'Resolve the conflict and push again.');
+    v_judged := sync.push_judge(p_push_id, v_user.user_pk);
+    IF v_judged.conflict IS NOT NULL THEN
+        PERFORM sync.fail('OV013', 'a row was changed by someone else since the client last saw it', v_judged.conflict, 'Resolve the conflict and push again.');
     END IF;
     PERFORM sync.bundle_begin(v_user, p_source_id, v_session.source_bundle_id, p_push_id);
     PERFORM sync.give_way();
     SET CONSTRAINTS ALL DEFERRED;
     IF v_session.planned_row_count = 1 THEN
-        PERFORM sync.push_apply(p_push_id, p_user_id);
+        v_is_as_staged := sync.push_apply(p_push_id, v_user, false);
     ELSE
         BEGIN
-            PERFORM sync.push_apply(p_push_id, p_user_id);
+            v_is_as_staged := sync.push_apply(p_push_id, v_user, false);
         EXCEPTION WHEN integrity_constraint_violation OR raise_exception THEN
             -- A value that moves from one row to another, say, is refused in this order but not in the client's.
             SET CONSTRAINTS ALL DEFERRED;
-            PERFORM sync.push_apply_in_order(p_push_id, p_user_id);
+            v_is_as_staged := sync.push_apply(p_push_id, v_user, true);
         END;
     END IF;
-    v_row_count := sync.bundle_emit();
+    IF v_is_as_staged THEN
+        v_row_count := v_session.planned_row_count;
+        UPDATE sync.open_bundles b
+        SET row_count = v_row_count, live_row_delta = n.live_rows, live_byte_delta = n.payload_bytes - v_judged.bytes_before
+        FROM (SELECT count(*) FILTER (WHERE r.op = 'I') - count(*) FILTER (WHERE r.op = 'D') AS live_rows, coalesce(sum(octet_length(r.payload)), 0) AS payload_bytes
+              FROM sync.bundle_rows r WHERE r.user_pk = v_user.user_pk AND r.bundle_seq = v_user.next_bundle_seq) AS n
+        WHERE b.xid = pg_current_xact_id();
+    ELSE
+        DELETE FROM sync.bundle_rows r WHERE r.user_pk = v_user.user_pk AND r.bundle_seq = v_user.next_bundle_seq;
+        v_row_count := sync.bundle_emit();
+    END IF;
     IF v_row_count = 0 THEN
         PERFORM sync.fail('OV012', 'the push has no effect', NULL, 'Nothing that was pushed changed a row; drop it.');
     ELSIF v_row_count > p_max_rows AND p_max_rows > 0 THEN
@@ -387,9 +418,8 @@ COMMENT ON FUNCTION sync.push_commit(uuid, text, text, bigint, interval) IS 'Jud
 -- +goose Down
 DROP FUNCTION sync.push_commit(uuid, text, text, bigint, interval);
 DROP FUNCTION sync.give_way();
-DROP FUNCTION sync.push_apply_in_order(uuid, text);
-DROP FUNCTION sync.push_apply(uuid, text);
-DROP FUNCTION sync.push_conflict(uuid, bigint);
+DROP FUNCTION sync.push_apply(uuid, sync.user_state, boolean);
+DROP FUNCTION sync.push_judge(uuid, bigint);
 DROP FUNCTION sync.push_delete(uuid, text, text);
 DROP FUNCTION sync.require_lease(sync.user_state, sync.push_sessions, interval);
 DROP FUNCTION sync.push_stage(uuid, text, text, bigint, bigint, integer[], text, bigint[], bytea[], text[], interval, interval);

@@ -117,7 +117,7 @@ COMMENT ON FUNCTION sync.snapshot_create(text, text, interval, bigint, bigint, t
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.snapshot_rows(p_user_pk bigint, p_bundle_seq bigint, p_after_table_id integer, p_after_key bytea, p_skip bigint, p_limit bigint)
 RETURNS TABLE (table_id integer, key_bytes bytea, row_version bigint, payload text)
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_bitmapscan = off
@@ -125,6 +125,8 @@ SET jit = off
 SET enable_sort = off
 SET enable_hashagg = off
 AS $$
+BEGIN
+    RETURN QUERY
     SELECT n.table_id, n.key_bytes, n.bundle_seq, n.payload
     FROM (SELECT DISTINCT ON (r.table_id, r.key_bytes) r.table_id, r.key_bytes, r.bundle_seq, r.op, r.payload
           FROM sync.bundle_rows r
@@ -132,7 +134,8 @@ AS $$
           ORDER BY r.table_id, r.key_bytes, r.bundle_seq DESC) AS n
     WHERE n.op <> 'D' AND n.table_id IN (SELECT t.table_id FROM sync.table_catalog t WHERE t.unregistered_at IS NULL)
     ORDER BY n.table_id, n.key_bytes
-    OFFSET p_skip LIMIT p_limit
+    OFFSET p_skip LIMIT p_limit;
+END
 $$;
 COMMENT ON FUNCTION sync.snapshot_rows(bigint, bigint, integer, bytea, bigint, bigint) IS 'Rows of a scope as they stood at a bundle sequence, in snapshot order, from a position on.';
 -- +goose StatementEnd

@@ -20,11 +20,11 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.writer_name() IS 'Source that plain SQL of this session writes as: sync.writer_id, or sql:<role>.';
 
--- sync.open_implicit opens a bundle for each scope among the captured keys. New scopes are made, and become initialized; a lease
--- that a device holds on one ends, since rows are there now.
+-- sync.open_implicit opens a bundle for each scope among the captured keys that has none yet, and returns how many it opened. New
+-- scopes are made. A bundle that gets rows initializes its scope, and ends a lease that a device holds on it, since rows are there now.
 -- Errors: OV008 the source is retired. Locks: the rows of these scopes, in one order.
 CREATE FUNCTION sync.open_implicit(p_source_id text)
-RETURNS void
+RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -34,13 +34,21 @@ DECLARE
 BEGIN
     SELECT array_agg(DISTINCT s.scope COLLATE "C") INTO v_scopes
     FROM sync.captured_keys c CROSS JOIN LATERAL unnest(c.scopes) AS s(scope)
-    WHERE c.xid = pg_current_xact_id();
-    INSERT INTO sync.user_state (user_id, state)
-    SELECT s.scope, 'initialized' FROM unnest(v_scopes) AS s(scope)
-    WHERE NOT EXISTS (SELECT FROM sync.user_state u WHERE u.user_id = s.scope)
-    ORDER BY s.scope
-    ON CONFLICT ON CONSTRAINT user_id_is_unique DO NOTHING;
-    PERFORM FROM sync.user_state u WHERE u.user_id = ANY (v_scopes) ORDER BY u.user_pk FOR NO KEY UPDATE;
+    WHERE c.xid = pg_current_xact_id()
+      AND NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.user_id = s.scope);
+    IF v_scopes IS NULL THEN
+        RETURN 0;
+    END IF;
+    LOOP
+        INSERT INTO sync.user_state (user_id)
+        SELECT s.scope FROM unnest(v_scopes) AS s(scope)
+        WHERE NOT EXISTS (SELECT FROM sync.user_state u WHERE u.user_id = s.scope)
+        ORDER BY s.scope COLLATE "C"
+        ON CONFLICT ON CONSTRAINT user_id_is_unique DO NOTHING;
+        PERFORM FROM sync.user_state u WHERE u.user_id = ANY (v_scopes) ORDER BY u.user_pk FOR NO KEY UPDATE;
+        -- A scope may have been forgotten while this waited for it.
+        EXIT WHEN (SELECT count(*) FROM sync.user_state u WHERE u.user_id = ANY (v_scopes)) = cardinality(v_scopes);
+    END LOOP;
     INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, is_implicit)
     SELECT pg_current_xact_id(), u.user_pk, u.user_id, u.next_bundle_seq, p_source_id, coalesce(s.last_source_bundle_id, 0) + 1, true
     FROM sync.user_state u LEFT JOIN sync.source_state s ON s.user_pk = u.user_pk AND s.source_id = p_source_id
@@ -50,9 +58,10 @@ BEGIN
     IF FOUND THEN
         PERFORM sync.source_next(v_retired, p_source_id);
     END IF;
+    RETURN cardinality(v_scopes);
 END
 $$;
-COMMENT ON FUNCTION sync.open_implicit(text) IS 'Opens a bundle for each scope among the captured keys of this transaction.';
+COMMENT ON FUNCTION sync.open_implicit(text) IS 'Opens a bundle for each scope among the captured keys of this transaction that has none yet, and returns how many it opened.';
 
 -- sync.reopen_implicit takes back the bundles that this transaction has already made, so that what it wrote since becomes part of
 -- them: SET CONSTRAINTS … IMMEDIATE, or a deferred trigger of the application that came after ours, makes that happen.
@@ -127,8 +136,20 @@ DECLARE
     v_row_count bigint;
 BEGIN
     PERFORM sync.reopen_implicit();
-    PERFORM sync.resolve_scopes();
-    PERFORM sync.open_implicit(p_source_id);
+    -- Which scopes must be locked is known once parents are looked up; whose rows these are, only under the locks: until then another
+    -- transaction may have moved a parent. So parents are looked up again until no scope is new.
+    IF EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.scopes IS NULL) THEN
+        PERFORM sync.resolve_scopes();
+    END IF;
+    WHILE sync.open_implicit(p_source_id) > 0 LOOP
+        INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys)
+        SELECT pg_current_xact_id(), c.table_id, false, array_agg(DISTINCT k.key_bytes)
+        FROM sync.captured_keys c JOIN sync.table_catalog t ON t.table_id = c.table_id AND t.scope_via IS NOT NULL
+        CROSS JOIN LATERAL unnest(c.keys) AS k(key_bytes)
+        WHERE c.xid = pg_current_xact_id()
+        GROUP BY c.table_id;
+        PERFORM sync.resolve_scopes();
+    END LOOP;
     PERFORM sync.emit_captured(p_only_missing);
     PERFORM sync.require_finite();
     -- A bundle without rows is no bundle.
@@ -141,6 +162,26 @@ END
 $$;
 COMMENT ON FUNCTION sync.commit_captured(text, boolean) IS 'Makes and enters a bundle for each scope among the captured keys, and returns the number of effects.';
 
+-- sync.finish_captured makes bundles, now and for good, of what plain SQL wrote in this transaction so far, so that what follows goes
+-- into bundles of its own: adoption and repair have another source.
+-- Errors: OV023 a bundle is open; as sync.commit_captured. Locks: as sync.commit_captured.
+CREATE FUNCTION sync.finish_captured()
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit) THEN
+        PERFORM sync.fail('OV023', 'this transaction has a bundle open', NULL, 'Finish the bundle in a transaction of its own.');
+    END IF;
+    IF EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.at_commit) THEN
+        PERFORM sync.commit_captured(sync.writer_name(), false);
+    END IF;
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed;
+END
+$$;
+COMMENT ON FUNCTION sync.finish_captured() IS 'Makes bundles, now and for good, of what plain SQL wrote in this transaction so far.';
+
 -- sync.capture_commit is the deferred trigger function that turns what plain SQL wrote into bundles when its transaction commits.
 -- Errors: as sync.commit_captured. Locks: as sync.commit_captured.
 CREATE FUNCTION sync.capture_commit()
@@ -149,8 +190,9 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- Queued once a statement; the first has done it for all.
-    IF EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
+    -- Queued once a statement; the first has done it for all. Looked up by its own number: a look for any would pass over all those that
+    -- are done, each time.
+    IF EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = NEW.xid AND c.capture_no = NEW.capture_no) THEN
         PERFORM sync.commit_captured(sync.writer_name(), false);
         PERFORM set_config('sync.last_bundle', coalesce((
             SELECT jsonb_agg(jsonb_build_array(b.user_id, b.bundle_seq, b.source_id, b.source_bundle_id, b.row_count) ORDER BY b.user_pk)
@@ -159,6 +201,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
+REVOKE ALL ON FUNCTION sync.capture_commit() FROM PUBLIC;
 COMMENT ON FUNCTION sync.capture_commit() IS 'Trigger function: turns what plain SQL wrote into bundles when its transaction commits.';
 
 CREATE CONSTRAINT TRIGGER plain_sql_becomes_bundles_at_commit
@@ -183,6 +226,7 @@ COMMENT ON FUNCTION sync.last_bundle() IS 'What the last transaction of this ses
 DROP FUNCTION sync.last_bundle();
 DROP TRIGGER plain_sql_becomes_bundles_at_commit ON sync.captured_keys;
 DROP FUNCTION sync.capture_commit();
+DROP FUNCTION sync.finish_captured();
 DROP FUNCTION sync.commit_captured(text, boolean);
 DROP FUNCTION sync.require_finite();
 DROP FUNCTION sync.reopen_implicit();

@@ -23,17 +23,52 @@ CREATE TABLE sync.adoptions (
     table_id   integer NOT NULL CONSTRAINT adoptions_pkey PRIMARY KEY,
     source_id  text NOT NULL,
     row_count  bigint,
-    started_at timestamptz NOT NULL DEFAULT now()
+    started_at timestamptz NOT NULL DEFAULT now(),
+    is_prompt  boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE sync.adoptions IS 'Tables whose rows are still entering the log. A row goes when the last batch is done.';
 COMMENT ON COLUMN sync.adoptions.table_id IS 'Table, see sync.table_catalog.';
 COMMENT ON COLUMN sync.adoptions.source_id IS 'Source of the bundles: oversync:adopt, or oversync:refresh after ALTER TABLE.';
 COMMENT ON COLUMN sync.adoptions.row_count IS 'Rows that were queued; null until they are.';
 COMMENT ON COLUMN sync.adoptions.started_at IS 'When it was asked for.';
+COMMENT ON COLUMN sync.adoptions.is_prompt IS 'To be done as soon as the parents that say whose rows these are have been registered.';
 
 --
 -- What differs.
 --
+-- sync.scope_joins returns the joins and the condition that leave only the rows of a scope, so that indexes lead from the scope to them;
+-- and, as scope, the SQL of a row's scope id.
+-- Errors: OV030 if tables find their scope through each other. Locks: none.
+CREATE FUNCTION sync.scope_joins(p_table sync.table_catalog, p_alias text, p_user_id text)
+RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_entry sync.table_catalog := p_table;
+    v_alias text := p_alias;
+    v_joins text := '';
+    v_parent_id integer;
+    v_parent_column name;
+    v_via name;
+BEGIN
+    FOR v_depth IN 1..33 LOOP
+        EXIT WHEN v_entry.scope_via IS NULL;
+        SELECT f.parent_table_id, f.parent_columns[1] INTO v_parent_id, v_parent_column
+        FROM sync.foreign_keys f WHERE f.table_id = v_entry.table_id AND f.columns = ARRAY[v_entry.scope_via] AND f.parent_table_id IS NOT NULL;
+        IF NOT FOUND THEN
+            RETURN v_joins || ' WHERE false';
+        END IF;
+        v_via := v_entry.scope_via;
+        v_entry := sync.catalog_entry(v_parent_id);
+        v_joins := v_joins || format(' JOIN %s AS p%s ON p%s.%I = %s.%I', v_entry.relation, v_depth, v_depth, v_parent_column, v_alias, v_via);
+        v_alias := format('p%s', v_depth);
+    END LOOP;
+    RETURN v_joins || ' WHERE ' || sync.scope_condition(v_entry, v_alias, p_user_id);
+END
+$$;
+COMMENT ON FUNCTION sync.scope_joins(sync.table_catalog, text, text) IS 'SQL joins and condition that leave only the rows of a scope.';
+
 -- sync.live_rows_statement returns the query that gives scope, key and wire form of a table's live rows; of one scope ($1) if p_one_scope.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.live_rows_statement(p_table sync.table_catalog, p_one_scope boolean)
@@ -41,9 +76,9 @@ RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format('SELECT %1$s AS scope, %2$s AS key_bytes, row_to_json(w.*)::text AS payload FROM %3$s AS t CROSS JOIN LATERAL (SELECT %5$s OFFSET 0) AS w %4$s',
-        sync.scope_expression(p_table, 't'), sync.key_bytes_expression(p_table, 't'), p_table.relation,
-        CASE WHEN p_one_scope THEN 'WHERE ' || sync.scope_condition(p_table, 't', '$1') ELSE '' END,
+    SELECT format('SELECT %1$s AS scope, %2$s AS key_bytes, row_to_json(w.*)::text AS payload FROM (SELECT t.* FROM %3$s AS t%4$s OFFSET 0) AS t CROSS JOIN LATERAL (SELECT %5$s OFFSET 0) AS w',
+        CASE WHEN p_one_scope THEN '$1::text' ELSE sync.scope_expression(p_table, 't') END, sync.key_bytes_expression(p_table, 't'), p_table.relation,
+        CASE WHEN p_one_scope THEN sync.scope_joins(p_table, 't', '$1') ELSE '' END,
         sync.wire_columns(p_table, 't'))
 $$;
 COMMENT ON FUNCTION sync.live_rows_statement(sync.table_catalog, boolean) IS 'Text of the query that gives a table''s live rows as they are on the wire.';
@@ -60,7 +95,18 @@ SET intervalstyle = 'postgres'
 SET extra_float_digits = 1
 SET bytea_output = 'hex'
 AS $$
+DECLARE
+    v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_is_possible boolean := true;
 BEGIN
+    -- A scope id that the scope column cannot hold has no rows there.
+    IF v_table.scope_column IS NOT NULL THEN
+        BEGIN
+            EXECUTE format('SELECT $1::%s::text = $1', v_table.scope_type) INTO v_is_possible USING p_user_id;
+        EXCEPTION WHEN data_exception THEN
+            v_is_possible := false;
+        END;
+    END IF;
     RETURN QUERY EXECUTE format($f$
         SELECT coalesce(live.key_bytes, logged.key_bytes),
                CASE WHEN logged.key_bytes IS NULL THEN 'missing in the log' WHEN live.key_bytes IS NULL THEN 'missing in the table' ELSE 'not the same' END,
@@ -70,13 +116,13 @@ BEGIN
             SELECT n.key_bytes, n.payload
             FROM (SELECT DISTINCT ON (r.key_bytes) r.key_bytes, r.op, r.payload
                   FROM sync.bundle_rows r JOIN sync.user_state u ON u.user_pk = r.user_pk
-                  WHERE u.user_id = $1 AND r.table_id = $2
+                  WHERE u.user_id = $3 AND r.table_id = $2
                   ORDER BY r.key_bytes, r.bundle_seq DESC) AS n
             WHERE n.op <> 'D'
         ) AS logged ON logged.key_bytes = live.key_bytes
         WHERE live.payload IS DISTINCT FROM logged.payload
-        ORDER BY 1$f$, sync.live_rows_statement(sync.catalog_entry(p_table_id), true))
-    USING p_user_id, p_table_id;
+        ORDER BY 1$f$, sync.live_rows_statement(v_table, true))
+    USING CASE WHEN v_is_possible THEN p_user_id END, p_table_id, p_user_id;
 END
 $$;
 COMMENT ON FUNCTION sync.differences(integer, text) IS 'Rows of a scope in one table whose live form is not what the log has.';
@@ -94,7 +140,7 @@ $$;
 COMMENT ON FUNCTION sync.key_text(integer, bytea) IS 'A key of the log as clients know it.';
 
 -- sync.verify compares the live rows of a scope with the log, both ways: a row for each difference, none if all is well.
--- Errors: 22P02 if the scope id cannot be one of a table's scope column. Locks: none; it waits for nobody.
+-- Errors: none. Locks: none; it waits for nobody.
 CREATE FUNCTION sync.verify(p_user_id text)
 RETURNS TABLE (schema_name text, table_name text, key text, difference text, live_row json, log_row json)
 LANGUAGE sql STABLE
@@ -106,7 +152,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.verify(text) IS 'Compares the live rows of a scope with the log, both ways: SELECT * FROM sync.verify(''user''); no row means that all is well.';
 
--- sync.repair enters what sync.verify finds into the log, as one bundle of the source oversync:repair.
+-- sync.repair enters what sync.verify finds into the log, as one bundle of the source oversync:repair, and counts the live rows anew.
 -- Returns the number of effects. Errors: as sync.commit_captured. Locks: the scope's row until the transaction ends.
 CREATE FUNCTION sync.repair(p_user_id text)
 RETURNS bigint
@@ -116,6 +162,7 @@ AS $$
 DECLARE
     v_row_count bigint;
 BEGIN
+    PERFORM sync.finish_captured();
     PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
     INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
     SELECT pg_current_xact_id(), t.table_id, false, array_agg(d.key_bytes ORDER BY d.key_bytes), ARRAY[p_user_id]
@@ -125,6 +172,16 @@ BEGIN
     v_row_count := sync.commit_captured('oversync:repair', false);
     -- Another repair in the same transaction makes a bundle of its own.
     DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed;
+    -- Whoever edited the log by hand did not count.
+    UPDATE sync.user_state u SET live_row_count = l.row_count, live_byte_count = l.byte_count
+    FROM (SELECT count(*) AS row_count, coalesce(sum(octet_length(n.payload)), 0) AS byte_count
+          FROM (SELECT DISTINCT ON (r.table_id, r.key_bytes) r.table_id, r.op, r.payload
+                FROM sync.bundle_rows r JOIN sync.user_state s ON s.user_pk = r.user_pk
+                WHERE s.user_id = p_user_id
+                ORDER BY r.table_id, r.key_bytes, r.bundle_seq DESC) AS n
+          JOIN sync.table_catalog t ON t.table_id = n.table_id AND t.unregistered_at IS NULL
+          WHERE n.op <> 'D') AS l
+    WHERE u.user_id = p_user_id AND (u.live_row_count, u.live_byte_count) IS DISTINCT FROM (l.row_count, l.byte_count);
     RETURN v_row_count;
 END
 $$;
@@ -134,7 +191,7 @@ COMMENT ON FUNCTION sync.repair(text) IS 'Enters what sync.verify finds for a sc
 -- Adoption.
 --
 -- sync.adopt_start asks for a table's rows to enter the log: now, later, or auto (now up to 10,000 rows).
--- Errors: none. Locks: with now, the rows of their scopes until the transaction ends.
+-- Errors: as sync.adopt_batch. Locks: with now, the rows of their scopes until the transaction ends.
 CREATE FUNCTION sync.adopt_start(p_table_id integer, p_when text, p_source_id text DEFAULT 'oversync:adopt')
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -143,20 +200,26 @@ AS $$
 DECLARE
     v_table sync.table_catalog := sync.catalog_entry(p_table_id);
     v_rows bigint;
+    v_is_prompt boolean;
 BEGIN
     EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 10001) AS few', v_table.relation) INTO v_rows;
-    IF v_rows = 0 THEN
-        RETURN;
+    v_is_prompt := p_when = 'now' OR p_when = 'auto' AND v_rows <= 10000;
+    IF v_rows > 0 THEN
+        INSERT INTO sync.adoptions (table_id, source_id, is_prompt) VALUES (p_table_id, p_source_id, v_is_prompt)
+        ON CONFLICT ON CONSTRAINT adoptions_pkey DO UPDATE SET row_count = NULL, source_id = excluded.source_id, is_prompt = excluded.is_prompt;
     END IF;
-    INSERT INTO sync.adoptions (table_id, source_id) VALUES (p_table_id, p_source_id)
-    ON CONFLICT ON CONSTRAINT adoptions_pkey DO UPDATE SET row_count = NULL, source_id = excluded.source_id;
-    IF p_when = 'now' OR p_when = 'auto' AND v_rows <= 10000 THEN
-        -- A scope that is found through a parent may depend on one that is registered later in this transaction.
-        IF v_table.scope_via IS NULL OR sync.scope_expression(v_table, 't') <> 'NULL::text' THEN
-            WHILE sync.adopt_batch(p_table_id) > 0 LOOP
+    -- Of other tables too: whose a row is may be found through a parent that is registered after it, in the same transaction.
+    FOR v_table IN
+        SELECT t.* FROM sync.adoptions a JOIN sync.table_catalog t ON t.table_id = a.table_id
+        WHERE a.is_prompt AND t.unregistered_at IS NULL ORDER BY t.apply_order
+    LOOP
+        IF strpos(sync.scope_expression(sync.catalog_entry(v_table.table_id), 't'), 'NULL::text') = 0 THEN
+            WHILE sync.adopt_batch(v_table.table_id) > 0 LOOP
             END LOOP;
         END IF;
-    ELSE
+    END LOOP;
+    IF v_rows > 0 AND NOT v_is_prompt THEN
+        v_table := sync.catalog_entry(p_table_id);
         RAISE NOTICE 'The rows of % enter the log later: CALL sync.adopt_table(''%''), or leave it to a running server.', v_table.relation, v_table.relation;
     END IF;
 END
@@ -220,6 +283,7 @@ DECLARE
     v_adoption sync.adoptions;
     v_taken bigint;
 BEGIN
+    PERFORM sync.finish_captured();
     SELECT a.* INTO v_adoption FROM sync.adoptions a WHERE a.table_id = p_table_id FOR UPDATE;
     IF NOT FOUND THEN
         RETURN 0;
@@ -310,9 +374,13 @@ BEGIN
         RETURN sync.register_table(tbl, v_table.key_column, coalesce(v_table.scope_column, '_sync_scope_id'), v_table.policy, v_table.scope_via,
             v_table.scope_is_shown, v_table.on_scope_change, v_table.external_references, refresh_table.adopt);
     END IF;
+    -- By name: a column that was dropped and added again has another number.
     UPDATE sync.table_catalog t
     SET scope_column = v_table.scope_column, scope_via = v_table.scope_via, columns_fingerprint = sync.columns_fingerprint(tbl),
-        scope_type = (SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = tbl AND a.attnum = t.scope_attnum)
+        key_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.key_column),
+        scope_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column),
+        scope_via_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_via),
+        scope_type = (SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column)
     WHERE t.table_id = v_table.table_id
     RETURNING t.* INTO v_table;
     PERFORM sync.install_functions(v_table);
@@ -326,6 +394,11 @@ COMMENT ON FUNCTION sync.refresh_table(regclass, text) IS 'After ALTER TABLE: ma
 -- +goose StatementEnd
 
 -- +goose Down
+-- +goose StatementBegin
+-- What registration made depends on this file.
+SELECT sync.unregister_table(t.relation) FROM sync.table_catalog t WHERE t.unregistered_at IS NULL;
+SET CONSTRAINTS ALL IMMEDIATE;
+-- +goose StatementEnd
 DROP FUNCTION sync.refresh_table(regclass, text);
 DROP PROCEDURE sync.adopt_table(regclass);
 DROP FUNCTION sync.adopt_batch(integer, integer);
@@ -336,5 +409,6 @@ DROP FUNCTION sync.verify(text);
 DROP FUNCTION sync.key_text(integer, bytea);
 DROP FUNCTION sync.differences(integer, text);
 DROP FUNCTION sync.live_rows_statement(sync.table_catalog, boolean);
+DROP FUNCTION sync.scope_joins(sync.table_catalog, text, text);
 DROP TABLE sync.adoptions;
 DROP TABLE sync.adoption_queue;

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
@@ -169,7 +171,8 @@ func (s *SyncService) features() map[string]bool {
 
 // GetStatus returns the service's lifecycle and what operators watch. It is
 // unhealthy if a floor is ahead of its scope, or if SELECT * FROM sync.check()
-// shows an error: a trigger that is missing or disabled, say. The cost goes with the number of scopes, not with the history.
+// shows an error: a trigger that is missing or disabled, say. The cost goes with
+// the number of scopes and tables, not with the history.
 // It works while the service is closing, and fails only if the database does.
 func (s *SyncService) GetStatus(ctx context.Context) (*StatusResponse, error) {
 	totals, err := s.queries.StatusTotals(ctx, s.pool)
@@ -183,7 +186,7 @@ func (s *SyncService) GetStatus(ctx context.Context) (*StatusResponse, error) {
 	s.mu.Lock()
 	lifecycle, inFlight := s.lifecycle, s.inFlight
 	s.mu.Unlock()
-	setupErrors, err := s.queries.StatusErrors(ctx, s.pool)
+	setupErrors, err := s.setupErrors(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("check the set-up of the registered tables: %w", err)
 	}
@@ -207,4 +210,29 @@ func (s *SyncService) GetStatus(ctx context.Context) (*StatusResponse, error) {
 		CommittedBundleCount:              totals.CommittedBundleCount,
 		CommittedBundleBytes:              totals.CommittedBundleBytes,
 	}, nil
+}
+
+// setupCheck remembers what sync.check found, since looking takes tens of
+// milliseconds and health is asked for often.
+type setupCheck struct {
+	mu      sync.Mutex
+	errors  int64
+	checked time.Time
+}
+
+// setupCheckInterval is how long a finding may go unnoticed by the status.
+const setupCheckInterval = 2 * time.Second
+
+// setupErrors returns how many errors sync.check finds.
+func (s *SyncService) setupErrors(ctx context.Context) (int64, error) {
+	s.setup.mu.Lock()
+	defer s.setup.mu.Unlock()
+	if time.Since(s.setup.checked) < setupCheckInterval {
+		return s.setup.errors, nil
+	}
+	found, err := s.queries.StatusErrors(ctx, s.pool)
+	if err == nil {
+		s.setup.errors, s.setup.checked = found, time.Now()
+	}
+	return found, err
 }

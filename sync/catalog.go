@@ -140,8 +140,8 @@ func (t *catalogTable) keyString(keyBytes []byte) string {
 }
 
 // wireOp returns the protocol's name of an operation of the log.
-func wireOp(op string) string {
-	switch op {
+func wireOp(op []byte) string {
+	switch string(op) {
 	case "I":
 		return OpInsert
 	case "U":

@@ -251,6 +251,5 @@ func ExampleStageMetricsRecorderFunc() {
 	}
 	// Output:
 	// connect/resolve count=1 attempt=1 error=false
-	// pull/query count=1 attempt=1 error=false
-	// pull/stream count=0 attempt=1 error=false
+	// pull/head count=1 attempt=1 error=false
 }

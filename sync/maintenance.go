@@ -2,10 +2,12 @@ package oversync
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/oversync/oversync/db"
 )
@@ -16,6 +18,7 @@ const (
 	catalogCheckInterval = time.Second
 	pruneInterval        = 5 * time.Second
 	sweepInterval        = time.Minute
+	adoptInterval        = 2 * time.Second
 
 	scopesPerPrunePass = 10_000
 	// pruneStepsPerScope lets other scopes have their turn while one has a long
@@ -26,6 +29,10 @@ const (
 	// After that it is unknown.
 	sessionGrace     = 15 * time.Minute
 	sessionsPerSweep = 1000
+
+	// rowsPerAdoption keeps the transactions short that hold the scopes of the rows
+	// being adopted.
+	rowsPerAdoption = 2000
 )
 
 // startBackground starts the background work of a service. Only the first call
@@ -43,6 +50,9 @@ func (s *SyncService) startBackground() {
 		},
 		func(ctx context.Context) {
 			every(ctx, s.logger, sweepInterval, "sweep sessions", s.sweep)
+		},
+		func(ctx context.Context) {
+			every(ctx, s.logger, adoptInterval, "adopt rows", s.adoptPending)
 		},
 		func(ctx context.Context) {
 			_ = s.RunBundleChangeListener(ctx) // fails only where the watch is off
@@ -108,6 +118,25 @@ func (s *SyncService) sweep(ctx context.Context) error {
 		}
 		if removed < sessionsPerSweep {
 			return nil
+		}
+	}
+}
+
+// adoptPending enters rows into the log that registration or a refresh left for
+// later, batch by batch until there are none. One instance at a time does so; the
+// others look again at their next turn.
+func (s *SyncService) adoptPending(ctx context.Context) error {
+	rows := int32(rowsPerAdoption)
+	if limit := s.config.MaxRowsPerBundle; limit > 0 {
+		rows = int32(min(rowsPerAdoption, limit)) //nolint:gosec // at most rowsPerAdoption
+	}
+	for {
+		_, err := s.queries.TableAdoptPending(ctx, s.pool, rows)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("enter rows that were there before into the log: %w", err)
 		}
 	}
 }

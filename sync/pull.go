@@ -9,10 +9,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/oversync/oversync/db"
 )
@@ -49,18 +51,27 @@ type pullRow struct {
 	leaseExpiresAt *time.Time
 	floor, nextSeq int64
 
-	bundleSeq        *int64
-	ordinal, tableID *int32
-	op               *string
-	logRow
-	sourceID       *string
-	sourceBundleID *int64
-	rowCount       *int64
+	bundleSeq      pgtype.Int8 // null: nothing to send
+	ordinal        pgtype.Int4
+	tableID        pgtype.Int4
+	op             pgtype.DriverBytes
+	key, payload   pgtype.DriverBytes
+	sourceID       *string // of the bundle, on its first row only
+	sourceBundleID pgtype.Int8
+	rowCount       pgtype.Int8
 	hash           []byte
 }
 
-func (r *pullRow) scan(rows pgx.Rows) error {
+// scanFirst reads a row with the state of the scope.
+func (r *pullRow) scanFirst(rows pgx.Rows) error {
 	return rows.Scan(&r.state, &r.leaseExpiresAt, &r.floor, &r.nextSeq,
+		&r.bundleSeq, &r.ordinal, &r.tableID, &r.op, &r.key, &r.payload,
+		&r.sourceID, &r.sourceBundleID, &r.rowCount, &r.hash)
+}
+
+// scan reads a row after the first, on which the scope is the same.
+func (r *pullRow) scan(rows pgx.Rows) error {
+	return rows.Scan(nil, nil, nil, nil,
 		&r.bundleSeq, &r.ordinal, &r.tableID, &r.op, &r.key, &r.payload,
 		&r.sourceID, &r.sourceBundleID, &r.rowCount, &r.hash)
 }
@@ -86,7 +97,19 @@ func (s *SyncService) WritePull(ctx context.Context, actor Actor, afterBundleSeq
 		return &RequestInvalidError{Message: fmt.Sprintf("max_bundles must be 1 to %d, and sequences must not be negative", maxBundlesPerPull)}
 	}
 	clock := s.stages("pull", 1)
-	rows, err := s.pool.Query(ctx, db.BundlePull, afterBundleSeq, maxBundles, targetBundleSeq, actor.UserID)
+	head, err := s.heads.fetch(ctx, s, actor.UserID)
+	clock.done(ctx, "head", 1, err)
+	if err != nil {
+		return err
+	}
+	if head.isIdle(afterBundleSeq, targetBundleSeq) {
+		out := s.newAnswer(w)
+		out.text(`{"stable_bundle_seq":`).int(afterBundleSeq).text(`,"bundles":[],"has_more":false}`)
+		return out.Flush()
+	}
+	// The sum of the two must not overflow in the database; the checks below use the real one.
+	queried := min(afterBundleSeq, math.MaxInt64-int64(maxBundles))
+	rows, err := s.pool.Query(ctx, db.BundlePull, queried, maxBundles, targetBundleSeq, actor.UserID)
 	if err != nil {
 		return err
 	}
@@ -98,7 +121,7 @@ func (s *SyncService) WritePull(ctx context.Context, actor Actor, afterBundleSeq
 		}
 		return &ScopeUninitializedError{UserID: actor.UserID}
 	}
-	if err := row.scan(rows); err != nil {
+	if err := row.scanFirst(rows); err != nil {
 		return err
 	}
 	if err := s.checkScope(actor, row.state, row.leaseExpiresAt); err != nil {
@@ -125,7 +148,7 @@ func (s *SyncService) WritePull(ctx context.Context, actor Actor, afterBundleSeq
 	out := s.newAnswer(w)
 	out.text(`{"stable_bundle_seq":`).int(stable).text(`,"bundles":[`)
 	written, err := s.writeBundles(ctx, out, rows, &row, afterBundleSeq)
-	if err == nil && row.bundleSeq != nil && written != last {
+	if err == nil && row.bundleSeq.Valid && written != last {
 		err = fmt.Errorf("the log of scope %s ends at bundle %d, not at %d", actor.UserID, written, last)
 	}
 	clock.done(ctx, "stream", int(max(last-afterBundleSeq, 0)), err)
@@ -169,20 +192,20 @@ func (s *SyncService) sealBundle(ctx context.Context, actor Actor, bundle *db.Bu
 // It returns the last sequence written.
 func (s *SyncService) writeBundles(ctx context.Context, out *answer, rows pgx.Rows, row *pullRow, after int64) (int64, error) {
 	written := after
-	for more := row.bundleSeq != nil; more; more = rows.Next() {
+	for more := row.bundleSeq.Valid; more; more = rows.Next() {
 		if err := row.scan(rows); err != nil {
 			return written, err
 		}
-		if *row.ordinal == 0 {
-			if row.sourceID == nil || *row.bundleSeq != written+1 {
+		if row.ordinal.Int32 == 0 {
+			if row.sourceID == nil || row.bundleSeq.Int64 != written+1 {
 				return written, fmt.Errorf("the log has no bundle %d", written+1)
 			}
 			if written > after {
 				out.endBundle(written).text(",")
 			}
-			written = *row.bundleSeq
+			written = row.bundleSeq.Int64
 			out.text(`{"bundle_seq":`).int(written).text(`,"source_id":`).string(*row.sourceID).
-				text(`,"source_bundle_id":`).int(*row.sourceBundleID).text(`,"row_count":`).int(*row.rowCount)
+				text(`,"source_bundle_id":`).int(row.sourceBundleID.Int64).text(`,"row_count":`).int(row.rowCount.Int64)
 			if row.hash != nil {
 				out.text(`,"bundle_hash":"`).hex(row.hash).text(`"`)
 			} else {
@@ -192,7 +215,7 @@ func (s *SyncService) writeBundles(ctx context.Context, out *answer, rows pgx.Ro
 		} else {
 			out.text(",")
 		}
-		if err := out.bundleRow(ctx, *row.bundleSeq, *row.tableID, *row.op, row.key, row.payload); err != nil {
+		if err := out.bundleRow(ctx, row.bundleSeq.Int64, row.tableID.Int32, row.op, row.key, row.payload); err != nil {
 			return written, err
 		}
 	}
@@ -405,7 +428,7 @@ func (a *answer) rowStart(ctx context.Context, tableID int32, key []byte) error 
 }
 
 // bundleRow writes one row of a bundle.
-func (a *answer) bundleRow(ctx context.Context, bundleSeq int64, tableID int32, op string, key, payload []byte) error {
+func (a *answer) bundleRow(ctx context.Context, bundleSeq int64, tableID int32, op, key, payload []byte) error {
 	if err := a.rowStart(ctx, tableID, key); err != nil {
 		return err
 	}

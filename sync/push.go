@@ -243,7 +243,7 @@ type logRow struct {
 	bundleSeq int64
 	ordinal   int32
 	tableID   int32
-	op        string
+	op        pgtype.DriverBytes
 	key       pgtype.DriverBytes
 	payload   pgtype.DriverBytes
 }
@@ -315,7 +315,7 @@ func (s *SyncService) conflictError(ctx context.Context, err error) error {
 	table := known.byID[detail.TableID]
 	conflict := &PushConflictDetails{
 		Schema: table.schema, Table: table.table, Key: SyncKey{table.keyColumn: table.keyString(keyBytes)},
-		Op: wireOp(detail.Op), BaseRowVersion: detail.BaseRowVersion,
+		Op: wireOp([]byte(detail.Op)), BaseRowVersion: detail.BaseRowVersion,
 		ServerRowVersion: detail.ServerRowVersion, ServerRowDeleted: detail.ServerRowDeleted,
 	}
 	if detail.ServerRow != nil {

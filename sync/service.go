@@ -43,6 +43,8 @@ type SyncService struct {
 	logger  *slog.Logger
 	catalog atomic.Pointer[catalog]
 	scopes  scopeQueue
+	heads   scopeHeads
+	setup   setupCheck
 
 	background background
 	watch      *watchHub
@@ -145,6 +147,13 @@ func (s *SyncService) Pool() *pgxpool.Pool { return s.pool }
 // GetSchemaVersion returns the application's schema version, as configured.
 func (s *SyncService) GetSchemaVersion() int { return s.config.MaxSupportedSchemaVersion }
 
+// IsClosing says that Close was called: operations fail with ServiceClosedError.
+func (s *SyncService) IsClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lifecycle != lifecycleRunning
+}
+
 // begin counts an operation in. The caller must call the function it returns
 // when the operation is over. It fails with ServiceClosedError once Close was
 // called.
@@ -186,6 +195,11 @@ func (s *SyncService) Close(ctx context.Context) error {
 	s.mu.Unlock()
 	s.watch.close()
 	stopped := s.background.stop(ctx)
+	select {
+	case <-s.drained:
+		return stopped
+	default: // an ended ctx is no reason to fail where there is nothing to wait for
+	}
 	select {
 	case <-s.drained:
 		return stopped

@@ -137,7 +137,12 @@ func rejection(err error) (_ *PushRejectedError, ok bool) {
 		return nil, false
 	}
 	switch pgErr.Code[:2] {
-	case "08", "0A", "25", "26", "28", "34", "3B", "3D", "3F", "40", "42", "53", "57", "58", "F0", "XX":
+	case "08", "0A", "25", "26", "28", "34", "3B", "3D", "3F", "40", "53", "57", "58", "F0", "XX":
+		return nil, false
+	}
+	// A statement that is wrong is the server's fault. But types with a language of
+	// their own (tsquery, jsonpath) refuse a value by the same code.
+	if pgErr.Code[:2] == "42" && (pgErr.Code != pgerrcode.SyntaxError || pgErr.Routine == "scanner_yyerror") {
 		return nil, false
 	}
 	if pgErr.Code == pgerrcode.LockNotAvailable {

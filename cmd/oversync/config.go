@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	oversync "github.com/oversync/oversync/sync"
@@ -31,6 +33,8 @@ type serviceFlags struct {
 	RetainedBundlesPerUser  int64 `group:"service" default:"10000" env:"OVERSYNC_RETAINED_BUNDLES_PER_USER" help:"Newest bundles of a scope that can be pulled."`
 	RetentionPruneBatchSize int64 `group:"service" default:"1000" env:"OVERSYNC_RETENTION_PRUNE_BATCH_SIZE" help:"Bundles that one step of pruning removes."`
 
+	Watch onOff `group:"service" default:"on" env:"OVERSYNC_WATCH" help:"Tell clients of new bundles at once, through GET /sync/watch: on or off."`
+
 	UploadLockTimeout time.Duration `group:"service" default:"0s" env:"OVERSYNC_UPLOAD_LOCK_TIMEOUT" help:"Longest wait for a lock while a push is applied; 0 leaves it to the request."`
 	LogStageTimings   bool          `group:"service" env:"OVERSYNC_LOG_STAGE_TIMINGS" help:"Log the time of each stage of each operation, at level debug."`
 }
@@ -54,7 +58,24 @@ func (f serviceFlags) config() *oversync.ServiceConfig {
 		MaxBytesPerSnapshotSession:         f.MaxBytesPerSnapshotSession,
 		RetainedBundlesPerUser:             f.RetainedBundlesPerUser,
 		RetentionPruneBatchSize:            f.RetentionPruneBatchSize,
+		BundleChangeWatch:                  oversync.BundleChangeWatchConfig{Enabled: bool(f.Watch)},
 		UploadLockTimeout:                  f.UploadLockTimeout,
 		LogStageTimings:                    f.LogStageTimings,
 	}
+}
+
+// onOff is a switch that is on by default, so that it has to have a word for off.
+type onOff bool
+
+// UnmarshalText reads on and off, and what programs write for them.
+func (o *onOff) UnmarshalText(text []byte) error {
+	switch strings.ToLower(string(text)) {
+	case "on", "true", "yes", "1":
+		*o = true
+	case "off", "false", "no", "0":
+		*o = false
+	default:
+		return fmt.Errorf("%q is neither on nor off", text)
+	}
+	return nil
 }

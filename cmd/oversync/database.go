@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -53,7 +54,8 @@ func (f databaseFlags) connect(ctx context.Context) (*pgx.Conn, error) {
 }
 
 // openPool connects the server's pool and checks that the database answers. size
-// 0 is the driver's default: one connection for each processor, at least 4.
+// 0 is four connections for each processor, at least 16: a commit holds one while
+// it waits for the disk, and those that wait together share one write.
 func openPool(ctx context.Context, url, applicationName string, size int32) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -63,9 +65,12 @@ func openPool(ctx context.Context, url, applicationName string, size int32) (*pg
 	if config.ConnConfig.RuntimeParams["application_name"] == "" {
 		config.ConnConfig.RuntimeParams["application_name"] = applicationName
 	}
-	if size > 0 {
-		config.MaxConns = size
+	if size <= 0 {
+		size = int32(max(16, 4*runtime.NumCPU())) //nolint:gosec // the number of processors is small
 	}
+	config.MaxConns = size
+	// Statements here are short. Compiling one costs more than it can save.
+	config.ConnConfig.RuntimeParams["jit"] = "off"
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the database: %w", err)

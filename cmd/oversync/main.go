@@ -30,7 +30,10 @@ type cli struct {
 
 	Serve   serveCmd   `cmd:"" help:"Serve the sync protocol."`
 	Migrate migrateCmd `cmd:"" help:"Install, upgrade or remove the sync schema."`
-	Table   tableCmd   `cmd:"" help:"Register tables, and list those that are."`
+	Table   tableCmd   `cmd:"" help:"Register tables, list those that are, and look after them."`
+	Check   checkCmd   `cmd:"" help:"Say what is wrong with the set-up of the tables, and the SQL that mends it."`
+	Verify  verifyCmd  `cmd:"" help:"Compare the rows of a scope with the log."`
+	Repair  repairCmd  `cmd:"" help:"Enter what differs from the log into it."`
 	Token   tokenCmd   `cmd:"" help:"Make a token for a user."`
 	Dev     devCmd     `cmd:"" help:"Try it out: a database, a demo schema, a token and a server, from nothing."`
 	Demo    demoCmd    `cmd:"" help:"Play devices against the server that dev runs."`

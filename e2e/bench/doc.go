@@ -14,7 +14,8 @@
 //	D  a Go HTTP handler that does nothing, by as many connections
 //
 // A scenario checks the answers that it gets: counts, sequences and hashes. A
-// wrong answer ends the program. A target that is missed is shown and does not.
+// wrong answer is a failure, and the program ends with status 1. A target that is
+// missed is shown, and is none.
 //
 //	go run ./e2e/bench                                 all scenarios
 //	go run ./e2e/bench -scenario snapshot              those with "snapshot" in the name

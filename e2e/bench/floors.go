@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -118,15 +117,14 @@ func (s *site) floorC(scope string, rows int, window time.Duration) func(ctx con
 				return 0, err
 			}
 			seen := 0
-			var row pgx.Rows = result
-			for row.Next() {
-				if len(row.RawValues()[0]) == 0 {
-					row.Close()
+			defer result.Close()
+			for result.Next() {
+				if len(result.RawValues()[0]) == 0 {
 					return 0, fmt.Errorf("an empty row came")
 				}
 				seen++
 			}
-			if err := row.Err(); err != nil {
+			if err := result.Err(); err != nil {
 				return 0, err
 			}
 			if seen != rows {

@@ -59,7 +59,7 @@ func (s *site) grow(ctx context.Context, logRows int, progress io.Writer) error 
 		if _, err := conn.Exec(ctx, growStep, first, last); err != nil {
 			return fmt.Errorf("grow the database: %w", err)
 		}
-		fmt.Fprintf(progress, "grown to %d of %d scopes\n", last, scopes)
+		say(progress, "grown to %d of %d scopes\n", last, scopes)
 	}
 	for _, statement := range []string{"VACUUM (ANALYZE)", "CHECKPOINT"} {
 		if _, err := conn.Exec(ctx, statement); err != nil {

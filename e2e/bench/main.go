@@ -111,24 +111,33 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 		Time: time.Now().UTC(), Processors: runtime.NumCPU(), Processor: processorName(), GoVersion: runtime.Version(),
 		Postgres: b.lab.postgres.Version(), Quick: o.quick, GrownRows: o.grow,
 	}
+	var failed []string
 	for _, s := range scenarios {
 		samples, err := b.run(ctx, s)
-		if errors.Is(err, errNotMeasurable) {
-			fmt.Fprintf(stdout, "%-26s %v\n", s.name, err)
+		if err != nil {
+			say(stdout, "%v\n", err)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if !errors.Is(err, errNotMeasurable) {
+				failed = append(failed, s.name)
+			}
 			continue
 		}
-		if err != nil {
-			return err
-		}
 		l := newLine(s, samples)
-		fmt.Fprintf(stdout, "%-26s %s %s\n", s.name, number(l.Figure), s.unit)
+		say(stdout, "%-26s %s %s\n", s.name, number(l.Figure), s.unit)
 		r.Lines = append(r.Lines, l)
 	}
 	if err := r.print(stdout, earlier); err != nil {
 		return err
 	}
 	if o.out != "" {
-		return r.write(o.out)
+		if err := r.write(o.out); err != nil {
+			return err
+		}
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("failed: %s", strings.Join(failed, ", "))
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 	"strconv"
 
@@ -33,10 +34,8 @@ func newMaker(seed uint64, listID uuid.UUID) *maker {
 // id returns a random UUID, as clients make them.
 func (m *maker) id() uuid.UUID {
 	var id uuid.UUID
-	for i := range 8 {
-		high, low := m.random.Uint32(), m.random.Uint32()
-		id[i], id[i+8] = byte(high), byte(low)
-	}
+	binary.BigEndian.PutUint64(id[:8], m.random.Uint64())
+	binary.BigEndian.PutUint64(id[8:], m.random.Uint64())
 	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
 	return id
 }

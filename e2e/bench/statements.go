@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 	"os"
 	"strings"
@@ -88,18 +89,24 @@ func (s *site) countStatements(ctx context.Context, work func() error) (float64,
 	if err := s.logStatements(ctx, true); err != nil {
 		return 0, err
 	}
-	before, err := os.Stat(s.lab.postgres.LogFile())
-	if err != nil {
-		return 0, err
+	// The server also works in the background, so the least of a few counts is
+	// that of the work alone.
+	least := math.MaxInt
+	for range 3 {
+		before, err := os.Stat(s.lab.postgres.LogFile())
+		if err != nil {
+			return 0, err
+		}
+		if err := work(); err != nil {
+			return 0, err
+		}
+		n, err := countLogged(s.lab.postgres.LogFile(), before.Size())
+		if err != nil {
+			return 0, err
+		}
+		least = min(least, n)
 	}
-	if err := work(); err != nil {
-		return 0, err
-	}
-	n, err := countLogged(s.lab.postgres.LogFile(), before.Size())
-	if err != nil {
-		return 0, err
-	}
-	return float64(n), s.logStatements(ctx, false)
+	return float64(least), s.logStatements(ctx, false)
 }
 
 // logStatements switches the log of statements and waits until new statements are

@@ -209,6 +209,9 @@ func TestServerDefaultIsLeftOut(t *testing.T) {
 	require.NoError(t, d.Sync(t.Context()))
 	require.NotContains(t, f.rows["tags/t"].payload, "made")
 	require.Contains(t, f.rows["tags/t"].payload, "label")
+	exec(t, d, `UPDATE tags SET label = 'still without a value here'`)
+	require.NoError(t, d.Sync(t.Context()))
+	require.NotContains(t, f.rows["tags/t"].payload, "made")
 }
 
 func TestEqualValues(t *testing.T) {

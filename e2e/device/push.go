@@ -100,7 +100,7 @@ func (d *Device) freeze(ctx context.Context, tx *sql.Tx) error {
 				if !n.live() {
 					op = opInsert
 				}
-				if payload, err = t.encodeRow(row, op == opInsert); err != nil {
+				if payload, err = t.encodeRow(row); err != nil {
 					return err
 				}
 			}

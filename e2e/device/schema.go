@@ -57,7 +57,8 @@ type Column struct {
 	Type Type
 	// References is what follows REFERENCES in a generated table, for example `users(id) ON DELETE CASCADE`.
 	References string
-	// ServerDefault leaves a NULL out of an INSERT, so that the default of the server's column fills it.
+	// ServerDefault leaves a NULL out of what is pushed, so that the default of the server's column fills it in an INSERT,
+	// and an UPDATE leaves the server's value. Such a column cannot be set to NULL from here.
 	ServerDefault bool
 }
 

@@ -204,11 +204,13 @@ func decodeValue(c *Column, text json.RawMessage) (any, error) {
 }
 
 // encodeRow is the payload of a pushed row. The key column is left out: the server takes it from the key.
-func (t *Table) encodeRow(row Row, insert bool) (json.RawMessage, error) {
+func (t *Table) encodeRow(row Row) (json.RawMessage, error) {
 	payload := map[string]json.RawMessage{}
 	for i := range t.Columns {
 		c := &t.Columns[i]
-		if insert && c.ServerDefault && row[c.Name] == nil {
+		// Not only in an INSERT: a row that was changed again before the answer to its INSERT came, or that somebody else
+		// made first, still has no value here when it is pushed as an UPDATE.
+		if c.ServerDefault && row[c.Name] == nil {
 			continue
 		}
 		text, err := encodeValue(c, row[c.Name])

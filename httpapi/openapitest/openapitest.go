@@ -122,6 +122,8 @@ func (d *document) check(req *http.Request, sent []byte, resp *http.Response, re
 	asked := req.Clone(req.Context())
 	asked.Body = io.NopCloser(bytes.NewReader(sent))
 	asked.ContentLength = int64(len(sent))
+	// The server takes every body for JSON, whatever it is called.
+	asked.Header.Set("Content-Type", "application/json")
 	route, params, err := d.router.FindRoute(asked)
 	switch {
 	case errors.Is(err, routers.ErrMethodNotAllowed):

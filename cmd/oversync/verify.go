@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/jackc/pgx/v5"
+)
+
+type checkCmd struct{ databaseFlags }
+
+type finding struct {
+	Severity string `json:"severity"`
+	Object   string `json:"object"`
+	Problem  string `json:"problem"`
+	Remedy   string `json:"remedy"`
+}
+
+// Run fails if there is an error among the findings, so that a cron job notices.
+func (c *checkCmd) Run(ctx context.Context, a *app) (err error) {
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	rows, err := queries.TableCheck(ctx, conn)
+	if err != nil {
+		return schemaMissing(err)
+	}
+	findings, failures := make([]finding, len(rows)), 0
+	for i, r := range rows {
+		findings[i] = finding{Severity: r.Severity, Object: r.Object, Problem: r.Problem, Remedy: r.Remedy}
+		if r.Severity == "error" {
+			failures++
+		}
+	}
+	err = a.print(findings, func(w io.Writer) {
+		if len(findings) == 0 {
+			say(w, "All is well.\n")
+		}
+		for _, f := range findings {
+			say(w, "%s: %s: %s\n  %s\n", f.Severity, f.Object, f.Problem, f.Remedy)
+		}
+	})
+	if failures > 0 {
+		err = errors.Join(err, fmt.Errorf("errors found: %d; the line under each mends it", failures))
+	}
+	return err
+}
+
+type verifyCmd struct {
+	databaseFlags
+	Scope string `arg:"" optional:"" help:"Scope (user id) to compare with the log."`
+	All   bool   `help:"Compare every scope."`
+}
+
+// Validate asks for one of the two ways to say what to verify.
+func (c *verifyCmd) Validate() error {
+	if (c.Scope != "") == c.All {
+		return errors.New("name a scope, or say --all")
+	}
+	return nil
+}
+
+type differenceLine struct {
+	Scope      string          `json:"user_id"`
+	Table      string          `json:"table"`
+	Key        string          `json:"key"`
+	Difference string          `json:"difference"`
+	Live       json.RawMessage `json:"live_row"`
+	Log        json.RawMessage `json:"log_row"`
+}
+
+// Run fails if something differs, so that a cron job notices.
+func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	scopes := []string{c.Scope}
+	if c.All {
+		if scopes, err = queries.ScopeNames(ctx, conn); err != nil {
+			return schemaMissing(err)
+		}
+	}
+	differences, err := a.verify(ctx, conn, scopes)
+	if err != nil {
+		return err
+	}
+	err = a.print(differences, func(w io.Writer) {
+		if len(differences) == 0 {
+			say(w, "The log has every row as it is.\n")
+			return
+		}
+		row(w, "SCOPE", "TABLE", "KEY", "DIFFERENCE")
+		for _, d := range differences {
+			row(w, d.Scope, d.Table, d.Key, d.Difference)
+		}
+	})
+	if len(differences) > 0 {
+		err = errors.Join(err, fmt.Errorf("rows that differ from the log: %d; enter them with: %s repair %s", len(differences), a.program, differences[0].Scope))
+	}
+	return err
+}
+
+func (a *app) verify(ctx context.Context, conn *pgx.Conn, scopes []string) ([]differenceLine, error) {
+	differences := []differenceLine{}
+	for _, scope := range scopes {
+		rows, err := queries.ScopeVerify(ctx, conn, scope)
+		if err != nil {
+			return nil, fmt.Errorf("verify %s: %w", scope, schemaMissing(err))
+		}
+		for _, r := range rows {
+			differences = append(differences, differenceLine{
+				Scope: scope, Table: r.SchemaName + "." + r.TableName, Key: r.RowKey, Difference: r.Difference,
+				Live: json.RawMessage(r.LiveRow), Log: json.RawMessage(r.LogRow),
+			})
+		}
+	}
+	return differences, nil
+}
+
+type repairCmd struct {
+	databaseFlags
+	Scope string `arg:"" help:"Scope (user id) whose differences enter the log."`
+}
+
+type repaired struct {
+	Scope string `json:"user_id"`
+	Rows  int64  `json:"rows"`
+}
+
+func (c *repairCmd) Run(ctx context.Context, a *app) (err error) {
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	rows, err := queries.ScopeRepair(ctx, conn, c.Scope)
+	if err != nil {
+		return fmt.Errorf("repair %s: %w", c.Scope, schemaMissing(err))
+	}
+	return a.print(repaired{Scope: c.Scope, Rows: rows}, func(w io.Writer) {
+		say(w, "Rows of %s that entered the log: %d\n", c.Scope, rows)
+	})
+}

@@ -1,0 +1,252 @@
+package migrations_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/oversync/oversync/db/pgembed/pgtest"
+)
+
+// populated is the office with lists of some scopes, and as many tasks a scope.
+func populated(scopes, tasksPerScope int) string {
+	return office + fmt.Sprintf(`
+		INSERT INTO office.list (id, owner_id, name) SELECT md5('list ' || s)::uuid, s, 'list ' || s FROM generate_series(1, %[1]d) s;
+		INSERT INTO office.label (id, owner_id) SELECT 'label ' || s, s FROM generate_series(1, %[1]d) s;
+		INSERT INTO office.task (id, list_id, label_id, title) SELECT 'task ' || s || '/' || n, md5('list ' || s)::uuid, CASE WHEN n %% 2 = 0 THEN 'label ' || s END, repeat('x', n %% 50)
+		FROM generate_series(1, %[2]d) n, generate_series(1, %[1]d) s;
+		ANALYZE`, scopes, tasksPerScope)
+}
+
+// officeLater registers the office with its rows to be adopted later.
+const officeLater = `BEGIN;
+SELECT sync.register_table('office.task', scope_via => 'list_id', on_scope_change => 'move', policy => 'capture', adopt => 'later');
+SELECT sync.register_table('office.step', scope_via => 'task_id', on_scope_change => 'move', policy => 'capture', adopt => 'later');
+SELECT sync.register_table('office.list', scope => 'owner_id', policy => 'capture', adopt => 'later');
+SELECT sync.register_table('office.label', scope => 'owner_id', policy => 'capture', show_scope => true, adopt => 'later');
+COMMIT;`
+
+// requireAdopted: the log is the tables, and no row was inserted twice.
+func requireAdopted(t *testing.T, conn *pgx.Conn) {
+	t.Helper()
+	requireSound(t, conn)
+	require.Equal(t, content(t, conn, officeContent), content(t, conn, logContent))
+	require.Empty(t, column[string](t, conn, `
+		SELECT sync.key_text(e.table_id, e.key_bytes) FROM (
+			SELECT r.*, lag(r.op) OVER (PARTITION BY r.user_pk, r.table_id, r.key_bytes ORDER BY r.bundle_seq) AS op_before FROM sync.bundle_rows r) e
+		WHERE (e.op = 'I') <> (e.op_before IS NULL OR e.op_before = 'D')`), "each row is inserted once")
+	require.Zero(t, value[int](t, conn, "SELECT count(*) FROM sync.adoptions")+value[int](t, conn, "SELECT count(*) FROM sync.adoption_queue"))
+}
+
+func TestAdoptNow(t *testing.T) {
+	t.Parallel()
+	for _, order := range []string{"step task list label", "label list task step", "task step list label", "step list task label"} {
+		for _, when := range []string{"now", "auto"} {
+			t.Run(when+" "+order, func(t *testing.T) {
+				t.Parallel()
+				conn := connect(t, pgtest.NewDatabase(t))
+				exec(t, conn, office+officeRows)
+				calls := map[string]string{
+					"list": "scope => 'owner_id'", "label": "scope => 'owner_id', show_scope => true", "task": "scope_via => 'list_id'", "step": "scope_via => 'task_id'",
+				}
+				inTx(t, conn, func() {
+					var tables [4]string
+					_, err := fmt.Sscan(order, &tables[0], &tables[1], &tables[2], &tables[3])
+					require.NoError(t, err)
+					for _, table := range tables {
+						exec(t, conn, fmt.Sprintf("SELECT sync.register_table('office.%s', %s, adopt => '%s')", table, calls[table], when))
+					}
+				})
+				requireAdopted(t, conn)
+				require.Len(t, content(t, conn, logContent), 9)
+				require.Equal(t, []string{"oversync:adopt"}, column[string](t, conn, "SELECT DISTINCT source_id FROM sync.bundle_log"))
+				require.Equal(t, []string{"initialized"}, column[string](t, conn, "SELECT DISTINCT state FROM sync.user_state"))
+			})
+		}
+	}
+}
+
+func TestAdoptLater(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.NewDatabase(t))
+	exec(t, conn, populated(40, 5))
+	exec(t, conn, officeLater)
+	require.Empty(t, bundleCounts(t, conn))
+	require.Len(t, column[string](t, conn, "SELECT table_id::text FROM sync.adoptions"), 3, "an empty table has nothing to adopt")
+	task := value[int](t, conn, "SELECT table_id FROM sync.table_catalog WHERE table_name = 'task'")
+	for range 4 {
+		require.EqualValues(t, 50, value[int64](t, conn, "SELECT sync.adopt_batch($1, 50)", task))
+	}
+	require.Zero(t, value[int64](t, conn, "SELECT sync.adopt_batch($1, 50)", task))
+	require.Equal(t, []int64{5}, column[int64](t, conn, "SELECT DISTINCT row_count FROM sync.bundle_log"), "scope by scope, so that a scope has few bundles")
+	for _, table := range []string{"office.list", "office.label", "office.step", "office.list"} {
+		exec(t, conn, "CALL sync.adopt_table($1::text::regclass)", table)
+	}
+	requireAdopted(t, conn)
+	require.Equal(t, "OV030", refused(t, conn, "CALL sync.adopt_table('pg_class')").Code)
+}
+
+// TestALargeScopeIsSplit: no bundle is larger than a batch.
+func TestALargeScopeIsSplit(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.NewDatabase(t))
+	exec(t, conn, populated(1, 25_000))
+	exec(t, conn, officeLater)
+	for _, table := range []string{"office.list", "office.label", "office.task"} {
+		exec(t, conn, "CALL sync.adopt_table($1::text::regclass)", table)
+	}
+	require.Equal(t, []int64{1, 1, 10_000, 10_000, 5_000}, column[int64](t, conn, "SELECT row_count FROM sync.bundle_log ORDER BY bundle_seq"))
+	requireAdopted(t, conn)
+}
+
+// TestAdoptionIsResumed: backends that adopt are ended again and again, in batches and between them, and once the queue is lost as in a
+// crash; the application writes all the while.
+func TestAdoptionIsResumed(t *testing.T) {
+	t.Parallel()
+	const scopes, tasksPerScope = 500, 100
+	url := pgtest.NewDatabase(t)
+	conn := connect(t, url)
+	exec(t, conn, populated(scopes, tasksPerScope))
+	exec(t, conn, officeLater)
+
+	ctx, stopWriting := context.WithCancel(t.Context())
+	defer stopWriting()
+	var writers errgroup.Group
+	for n := range 3 {
+		writer := connect(t, url)
+		random := rand.New(rand.NewPCG(1, uint64(n)))
+		writers.Go(func() error {
+			for i := 0; ctx.Err() == nil; i++ {
+				scope, task := random.IntN(scopes)+1, random.IntN(tasksPerScope)+1
+				sql := [...]string{
+					fmt.Sprintf("UPDATE office.task SET done = NOT done WHERE id = 'task %d/%d'", scope, task),
+					fmt.Sprintf("DELETE FROM office.task WHERE id = 'task %d/%d'", scope, task),
+					fmt.Sprintf("INSERT INTO office.task (id, list_id) VALUES ('new %d/%d', md5('list %d')::uuid)", n, i, scope),
+					fmt.Sprintf("UPDATE office.task SET id = id || 'x', title = 'renamed' WHERE id = 'task %d/%d'", scope, task),
+					fmt.Sprintf("UPDATE office.list SET name = 'x' WHERE owner_id = %d", scope),
+					fmt.Sprintf("UPDATE office.task SET list_id = md5('list %d')::uuid, label_id = NULL WHERE id = 'task %d/%d'", random.IntN(scopes)+1, scope, task),
+					fmt.Sprintf("DELETE FROM office.task WHERE id = 'new %d/%d'", n, i-2),
+				}[random.IntN(7)]
+				if _, err := writer.Exec(context.Background(), sql); err != nil {
+					return fmt.Errorf("%s: %w", sql, err)
+				}
+			}
+			return nil
+		})
+	}
+
+	waiting := func() bool { return value[bool](t, conn, "SELECT EXISTS (SELECT FROM sync.adoptions)") }
+	for attempt := 0; waiting(); attempt++ {
+		require.Less(t, attempt, 60)
+		worker, err := pgx.Connect(t.Context(), url)
+		require.NoError(t, err)
+		if attempt < 12 {
+			pid := worker.PgConn().PID()
+			killer := time.AfterFunc(time.Duration(50+attempt*40)*time.Millisecond, func() {
+				killing, err := pgx.Connect(context.Background(), url)
+				if err == nil {
+					_, _ = killing.Exec(context.Background(), "SELECT pg_terminate_backend($1)", pid)
+					_ = killing.Close(context.Background())
+				}
+			})
+			defer killer.Stop()
+		}
+		if attempt == 6 {
+			// What a crash does to an unlogged table.
+			exec(t, conn, "TRUNCATE sync.adoption_queue")
+		}
+		for _, table := range []string{"office.list", "office.label", "office.task"} {
+			if _, err := worker.Exec(t.Context(), "CALL sync.adopt_table('"+table+"')"); err != nil {
+				break
+			}
+		}
+		_ = worker.Close(t.Context())
+	}
+	stopWriting()
+	require.NoError(t, writers.Wait(), "the application never notices")
+	requireAdopted(t, conn)
+}
+
+// TestTwoAdoptAtOnce: they take turns, and together do the work once.
+func TestTwoAdoptAtOnce(t *testing.T) {
+	t.Parallel()
+	url := pgtest.NewDatabase(t)
+	conn := connect(t, url)
+	exec(t, conn, populated(100, 250))
+	exec(t, conn, officeLater)
+	var workers errgroup.Group
+	for range 3 {
+		worker := connect(t, url)
+		workers.Go(func() error {
+			for _, table := range []string{"office.list", "office.label", "office.task"} {
+				if _, err := worker.Exec(context.Background(), "CALL sync.adopt_table('"+table+"')"); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	require.NoError(t, workers.Wait())
+	requireAdopted(t, conn)
+}
+
+// TestAdoptionBlocksNoWriter: a batch that has not committed yet makes only writers of its own scopes wait, at their commit.
+func TestAdoptionBlocksNoWriter(t *testing.T) {
+	t.Parallel()
+	url := pgtest.NewDatabase(t)
+	conn, writer := connect(t, url), connect(t, url)
+	exec(t, conn, populated(20, 10))
+	exec(t, conn, officeLater)
+	exec(t, writer, "SET lock_timeout = '5s'")
+	exec(t, conn, "BEGIN; SELECT sync.adopt_batch(table_id, 100) FROM sync.table_catalog WHERE table_name = 'task'")
+	first := column[int](t, conn, "SELECT user_id::integer FROM sync.open_bundles UNION SELECT u.user_id::integer FROM sync.bundle_log l JOIN sync.user_state u ON u.user_pk = l.user_pk ORDER BY 1")
+	require.Len(t, first, 10)
+	for scope := 1; scope <= 20; scope++ {
+		if !slices.Contains(first, scope) {
+			exec(t, writer, "UPDATE office.task SET done = true WHERE list_id = md5('list ' || $1)::uuid", fmt.Sprint(scope))
+		}
+	}
+	exec(t, writer, "BEGIN; UPDATE office.task SET done = true; ROLLBACK")
+	exec(t, conn, "COMMIT")
+	for _, table := range []string{"office.list", "office.label", "office.task"} {
+		exec(t, conn, "CALL sync.adopt_table($1::text::regclass)", table)
+	}
+	requireAdopted(t, conn)
+}
+
+// BenchmarkAdopt adopts 50,000 rows of 500 scopes. Its ratio compares with an INSERT … SELECT of the same rows into a table that has the
+// same indexes.
+func BenchmarkAdopt(b *testing.B) {
+	ctx := b.Context()
+	for b.Loop() {
+		b.StopTimer()
+		conn, err := pgx.Connect(ctx, pgtest.NewDatabase(b))
+		require.NoError(b, err)
+		run := func(sql string) time.Duration {
+			start := time.Now()
+			_, err := conn.Exec(ctx, sql)
+			require.NoError(b, err, sql)
+			return time.Since(start)
+		}
+		run(`CREATE TABLE public.todo (id uuid PRIMARY KEY, owner_id bigint NOT NULL, title text, done boolean, due timestamptz, weight float8);
+			CREATE INDEX ON public.todo (owner_id);
+			INSERT INTO public.todo SELECT gen_random_uuid(), 1 + n % 500, 'todo ' || n, n % 2 = 0, now(), n / 7.0 FROM generate_series(1, 50000) n;
+			CREATE TABLE public.copy (LIKE public.todo INCLUDING ALL); ANALYZE public.todo; CHECKPOINT`)
+		plain := run("INSERT INTO public.copy SELECT * FROM public.todo")
+		run("SELECT sync.register_table('public.todo', scope => 'owner_id', adopt => 'later')")
+		b.StartTimer()
+		adopted := run("CALL sync.adopt_table('public.todo')")
+		b.StopTimer()
+		b.ReportMetric(float64(adopted)/float64(plain), "ratio")
+		b.ReportMetric(50_000/adopted.Seconds(), "rows/s")
+		require.NoError(b, conn.Close(ctx))
+		b.StartTimer()
+	}
+}

@@ -1,0 +1,99 @@
+package oversync
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// scopeHead is how far a scope was at some moment.
+type scopeHead struct {
+	isInitialized bool
+	floor, newest int64
+}
+
+// isIdle says that a pull has nothing to get: the caller is at the newest
+// bundle, and asks for no other.
+func (h scopeHead) isIdle(after, target int64) bool {
+	return h.isInitialized && after == h.newest && (target == 0 || target == h.newest) && (after > h.floor || h.floor == 0)
+}
+
+// scopeHeads reads the heads of scopes. Most pulls find nothing new, so what they
+// cost is one read of one row: those that come while a read is under way share the
+// next one. A read never starts before a request that it answers came, so that
+// no answer is older than its request.
+//
+// Its zero value is ready for use.
+type scopeHeads struct {
+	mu        sync.Mutex
+	isReading bool
+	next      *headsRead // collects requests while a read is under way
+}
+
+// headsRead is one read, for all who wait for it.
+type headsRead struct {
+	users map[string]struct{}
+	done  chan struct{} // closed when heads and err are there
+	heads map[string]scopeHead
+	err   error
+}
+
+// headsReadTimeout bounds a read that several requests share, and which therefore
+// no single one of them can end.
+const headsReadTimeout = 30 * time.Second
+
+// fetch returns the head of a scope; the zero head if nobody has connected to it.
+func (h *scopeHeads) fetch(ctx context.Context, service *SyncService, userID string) (scopeHead, error) {
+	h.mu.Lock()
+	if h.next == nil {
+		h.next = &headsRead{users: make(map[string]struct{}), done: make(chan struct{})}
+	}
+	read := h.next
+	read.users[userID] = struct{}{}
+	if !h.isReading {
+		h.isReading = true
+		go h.run(service)
+	}
+	h.mu.Unlock()
+	select {
+	case <-read.done:
+		return read.heads[userID], read.err
+	case <-ctx.Done():
+		return scopeHead{}, ctx.Err()
+	}
+}
+
+// run reads until nobody waits any more.
+func (h *scopeHeads) run(service *SyncService) {
+	for {
+		h.mu.Lock()
+		read := h.next
+		h.next = nil
+		h.isReading = read != nil
+		h.mu.Unlock()
+		if read == nil {
+			return
+		}
+		read.heads, read.err = service.readHeads(read.users)
+		close(read.done)
+	}
+}
+
+func (s *SyncService) readHeads(users map[string]struct{}) (map[string]scopeHead, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), headsReadTimeout)
+	defer cancel()
+	ids := make([]string, 0, len(users))
+	for id := range users {
+		ids = append(ids, id)
+	}
+	rows, err := s.queries.ScopeHeads(ctx, s.pool, ids)
+	if err != nil {
+		return nil, fmt.Errorf("read how far scopes are: %w", err)
+	}
+	heads := make(map[string]scopeHead, len(rows))
+	for _, row := range rows {
+		heads[row.UserID] = scopeHead{isInitialized: row.State == "initialized", floor: row.RetainedBundleFloor, newest: row.NextBundleSeq - 1}
+	}
+	return heads, nil
+}
