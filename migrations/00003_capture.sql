@@ -347,6 +347,12 @@ SET enable_nestloop = off
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off
+-- How values are written does not depend on how a server or session is set.
+SET timezone = 'UTC'
+SET datestyle = 'ISO, MDY'
+SET intervalstyle = 'postgres'
+SET extra_float_digits = 1
+SET bytea_output = 'hex'
 AS $$
 DECLARE
     v_xid xid8 := pg_current_xact_id();

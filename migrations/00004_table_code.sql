@@ -264,6 +264,22 @@ END
 $$;
 COMMENT ON FUNCTION sync.apply_statement(sync.table_catalog, "char") IS 'Text of the statement that applies staged rows of one operation to a table.';
 
+-- sync.unadopted_statement returns the statement that notes the scopes of old rows, found through their parents. While rows that were there
+-- before registration still enter the log, the log does not say yet whose a row was.
+-- Errors: as sync.scope_expression. Locks: none.
+CREATE FUNCTION sync.unadopted_statement(p_table sync.table_catalog)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format($f$INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
+        SELECT pg_current_xact_id(), %s, false, array_agg(o.key_bytes), array_agg(o.scope)
+        FROM (SELECT %s AS key_bytes, %s AS scope FROM old_rows AS n) AS o
+        WHERE o.scope IS NOT NULL HAVING count(*) > 0$f$,
+        p_table.table_id, sync.key_bytes_expression(p_table, 'n'), sync.scope_expression(p_table, 'n'))
+$$;
+COMMENT ON FUNCTION sync.unadopted_statement(sync.table_catalog) IS 'Text of the statement that notes the scopes of old rows while a table is being adopted.';
+
 --
 -- Bodies of the functions made for a table.
 --
@@ -335,12 +351,16 @@ BEGIN
     END IF;
     IF v_keys IS NOT NULL THEN
         PERFORM sync.capture(%1$s, v_keys, v_scopes);
-    END IF;
+    END IF;%7$s
     RETURN NULL;
 END
 $f$, p_table.table_id, p_table.columns_fingerprint,
         sync.capture_statement(p_table, 'new_rows'), sync.capture_statement(p_table, 'old_rows'),
-        sync.scopes_statement(p_table, 'new_rows'), sync.scopes_statement(p_table, 'old_rows'))
+        sync.scopes_statement(p_table, 'new_rows'), sync.scopes_statement(p_table, 'old_rows'),
+        CASE WHEN p_table.scope_via IS NULL THEN '' ELSE format($f$
+    IF TG_OP <> 'INSERT' AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = %1$s) THEN
+        EXECUTE sync.unadopted_statement(sync.catalog_entry(%1$s));
+    END IF;$f$, p_table.table_id) END)
 $$;
 COMMENT ON FUNCTION sync.capture_body(sync.table_catalog) IS 'Body of the trigger function made for a table.';
 
@@ -566,6 +586,7 @@ DROP FUNCTION sync.settle_body(sync.table_catalog);
 DROP FUNCTION sync.settle_statements(sync.table_catalog);
 DROP FUNCTION sync.stale_condition(sync.table_catalog);
 DROP FUNCTION sync.capture_body(sync.table_catalog);
+DROP FUNCTION sync.unadopted_statement(sync.table_catalog);
 DROP FUNCTION sync.require_columns(sync.table_catalog);
 DROP FUNCTION sync.apply_statement(sync.table_catalog, "char");
 DROP FUNCTION sync.guard_statement(sync.table_catalog);

@@ -175,18 +175,17 @@ DECLARE
     -- The application's own triggers run under the search path they know, not under ours.
     v_path text := concat_ws(', ', 'pg_catalog', (SELECT nullif(s.reset_val, '') FROM pg_settings s WHERE s.name = 'search_path'), 'pg_temp');
     -- A disabled plan node looks so dear that the plan would be compiled: hence jit = off wherever one is.
-    -- How values are written does not depend on how a server or session is set.
-    v_settings text := 'SET timezone = ''UTC'' SET datestyle = ''ISO, MDY'' SET intervalstyle = ''postgres'' SET extra_float_digits = 1 SET bytea_output = ''hex'' SET array_nulls = on';
+    -- Other settings are made once, by sync.push_commit and sync.emit_captured.
 BEGIN
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.capture_%s() RETURNS trigger LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
         v_id, sync.capture_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.capture_row_%s() RETURNS trigger LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
         v_id, sync.capture_row_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.emit_%s(p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_was_live boolean[], p_bytes_before integer[]) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp %s SET enable_seqscan = off SET jit = off AS %L', v_id, v_settings, sync.emit_body(p_table));
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS %L', v_id, sync.emit_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_push_id uuid, p_user_id text, p_from integer, p_to integer, p_user_pk bigint, p_bundle_seq bigint, p_ordinals integer[], p_op "char") RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = %s %s SET enable_seqscan = off SET jit = off AS %L',
-        v_id, v_path, v_settings, sync.apply_body(p_table));
+LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
+        v_id, v_path, sync.apply_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.fire_deferred() RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L', v_path,
         'BEGIN SET CONSTRAINTS ALL IMMEDIATE; END');
     EXECUTE format('REVOKE ALL ON FUNCTION sync.capture_%1$s(), sync.capture_row_%1$s() FROM PUBLIC', v_id);

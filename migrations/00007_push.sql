@@ -224,9 +224,6 @@ COMMENT ON FUNCTION sync.push_delete(uuid, text, text) IS 'Ends a push session a
 CREATE FUNCTION sync.push_judge(p_push_id uuid, p_user_pk bigint, OUT conflict jsonb, OUT bytes_before bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off
-SET enable_bitmapscan = off
-SET jit = off
 AS $$
 DECLARE
     v_ordinal integer;
@@ -260,6 +257,33 @@ END
 $$;
 COMMENT ON FUNCTION sync.push_judge(uuid, bigint) IS 'Compares the staged rows of a push with the state of the log: the first conflict, and the bytes of the rows that it changes.';
 
+-- sync.push_groups returns the staged rows in the groups that one statement applies: by table and operation, or by each run of them in push order.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.push_groups(p_push_id uuid, p_in_order boolean)
+RETURNS TABLE (table_id integer, op "char", first_row integer, last_row integer, ordinals integer[], keys bytea[])
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_in_order THEN
+        RETURN QUERY
+            SELECT m.table_id, m.op, min(m.row_ordinal), max(m.row_ordinal),
+                   array_agg(m.row_ordinal ORDER BY m.row_ordinal), array_agg(m.key_bytes ORDER BY m.row_ordinal)
+            FROM (SELECT s.row_ordinal, s.table_id, s.op, s.key_bytes,
+                         s.row_ordinal - row_number() OVER (PARTITION BY s.table_id, s.op ORDER BY s.row_ordinal) AS run
+                  FROM sync.staged_rows s WHERE s.push_id = p_push_id) AS m
+            GROUP BY m.table_id, m.op, m.run;
+    ELSE
+        RETURN QUERY
+            SELECT s.table_id, s.op, min(s.row_ordinal), max(s.row_ordinal),
+                   array_agg(s.row_ordinal ORDER BY s.row_ordinal), array_agg(s.key_bytes ORDER BY s.row_ordinal)
+            FROM sync.staged_rows s WHERE s.push_id = p_push_id
+            GROUP BY s.table_id, s.op;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.push_groups(uuid, boolean) IS 'Staged rows in the groups that one statement applies.';
+
 -- sync.push_apply applies staged rows and logs them, a statement for each group. Grouped by table, which is right since each row states its
 -- final state: upserts parents first, then deletes children first. Or strictly in push order, a group for each run of one table and operation.
 -- Returns whether the statements touched the staged rows and nothing else, so that what they logged is the bundle.
@@ -277,17 +301,9 @@ DECLARE
     v_is_as_staged boolean := true;
 BEGIN
     FOR v_group IN
-        WITH marked AS (
-            SELECT s.row_ordinal, s.table_id, s.op, s.key_bytes,
-                   CASE WHEN p_in_order THEN s.row_ordinal - row_number() OVER (PARTITION BY s.table_id, s.op ORDER BY s.row_ordinal) END AS run
-            FROM sync.staged_rows s WHERE s.push_id = p_push_id
-        )
-        SELECT m.table_id, m.op, min(m.row_ordinal) AS first_row, max(m.row_ordinal) AS last_row,
-               array_agg(m.row_ordinal ORDER BY m.row_ordinal) AS ordinals, array_agg(m.key_bytes ORDER BY m.row_ordinal) AS keys,
-               t.schema_name, t.table_name, t.unregistered_at, t.scope_via
-        FROM marked m JOIN sync.table_catalog t ON t.table_id = m.table_id
-        GROUP BY m.table_id, m.op, m.run, t.table_id
-        ORDER BY CASE WHEN p_in_order THEN min(m.row_ordinal) END, m.op = 'D', CASE WHEN m.op = 'D' THEN -t.apply_order ELSE t.apply_order END, m.op
+        SELECT g.*, t.schema_name, t.table_name, t.unregistered_at, t.scope_via
+        FROM sync.push_groups(p_push_id, p_in_order) AS g JOIN sync.table_catalog t ON t.table_id = g.table_id
+        ORDER BY CASE WHEN p_in_order THEN g.first_row END, g.op = 'D', CASE WHEN g.op = 'D' THEN -t.apply_order ELSE t.apply_order END, g.op
     LOOP
         IF v_group.unregistered_at IS NOT NULL THEN
             PERFORM sync.fail('OV012', format('table %I.%I is no longer registered', v_group.schema_name, v_group.table_name), NULL, 'Push without its rows.');
@@ -341,6 +357,17 @@ CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id tex
 RETURNS TABLE (bundle_seq bigint, source_bundle_id bigint, row_count bigint)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+-- For all that runs within: how values are read and written does not depend on how a server or session is set, and tables whose
+-- statistics say that they are empty are still read by their indexes.
+SET timezone = 'UTC'
+SET datestyle = 'ISO, MDY'
+SET intervalstyle = 'postgres'
+SET extra_float_digits = 1
+SET bytea_output = 'hex'
+SET array_nulls = on
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET jit = off
 AS $$
 DECLARE
     v_user sync.user_state;
@@ -419,6 +446,7 @@ COMMENT ON FUNCTION sync.push_commit(uuid, text, text, bigint, interval) IS 'Jud
 DROP FUNCTION sync.push_commit(uuid, text, text, bigint, interval);
 DROP FUNCTION sync.give_way();
 DROP FUNCTION sync.push_apply(uuid, sync.user_state, boolean);
+DROP FUNCTION sync.push_groups(uuid, boolean);
 DROP FUNCTION sync.push_judge(uuid, bigint);
 DROP FUNCTION sync.push_delete(uuid, text, text);
 DROP FUNCTION sync.require_lease(sync.user_state, sync.push_sessions, interval);

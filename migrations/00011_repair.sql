@@ -169,7 +169,7 @@ BEGIN
     FROM sync.table_catalog t CROSS JOIN LATERAL sync.differences(t.table_id, p_user_id) AS d
     WHERE t.unregistered_at IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation)
     GROUP BY t.table_id, t.apply_order ORDER BY t.apply_order;
-    v_row_count := sync.commit_captured('oversync:repair', false);
+    v_row_count := sync.commit_captured('oversync:repair', false, true);
     -- Another repair in the same transaction makes a bundle of its own.
     DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed;
     -- Whoever edited the log by hand did not count.
@@ -310,7 +310,7 @@ BEGIN
     IF v_taken IS NULL THEN
         RETURN 0;
     END IF;
-    PERFORM sync.commit_captured(v_adoption.source_id, v_adoption.source_id = 'oversync:adopt');
+    PERFORM sync.commit_captured(v_adoption.source_id, v_adoption.source_id = 'oversync:adopt', true);
     -- The next batch in the same transaction makes bundles of its own.
     DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed;
     RETURN v_taken;

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -34,7 +35,12 @@ func stage(t *testing.T, conn *pgx.Conn, scope, source string, rows ...stagedRow
 	for _, row := range rows {
 		id := value[int32](t, conn, "SELECT table_id FROM sync.table_catalog WHERE relation = $1::text::regclass", row.table)
 		tables, versions, ops = append(tables, id), append(versions, row.version), ops+row.op
-		keys = append(keys, value[[]byte](t, conn, "SELECT CASE key_type WHEN 'uuid' THEN decode(replace($2, '-', ''), 'hex') ELSE convert_to($2, 'UTF8') END FROM sync.table_catalog WHERE table_id = $1", id, row.key))
+		key := []byte(row.key)
+		if value[string](t, conn, "SELECT key_type FROM sync.table_catalog WHERE table_id = $1", id) == "uuid" {
+			parsed := uuid.MustParse(row.key)
+			key = parsed[:]
+		}
+		keys = append(keys, key)
 		if row.op == "D" {
 			payloads = append(payloads, nil)
 		} else {
@@ -240,4 +246,11 @@ func TestAParentMovesMeanwhile(t *testing.T) {
 			})
 		}
 	}
+}
+
+// initialized makes a scope that a push can be committed to.
+func initialized(t *testing.T, conn *pgx.Conn, scope string) *pgx.Conn {
+	t.Helper()
+	exec(t, conn, "SELECT sync.connect($1, 'first', false, '15min')", scope)
+	return conn
 }

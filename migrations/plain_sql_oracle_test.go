@@ -42,7 +42,9 @@ func content(t require.TestingT, conn *pgx.Conn, sql string) map[scopedKey]strin
 	var key scopedKey
 	var row string
 	_, err = pgx.ForEachRow(rows, []any{&key.scope, &key.table, &key.key, &row}, func() error {
-		require.NotContains(t, found, key)
+		if _, is := found[key]; is {
+			return fmt.Errorf("%v is there twice", key)
+		}
 		found[key] = row
 		return nil
 	})

@@ -110,7 +110,7 @@ func (a *app) adopt(ctx context.Context, conn *pgx.Conn, only map[int32]bool, ba
 }
 
 func (a *app) adoptTable(ctx context.Context, conn *pgx.Conn, t db.TableListRow, batchRows int32) (rows int64, err error) {
-	var progress *progress
+	var told *progress
 	for {
 		n, err := queries.TableAdoptBatch(ctx, conn, db.TableAdoptBatchParams{TableID: t.TableID, MaxRows: batchRows})
 		if err != nil {
@@ -118,17 +118,17 @@ func (a *app) adoptTable(ctx context.Context, conn *pgx.Conn, t db.TableListRow,
 		}
 		rows += n
 		if n == 0 {
-			progress.finish(rows)
+			told.finish(rows)
 			return rows, nil
 		}
-		if progress == nil { // the first batch has counted the rows
+		if told == nil { // the first batch has counted the rows
 			left, err := a.rowsLeft(ctx, conn, t.TableID)
 			if err != nil {
 				return rows, err
 			}
-			progress = newProgress(a.stderr, isTerminal(a.stderr), t.TableName, rows+left)
+			told = newProgress(a.stderr, isTerminal(a.stderr), t.TableName, rows+left)
 		}
-		progress.show(rows)
+		told.show(rows)
 	}
 }
 

@@ -1,6 +1,138 @@
 -- The schema on PostgreSQL 15. Written by make db/dump.
 CREATE SCHEMA sync;
 COMMENT ON SCHEMA sync IS 'oversync: the log of synced tables, their registration, capture, and the functions that the sync API calls.';
+CREATE FUNCTION sync.adopt_batch(p_table_id integer, p_rows integer DEFAULT 10000) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_adoption sync.adoptions;
+    v_taken bigint;
+BEGIN
+    PERFORM sync.finish_captured();
+    SELECT a.* INTO v_adoption FROM sync.adoptions a WHERE a.table_id = p_table_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
+    IF v_adoption.row_count IS NULL OR v_adoption.row_count > 0 AND NOT EXISTS (SELECT FROM sync.adoption_queue q WHERE q.table_id = p_table_id) THEN
+        -- Not queued yet, or the queue was lost in a crash.
+        PERFORM sync.adopt_queue_rows(p_table_id);
+    END IF;
+    WITH taken AS (
+        DELETE FROM sync.adoption_queue q
+        WHERE q.table_id = p_table_id
+          AND q.queue_position < (SELECT min(f.queue_position) FROM sync.adoption_queue f WHERE f.table_id = p_table_id) + p_rows
+        RETURNING q.queue_position, q.scope, q.key_bytes
+    ), noted AS (
+        INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
+        SELECT pg_current_xact_id(), p_table_id, false, array_agg(t.key_bytes ORDER BY t.queue_position), array_agg(t.scope ORDER BY t.queue_position)
+        FROM taken t HAVING count(*) > 0
+        RETURNING cardinality(keys) AS key_count
+    )
+    SELECT sum(n.key_count) INTO v_taken FROM noted n;
+    IF v_taken IS NULL OR NOT EXISTS (SELECT FROM sync.adoption_queue q WHERE q.table_id = p_table_id) THEN
+        DELETE FROM sync.adoptions a WHERE a.table_id = p_table_id;
+    END IF;
+    IF v_taken IS NULL THEN
+        RETURN 0;
+    END IF;
+    PERFORM sync.commit_captured(v_adoption.source_id, v_adoption.source_id = 'oversync:adopt', true);
+    -- The next batch in the same transaction makes bundles of its own.
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed;
+    RETURN v_taken;
+END
+$$;
+COMMENT ON FUNCTION sync.adopt_batch(p_table_id integer, p_rows integer) IS 'Enters the next queued rows of a table into the log and returns how many it took; 0 at the end.';
+CREATE FUNCTION sync.adopt_queue_rows(p_table_id integer) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO, MDY'
+    SET "IntervalStyle" TO 'postgres'
+    SET extra_float_digits TO '1'
+    SET bytea_output TO 'hex'
+    AS $_$
+DECLARE
+    v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_is_new boolean := NOT EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = p_table_id AND a.source_id <> 'oversync:adopt');
+    v_count bigint;
+BEGIN
+    DELETE FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
+    IF v_is_new THEN
+        -- Only rows that the log has never seen: what was written since registration is captured.
+        EXECUTE format($f$
+            INSERT INTO sync.adoption_queue (table_id, queue_position, scope, key_bytes)
+            SELECT $1, row_number() OVER (ORDER BY t.scope), t.scope, t.key_bytes
+            FROM (SELECT %s AS scope, %s AS key_bytes FROM %s AS t OFFSET 0) AS t
+            WHERE t.scope IS NOT NULL$f$,
+            sync.scope_expression(v_table, 't'), sync.key_bytes_expression(v_table, 't'), v_table.relation) USING p_table_id;
+    ELSE
+        EXECUTE format($f$
+            INSERT INTO sync.adoption_queue (table_id, queue_position, scope, key_bytes)
+            SELECT $1, row_number() OVER (ORDER BY t.scope), t.scope, t.key_bytes
+            FROM (%s) AS t
+            LEFT JOIN sync.user_state u ON u.user_id = t.scope
+            LEFT JOIN LATERAL (SELECT r.payload FROM sync.bundle_rows r
+                               WHERE r.user_pk = u.user_pk AND r.table_id = $1 AND r.key_bytes = t.key_bytes
+                               ORDER BY r.bundle_seq DESC LIMIT 1) AS newest ON true
+            WHERE t.scope IS NOT NULL AND t.payload IS DISTINCT FROM newest.payload$f$,
+            sync.live_rows_statement(v_table, false)) USING p_table_id;
+    END IF;
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    UPDATE sync.adoptions a SET row_count = v_count WHERE a.table_id = p_table_id;
+    RETURN v_count;
+END
+$_$;
+COMMENT ON FUNCTION sync.adopt_queue_rows(p_table_id integer) IS 'Queues the rows of a table that the log does not have as they are, and returns their number.';
+CREATE FUNCTION sync.adopt_start(p_table_id integer, p_when text, p_source_id text DEFAULT 'oversync:adopt'::text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_rows bigint;
+    v_is_prompt boolean;
+BEGIN
+    EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 10001) AS few', v_table.relation) INTO v_rows;
+    v_is_prompt := p_when = 'now' OR p_when = 'auto' AND v_rows <= 10000;
+    IF v_rows > 0 THEN
+        INSERT INTO sync.adoptions (table_id, source_id, is_prompt) VALUES (p_table_id, p_source_id, v_is_prompt)
+        ON CONFLICT ON CONSTRAINT adoptions_pkey DO UPDATE SET row_count = NULL, source_id = excluded.source_id, is_prompt = excluded.is_prompt;
+    END IF;
+    -- Of other tables too: whose a row is may be found through a parent that is registered after it, in the same transaction.
+    FOR v_table IN
+        SELECT t.* FROM sync.adoptions a JOIN sync.table_catalog t ON t.table_id = a.table_id
+        WHERE a.is_prompt AND t.unregistered_at IS NULL ORDER BY t.apply_order
+    LOOP
+        IF strpos(sync.scope_expression(sync.catalog_entry(v_table.table_id), 't'), 'NULL::text') = 0 THEN
+            WHILE sync.adopt_batch(v_table.table_id) > 0 LOOP
+            END LOOP;
+        END IF;
+    END LOOP;
+    IF v_rows > 0 AND NOT v_is_prompt THEN
+        v_table := sync.catalog_entry(p_table_id);
+        RAISE NOTICE 'The rows of % enter the log later: CALL sync.adopt_table(''%''), or leave it to a running server.', v_table.relation, v_table.relation;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.adopt_start(p_table_id integer, p_when text, p_source_id text) IS 'Asks for the rows of a table to enter the log, now or later.';
+CREATE PROCEDURE sync.adopt_table(IN tbl regclass)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_table_id integer := (SELECT t.table_id FROM sync.table_catalog t WHERE t.relation OPERATOR(pg_catalog.=) tbl AND t.unregistered_at IS NULL);
+BEGIN
+    IF v_table_id IS NULL THEN
+        PERFORM sync.fail('OV030', pg_catalog.format('%s is not registered', tbl), NULL, pg_catalog.format('SELECT sync.register_table(%L);', tbl));
+    END IF;
+    INSERT INTO sync.adoptions (table_id, source_id) VALUES (v_table_id, 'oversync:adopt') ON CONFLICT ON CONSTRAINT adoptions_pkey DO NOTHING;
+    LOOP
+        EXIT WHEN sync.adopt_batch(v_table_id) OPERATOR(pg_catalog.=) 0;
+        COMMIT;
+    END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE sync.adopt_table(IN tbl regclass) IS 'Enters all rows of a table into the log that are not in it, batch by batch: CALL sync.adopt_table(''public.todos'').';
 CREATE TABLE sync.table_catalog (
     table_id integer NOT NULL,
     relation regclass,
@@ -8,17 +140,27 @@ CREATE TABLE sync.table_catalog (
     table_name text NOT NULL,
     key_column name NOT NULL,
     key_type text NOT NULL,
-    scope_column name NOT NULL,
-    scope_type text NOT NULL,
+    key_attnum smallint NOT NULL,
+    scope_column name,
+    scope_type text,
+    scope_attnum smallint,
+    scope_via name,
+    scope_via_attnum smallint,
+    scope_is_shown boolean DEFAULT false NOT NULL,
+    on_scope_change text DEFAULT 'refuse'::text NOT NULL,
     policy text DEFAULT 'reject'::text NOT NULL,
+    external_references text[] DEFAULT '{}'::text[] NOT NULL,
+    has_to_settle boolean DEFAULT false NOT NULL,
     apply_order integer DEFAULT 0 NOT NULL,
     columns_fingerprint bigint NOT NULL,
     scope_default_before text,
     registered_at timestamp with time zone DEFAULT now() NOT NULL,
     unregistered_at timestamp with time zone,
     CONSTRAINT key_type_is_known CHECK ((key_type = ANY (ARRAY['uuid'::text, 'text'::text]))),
+    CONSTRAINT on_scope_change_is_known CHECK ((on_scope_change = ANY (ARRAY['refuse'::text, 'move'::text]))),
     CONSTRAINT policy_is_known CHECK ((policy = ANY (ARRAY['reject'::text, 'capture'::text]))),
-    CONSTRAINT registered_has_a_relation CHECK (((relation IS NULL) = (unregistered_at IS NOT NULL)))
+    CONSTRAINT registered_has_a_relation CHECK (((relation IS NULL) = (unregistered_at IS NOT NULL))),
+    CONSTRAINT scope_is_a_column_or_found_through_a_parent CHECK (((scope_column IS NULL) <> (scope_via IS NULL)))
 );
 COMMENT ON TABLE sync.table_catalog IS 'Registered tables. An unregistered one stays as an entry without relation, so that history can still be read. Written by sync.register_table and its like, never by hand.';
 COMMENT ON COLUMN sync.table_catalog.table_id IS 'Compact internal id, used by the log. A table that is registered again gets a new one.';
@@ -27,14 +169,39 @@ COMMENT ON COLUMN sync.table_catalog.schema_name IS 'Schema as clients know it.'
 COMMENT ON COLUMN sync.table_catalog.table_name IS 'Table as clients know it.';
 COMMENT ON COLUMN sync.table_catalog.key_column IS 'Column that identifies a row within its scope.';
 COMMENT ON COLUMN sync.table_catalog.key_type IS 'Type of the key: uuid or text.';
-COMMENT ON COLUMN sync.table_catalog.scope_column IS 'Column that says whose row it is; hidden from clients.';
+COMMENT ON COLUMN sync.table_catalog.key_attnum IS 'Number of the key column, which stays when it is renamed.';
+COMMENT ON COLUMN sync.table_catalog.scope_column IS 'Column that says whose row it is; null where the scope is found through a parent.';
 COMMENT ON COLUMN sync.table_catalog.scope_type IS 'Type of the scope column; its text form is the scope id.';
+COMMENT ON COLUMN sync.table_catalog.scope_attnum IS 'Number of the scope column, which stays when it is renamed.';
+COMMENT ON COLUMN sync.table_catalog.scope_via IS 'Column that refers to the parent whose scope a row has.';
+COMMENT ON COLUMN sync.table_catalog.scope_via_attnum IS 'Number of that column, which stays when it is renamed.';
+COMMENT ON COLUMN sync.table_catalog.scope_is_shown IS 'Whether clients see the scope column. They can never write it.';
+COMMENT ON COLUMN sync.table_catalog.on_scope_change IS 'What a parent''s change of scope does to the rows of this table: refuse (an error) or move (they go along).';
 COMMENT ON COLUMN sync.table_catalog.policy IS 'What happens to a write outside a bundle: reject (an error) or capture (it becomes a bundle at commit).';
+COMMENT ON COLUMN sync.table_catalog.external_references IS 'Foreign keys (constraint names, or schema.table referred to) that may point to tables that are not registered.';
+COMMENT ON COLUMN sync.table_catalog.has_to_settle IS 'Whether its rows can refer across scopes, so that sync.settle_<id> looks at them.';
 COMMENT ON COLUMN sync.table_catalog.apply_order IS 'Place in the order parents first, as sync.table_order had it at the last registration.';
 COMMENT ON COLUMN sync.table_catalog.columns_fingerprint IS 'Columns at the last registration or refresh, as sync.columns_fingerprint gives them; differs when the table was altered since.';
 COMMENT ON COLUMN sync.table_catalog.scope_default_before IS 'Default that the scope column had before registration; put back by sync.unregister_table.';
 COMMENT ON COLUMN sync.table_catalog.registered_at IS 'When it was registered.';
 COMMENT ON COLUMN sync.table_catalog.unregistered_at IS 'When it was unregistered; null while registered.';
+CREATE FUNCTION sync.apply_body(p_table sync.table_catalog) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT format($f$
+BEGIN
+    IF %1$s THEN
+        EXECUTE sync.apply_statement(sync.catalog_entry(%2$s), $8) USING $1, $2, $3, $4, $5, $6, $7;
+    ELSIF $8 = 'I' THEN %3$s;
+    ELSIF $8 = 'U' THEN %4$s;
+    ELSE %5$s;
+    END IF;
+END
+$f$, sync.stale_condition(p_table), p_table.table_id,
+        sync.apply_statement(p_table, 'I'), sync.apply_statement(p_table, 'U'), sync.apply_statement(p_table, 'D'))
+$_$;
+COMMENT ON FUNCTION sync.apply_body(p_table sync.table_catalog) IS 'Body of the function that applies staged rows to a table.';
 CREATE FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char") RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -43,45 +210,77 @@ DECLARE
     v_staged text := format('s.push_id = $1 AND s.table_id = %s AND s.op = %L AND s.row_ordinal BETWEEN $3 AND $4', p_table.table_id, p_op);
     v_written name[] := (SELECT array_agg(c.column_name ORDER BY c.column_name COLLATE "C") FROM sync.table_columns c
                          WHERE c.table_id = p_table.table_id AND NOT c.is_generated AND NOT c.is_scope);
+    -- A name that no column can have, so that it means the row.
+    v_mine text := format('%s AND "T".%I = %s', sync.scope_condition(p_table, '"T"', '$2'), p_table.key_column, sync.key_expression(p_table, 's.key_bytes'));
     v_defaults text;
     v_set text;
+    v_key text := sync.key_bytes_expression(p_table, '"T"') || ' AS key_bytes';
+    v_payload text := format('(SELECT row_to_json(w.*)::text FROM (SELECT %s) AS w) AS payload', sync.wire_columns(p_table, '"T"'));
+    v_log text := format('INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
+        SELECT $5, $6, %s, %s, %L::"char", a.key_bytes, %s FROM applied a',
+        -- Rows are inserted in push order, and come back so.
+        CASE WHEN p_op = 'I' THEN '$7[row_number() OVER ()]' ELSE 'a.row_ordinal' END, p_table.table_id, p_op, CASE WHEN p_op = 'D' THEN 'NULL' ELSE 'a.payload' END);
 BEGIN
     IF p_op = 'I' THEN
         -- What a payload does not name keeps the value it has in the base row: the column's default.
-        SELECT string_agg(coalesce(CASE WHEN a.attgenerated = '' AND a.attidentity = '' AND a.attname <> p_table.scope_column THEN pg_get_expr(d.adbin, d.adrelid) END, 'NULL'), ', ' ORDER BY a.attnum)
+        SELECT string_agg(coalesce(CASE WHEN a.attgenerated = '' AND a.attidentity = '' AND a.attnum IS DISTINCT FROM p_table.scope_attnum THEN pg_get_expr(d.adbin, d.adrelid) END, 'NULL'), ', ' ORDER BY a.attnum)
         INTO v_defaults
         FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         WHERE a.attrelid = p_table.relation AND a.attnum > 0 AND NOT a.attisdropped;
         RETURN format($f$
-        INSERT INTO %1$s (%2$I, %3$s)
-        SELECT $2::%4$s, %5$s
-        FROM (SELECT json_populate_record(ROW(%6$s)::%1$s, s.payload::json) AS r
-              FROM sync.staged_rows s WHERE %7$s ORDER BY s.row_ordinal OFFSET 0) AS q$f$,
-            p_table.relation, p_table.scope_column,
+        WITH applied AS (
+            INSERT INTO %1$s AS "T" (%2$s%3$s)
+            SELECT %4$s%5$s
+            FROM (SELECT json_populate_record(ROW(%6$s)::%1$s, s.payload::json) AS r
+                  FROM sync.staged_rows s WHERE %7$s ORDER BY s.row_ordinal OFFSET 0) AS q
+            RETURNING %8$s, %9$s
+        )
+        %10$s$f$,
+            p_table.relation, coalesce(quote_ident(p_table.scope_column) || ', ', ''),
             (SELECT string_agg(quote_ident(w), ', ' ORDER BY o) FROM unnest(v_written) WITH ORDINALITY AS u(w, o)),
-            p_table.scope_type,
+            CASE WHEN p_table.scope_type IS NULL THEN '' ELSE format('$2::%s, ', p_table.scope_type) END,
             (SELECT string_agg(format('(q.r).%I', w), ', ' ORDER BY o) FROM unnest(v_written) WITH ORDINALITY AS u(w, o)),
-            v_defaults, v_staged);
+            v_defaults, v_staged, v_key, v_payload, v_log);
     ELSIF p_op = 'U' THEN
         -- A payload that names no column is an update all the same, so the key stands in where there is nothing else.
         v_written := array_remove(v_written, p_table.key_column);
-        v_set := CASE WHEN cardinality(v_written) = 0 THEN format('%I = t.%I', p_table.key_column, p_table.key_column)
-            ELSE (SELECT format('(%s) = (SELECT %s FROM json_populate_record(t, s.payload::json) AS r)',
+        v_set := CASE WHEN cardinality(v_written) = 0 THEN format('%I = "T".%I', p_table.key_column, p_table.key_column)
+            ELSE (SELECT format('(%s) = (SELECT %s FROM json_populate_record("T", s.payload::json) AS r)',
                                 string_agg(quote_ident(w), ', ' ORDER BY o), string_agg(format('r.%I', w), ', ' ORDER BY o))
                   FROM unnest(v_written) WITH ORDINALITY AS u(w, o)) END;
         RETURN format($f$
-        UPDATE %s AS t SET %s
-        FROM sync.staged_rows s WHERE %s AND t.%I = $2::%s AND t.%I = %s$f$,
-            p_table.relation, v_set, v_staged, p_table.scope_column, p_table.scope_type, p_table.key_column, sync.key_expression(p_table, 's.key_bytes'));
+        WITH applied AS (
+            UPDATE %s AS "T" SET %s
+            FROM sync.staged_rows s WHERE %s AND %s
+            RETURNING s.row_ordinal, %s, %s
+        )
+        %s$f$, p_table.relation, v_set, v_staged, v_mine, v_key, v_payload, v_log);
     ELSE
         RETURN format($f$
-        DELETE FROM %s AS t
-        USING sync.staged_rows s WHERE %s AND t.%I = $2::%s AND t.%I = %s$f$,
-            p_table.relation, v_staged, p_table.scope_column, p_table.scope_type, p_table.key_column, sync.key_expression(p_table, 's.key_bytes'));
+        WITH applied AS (
+            DELETE FROM %s AS "T"
+            USING sync.staged_rows s WHERE %s AND %s
+            RETURNING s.row_ordinal, %s
+        )
+        %s$f$, p_table.relation, v_staged, v_mine, v_key, v_log);
     END IF;
 END
 $_$;
 COMMENT ON FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char") IS 'Text of the statement that applies staged rows of one operation to a table.';
+CREATE FUNCTION sync.bound_snapshot_sessions() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    DELETE FROM sync.snapshot_sessions s
+    WHERE s.user_pk = NEW.user_pk AND s.snapshot_id IN (
+        SELECT o.snapshot_id FROM sync.snapshot_sessions o
+        WHERE o.user_pk = NEW.user_pk AND o.snapshot_id <> NEW.snapshot_id
+        ORDER BY o.created_at DESC, o.snapshot_id OFFSET 63);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sync.bound_snapshot_sessions() IS 'Trigger function: keeps the snapshot sessions of a scope at 64, the oldest goes.';
 CREATE FUNCTION sync.bundle_abandon() RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -104,6 +303,7 @@ CREATE TABLE sync.user_state (
     lease_source_id text,
     lease_expires_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    pruned_bundle_seq bigint DEFAULT 0 NOT NULL,
     CONSTRAINT only_initializing_holds_a_lease CHECK ((((state = 'initializing'::text) = (initialization_id IS NOT NULL)) AND ((initialization_id IS NULL) = (lease_expires_at IS NULL)) AND ((initialization_id IS NULL) = (lease_source_id IS NULL)))),
     CONSTRAINT state_is_known CHECK ((state = ANY (ARRAY['uninitialized'::text, 'initializing'::text, 'initialized'::text]))),
     CONSTRAINT user_id_has_1_to_255_bytes CHECK (((octet_length(user_id) >= 1) AND (octet_length(user_id) <= 255)))
@@ -123,106 +323,72 @@ COMMENT ON COLUMN sync.user_state.initialization_id IS 'Id of the lease while in
 COMMENT ON COLUMN sync.user_state.lease_source_id IS 'Source that holds the lease while initializing.';
 COMMENT ON COLUMN sync.user_state.lease_expires_at IS 'When the lease ends, by the clock of this database.';
 COMMENT ON COLUMN sync.user_state.created_at IS 'When the scope was first seen.';
+COMMENT ON COLUMN sync.user_state.pruned_bundle_seq IS 'Up to here sync.prune has removed bundles and replaced versions; at most retained_bundle_floor. What the scope held at an earlier sequence can no longer be told.';
 CREATE FUNCTION sync.bundle_begin(p_user sync.user_state, p_source_id text, p_source_bundle_id bigint, p_push_id uuid) RETURNS void
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id)
-    VALUES (pg_current_xact_id(), p_user.user_pk, p_user.user_id, p_user.next_bundle_seq, p_source_id, p_source_bundle_id, p_push_id)
+BEGIN
+    IF EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id())
+        OR EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
+        PERFORM sync.fail('OV023', 'this transaction has written synced tables already', NULL, 'Open a bundle first, and one only, in a transaction.');
+    END IF;
+    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id, is_implicit)
+    VALUES (pg_current_xact_id(), p_user.user_pk, p_user.user_id, p_user.next_bundle_seq, p_source_id, p_source_bundle_id, p_push_id, false);
+END
 $$;
 COMMENT ON FUNCTION sync.bundle_begin(p_user sync.user_state, p_source_id text, p_source_bundle_id bigint, p_push_id uuid) IS 'Notes that this transaction writes the next bundle of a scope that it has locked.';
-CREATE FUNCTION sync.bundle_close(p_bundle_hash bytea, p_byte_count bigint) RETURNS void
+CREATE FUNCTION sync.bundle_close(p_bundle_hash bytea, p_byte_count bigint, p_retained_bundles bigint) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
-    v_bundle sync.open_bundles;
+    v_xid xid8 := pg_current_xact_id();
+    v_push_id uuid;
 BEGIN
-    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() RETURNING b.* INTO STRICT v_bundle;
-    DELETE FROM sync.captured_keys c WHERE c.xid = v_bundle.xid;
     INSERT INTO sync.bundle_log (user_pk, bundle_seq, source_id, source_bundle_id, row_count, byte_count, bundle_hash)
-    VALUES (v_bundle.user_pk, v_bundle.bundle_seq, v_bundle.source_id, v_bundle.source_bundle_id, v_bundle.row_count, p_byte_count, p_bundle_hash);
+    SELECT b.user_pk, b.bundle_seq, b.source_id, b.source_bundle_id, b.row_count, p_byte_count, p_bundle_hash
+    FROM sync.open_bundles b WHERE b.xid = v_xid;
     UPDATE sync.user_state u
-    SET next_bundle_seq = v_bundle.bundle_seq + 1,
-        live_row_count = u.live_row_count + v_bundle.live_row_delta,
-        live_byte_count = u.live_byte_count + v_bundle.live_byte_delta,
+    SET next_bundle_seq = b.bundle_seq + 1,
+        retained_bundle_floor = greatest(u.retained_bundle_floor, b.bundle_seq - p_retained_bundles),
+        live_row_count = u.live_row_count + b.live_row_delta,
+        live_byte_count = u.live_byte_count + b.live_byte_delta,
         bundle_byte_count = u.bundle_byte_count + coalesce(p_byte_count, 0),
         last_bundle_at = now(),
         state = 'initialized', initialization_id = NULL, lease_source_id = NULL, lease_expires_at = NULL
-    WHERE u.user_pk = v_bundle.user_pk;
+    FROM sync.open_bundles b WHERE b.xid = v_xid AND u.user_pk = b.user_pk;
     INSERT INTO sync.source_state AS s (user_pk, source_id, last_source_bundle_id)
-    VALUES (v_bundle.user_pk, v_bundle.source_id, v_bundle.source_bundle_id)
+    SELECT b.user_pk, b.source_id, b.source_bundle_id FROM sync.open_bundles b WHERE b.xid = v_xid
     ON CONFLICT ON CONSTRAINT source_state_pkey DO UPDATE
     SET last_source_bundle_id = excluded.last_source_bundle_id, state = 'active', updated_at = now();
-    IF v_bundle.push_id IS NOT NULL THEN
-        DELETE FROM sync.push_chunks c WHERE c.push_id = v_bundle.push_id;
-        DELETE FROM sync.push_sessions p WHERE p.push_id = v_bundle.push_id;
+    DELETE FROM sync.captured_keys c WHERE c.xid = v_xid;
+    DELETE FROM sync.open_bundles b WHERE b.xid = v_xid AND NOT b.is_implicit RETURNING b.push_id INTO v_push_id;
+    IF v_push_id IS NOT NULL THEN
+        DELETE FROM sync.push_chunks c WHERE c.push_id = v_push_id;
+        DELETE FROM sync.push_sessions p WHERE p.push_id = v_push_id;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync.bundle_close(p_bundle_hash bytea, p_byte_count bigint) IS 'Enters the emitted bundle with its hash and byte count, and moves the scope and the source on.';
+COMMENT ON FUNCTION sync.bundle_close(p_bundle_hash bytea, p_byte_count bigint, p_retained_bundles bigint) IS 'Enters the emitted bundles of this transaction, and moves their scopes and sources on.';
 CREATE FUNCTION sync.bundle_emit() RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET enable_nestloop TO 'off'
-    SET enable_seqscan TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
 DECLARE
-    v_bundle sync.open_bundles;
-    v_table record;
-    v_done record;
-    v_touched bigint := 0;
-    v_emitted bigint := 0;
-    v_live_rows bigint := 0;
-    v_live_bytes bigint := 0;
+    v_scope text := sync.scope_in_bundle();
+    v_table_id integer;
 BEGIN
     -- Whatever is deferred runs now, so that nothing can write or fail after the log is made.
-    SET CONSTRAINTS ALL IMMEDIATE;
-    SELECT b.* INTO STRICT v_bundle FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id();
-    FOR v_table IN
-        WITH captured AS (
-            SELECT c.table_id, c.keys, sum(cardinality(c.keys)) OVER (ORDER BY c.capture_no) - cardinality(c.keys) AS keys_before
-            FROM sync.captured_keys c WHERE c.xid = v_bundle.xid
-        ), touched AS (
-            SELECT c.table_id, k.key_bytes, min(c.keys_before + k.place) AS first_touched
-            FROM captured c CROSS JOIN LATERAL unnest(c.keys) WITH ORDINALITY AS k(key_bytes, place)
-            GROUP BY c.table_id, k.key_bytes
-        ), pushed AS (
-            SELECT s.table_id, s.key_bytes, s.row_ordinal FROM sync.staged_rows s WHERE s.push_id = v_bundle.push_id
-        ), placed AS (
-            SELECT t.table_id, t.key_bytes, before.op, before.payload_bytes,
-                   (row_number() OVER (ORDER BY p.row_ordinal NULLS LAST, t.first_touched) - 1)::integer AS row_ordinal
-            FROM touched t
-            LEFT JOIN pushed p ON p.table_id = t.table_id AND p.key_bytes = t.key_bytes
-            LEFT JOIN LATERAL (
-                SELECT r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
-                WHERE r.user_pk = v_bundle.user_pk AND r.table_id = t.table_id AND r.key_bytes = t.key_bytes
-                ORDER BY r.bundle_seq DESC LIMIT 1
-            ) AS before ON true
-        )
-        SELECT p.table_id, count(*) AS touched,
-               array_agg(p.row_ordinal ORDER BY p.row_ordinal) AS ordinals,
-               array_agg(p.key_bytes ORDER BY p.row_ordinal) AS keys,
-               array_agg(p.op IS NOT NULL AND p.op <> 'D' ORDER BY p.row_ordinal) AS was_live,
-               coalesce(sum(p.payload_bytes), 0)::bigint AS bytes_before
-        FROM placed p
-        GROUP BY p.table_id
-    LOOP
-        v_done := sync.emit(v_table.table_id, v_bundle, v_table.ordinals, v_table.keys, v_table.was_live);
-        v_touched := v_touched + v_table.touched;
-        v_emitted := v_emitted + v_done.row_count;
-        v_live_rows := v_live_rows + v_done.live_rows;
-        v_live_bytes := v_live_bytes + v_done.live_bytes - v_table.bytes_before;
-    END LOOP;
-    IF v_emitted < v_touched THEN
-        -- A row that was inserted and deleted in the same transaction has no effect and left a gap.
-        PERFORM sync.close_ordinal_gaps(v_bundle.user_pk, v_bundle.bundle_seq);
+    PERFORM sync.fire_deferred();
+    PERFORM sync.resolve_scopes();
+    SELECT c.table_id INTO v_table_id FROM sync.captured_keys c
+    WHERE c.xid = pg_current_xact_id() AND c.scopes IS NOT NULL AND EXISTS (SELECT FROM unnest(c.scopes) AS s(scope) WHERE s.scope COLLATE "C" <> v_scope) LIMIT 1;
+    IF FOUND THEN
+        PERFORM sync.fail_other_scope(v_table_id, v_scope);
     END IF;
-    UPDATE sync.open_bundles b
-    SET row_count = v_emitted, live_row_delta = v_live_rows, live_byte_delta = v_live_bytes
-    WHERE b.xid = v_bundle.xid;
-    RETURN v_emitted;
+    PERFORM sync.emit_captured(false);
+    RETURN (SELECT b.row_count FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id());
 END
 $$;
 COMMENT ON FUNCTION sync.bundle_emit() IS 'Writes the log of the bundle that this transaction has open, one effect a row, and returns their number.';
@@ -265,54 +431,232 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.bundle_open(p_user_id text, p_source_id text, p_source_bundle_id bigint, p_initialize boolean) IS 'Begins a server-side bundle in this transaction. Finish it with sync.bundle_emit and sync.bundle_close.';
-CREATE FUNCTION sync.capture(p_table_id integer, p_keys bytea[], p_min_scope text, p_max_scope text) RETURNS void
+CREATE FUNCTION sync.capture(p_table_id integer, p_keys bytea[], p_scopes text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
-    v_scope text := (SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id());
-    v_table text;
+    v_scope text := sync.scope_in_bundle();
+    v_table sync.table_catalog;
 BEGIN
     IF v_scope IS NULL THEN
-        PERFORM nextval('sync.rejected_write_count');
-        SELECT format('%I.%I', t.schema_name, t.table_name) INTO v_table FROM sync.table_catalog t WHERE t.table_id = p_table_id;
-        PERFORM sync.fail('OV031', format('table %s is synced and may be written only inside a bundle', v_table), NULL,
-            'Write through the sync API, ScopeManager.ExecWrite or WithinSyncBundle.');
-    ELSIF p_min_scope COLLATE "C" <> v_scope OR p_max_scope COLLATE "C" <> v_scope THEN
-        SELECT format('%I.%I', t.schema_name, t.table_name) INTO v_table FROM sync.table_catalog t WHERE t.table_id = p_table_id;
-        PERFORM sync.fail('OV032', format('this bundle belongs to scope %s, but a row of another scope was written in %s', v_scope, v_table), NULL,
-            'Leave the scope column out, or write each scope in a bundle of its own.');
+        v_table := sync.catalog_entry(p_table_id);
+        IF v_table.policy = 'reject' THEN
+            PERFORM nextval('sync.rejected_write_count');
+            PERFORM sync.fail('OV031', format('table %I.%I is synced and may be written only inside a bundle', v_table.schema_name, v_table.table_name), NULL,
+                format('Write through the sync API, ScopeManager.ExecWrite or WithinSyncBundle; or let plain SQL write it: SELECT sync.set_policy(%L, ''capture'');', v_table.relation));
+        END IF;
+    ELSIF p_scopes <> ARRAY[v_scope] THEN
+        PERFORM sync.fail_other_scope(p_table_id, v_scope);
     END IF;
-    INSERT INTO sync.captured_keys (xid, table_id, keys) VALUES (pg_current_xact_id(), p_table_id, p_keys);
+    INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
+    VALUES (pg_current_xact_id(), p_table_id, v_scope IS NULL, p_keys, CASE WHEN v_scope IS NULL THEN p_scopes END);
 END
 $$;
-COMMENT ON FUNCTION sync.capture(p_table_id integer, p_keys bytea[], p_min_scope text, p_max_scope text) IS 'Notes the keys that a statement touched, for the bundle that this transaction writes. Called by the capture triggers.';
+COMMENT ON FUNCTION sync.capture(p_table_id integer, p_keys bytea[], p_scopes text[]) IS 'Notes the keys that a statement touched, for the bundle that this transaction writes. Called by the capture triggers.';
+CREATE FUNCTION sync.capture_body(p_table sync.table_catalog) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT format($f$
+DECLARE
+    v_keys bytea[]; v_min text; v_max text; v_scopes text[];
+    v_old_keys bytea[]; v_old_min text; v_old_max text; v_old_scopes text[];
+    v_table sync.table_catalog;
+    v_is_stale boolean := sync.columns_fingerprint(TG_RELID) <> %2$s;
+BEGIN
+    IF v_is_stale THEN
+        v_table := sync.catalog_entry(%1$s);
+        PERFORM sync.require_columns(v_table);
+        IF TG_OP <> 'DELETE' THEN EXECUTE sync.capture_statement(v_table, 'new_rows') INTO v_keys, v_min, v_max; END IF;
+        IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_statement(v_table, 'old_rows') INTO v_old_keys, v_old_min, v_old_max; END IF;
+    ELSE
+        IF TG_OP <> 'DELETE' THEN %3$s INTO v_keys, v_min, v_max; END IF;
+        IF TG_OP <> 'INSERT' THEN %4$s INTO v_old_keys, v_old_min, v_old_max; END IF;
+    END IF;
+    IF v_keys IS NULL AND v_old_keys IS NULL THEN
+        RETURN NULL;
+    END IF;
+    v_scopes := CASE WHEN v_min IS NOT NULL THEN ARRAY[v_min] END;
+    v_old_scopes := CASE WHEN v_old_min IS NOT NULL THEN ARRAY[v_old_min] END;
+    IF v_min <> v_max OR v_old_min <> v_old_max THEN
+        -- A statement over several scopes: note the scope of each row.
+        IF v_is_stale THEN
+            IF TG_OP <> 'DELETE' THEN EXECUTE sync.scopes_statement(v_table, 'new_rows') INTO v_scopes; END IF;
+            IF TG_OP <> 'INSERT' THEN EXECUTE sync.scopes_statement(v_table, 'old_rows') INTO v_old_scopes; END IF;
+        ELSE
+            IF TG_OP <> 'DELETE' THEN %5$s INTO v_scopes; END IF;
+            IF TG_OP <> 'INSERT' THEN %6$s INTO v_old_scopes; END IF;
+        END IF;
+    END IF;
+    -- An update that changes neither key nor scope gives the same twice, in the same order.
+    IF v_old_keys IS NOT NULL AND (v_old_keys IS DISTINCT FROM v_keys OR v_old_scopes IS DISTINCT FROM v_scopes) THEN
+        PERFORM sync.capture(%1$s, v_old_keys, v_old_scopes);
+    END IF;
+    IF v_keys IS NOT NULL THEN
+        PERFORM sync.capture(%1$s, v_keys, v_scopes);
+    END IF;%7$s
+    RETURN NULL;
+END
+$f$, p_table.table_id, p_table.columns_fingerprint,
+        sync.capture_statement(p_table, 'new_rows'), sync.capture_statement(p_table, 'old_rows'),
+        sync.scopes_statement(p_table, 'new_rows'), sync.scopes_statement(p_table, 'old_rows'),
+        CASE WHEN p_table.scope_via IS NULL THEN '' ELSE format($f$
+    IF TG_OP <> 'INSERT' AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = %1$s) THEN
+        EXECUTE sync.unadopted_statement(sync.catalog_entry(%1$s));
+    END IF;$f$, p_table.table_id) END)
+$_$;
+COMMENT ON FUNCTION sync.capture_body(p_table sync.table_catalog) IS 'Body of the trigger function made for a table.';
+CREATE FUNCTION sync.capture_commit() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    -- Queued once a statement; the first has done it for all. Looked up by its own number: a look for any would pass over all those that
+    -- are done, each time.
+    IF EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = NEW.xid AND c.capture_no = NEW.capture_no) THEN
+        PERFORM sync.commit_captured(sync.writer_name(), false, false);
+        PERFORM set_config('sync.last_bundle', coalesce((
+            SELECT jsonb_agg(jsonb_build_array(b.user_id, b.bundle_seq, b.source_id, b.source_bundle_id, b.row_count) ORDER BY b.user_pk)
+            FROM (SELECT o.* FROM sync.open_bundles o WHERE o.xid = pg_current_xact_id() ORDER BY o.user_pk LIMIT 1000) AS b), '[]')::text, false);
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sync.capture_commit() IS 'Trigger function: turns what plain SQL wrote into bundles when its transaction commits.';
+CREATE FUNCTION sync.capture_row_body(p_table sync.table_catalog) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT format($f$
+BEGIN
+    IF EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = TG_RELID AND g.tgname = 'oversync_capture_insert' AND g.tgfoid = 'sync.capture_%1$s()'::regprocedure) THEN
+        RETURN NULL;
+    ELSIF sync.columns_fingerprint(TG_RELID) <> %6$s THEN
+        IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING OLD; END IF;
+        IF TG_OP <> 'DELETE' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING NEW; END IF;
+    ELSE
+        IF TG_OP <> 'INSERT' THEN PERFORM sync.capture(%1$s, ARRAY[%2$s], %3$s); END IF;
+        IF TG_OP <> 'DELETE' THEN PERFORM sync.capture(%1$s, ARRAY[%4$s], %5$s); END IF;
+    END IF;
+    RETURN NULL;
+END
+$f$, p_table.table_id,
+        sync.key_bytes_expression(p_table, 'OLD'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[OLD.%I::text]', p_table.scope_column) ELSE 'NULL' END,
+        sync.key_bytes_expression(p_table, 'NEW'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[NEW.%I::text]', p_table.scope_column) ELSE 'NULL' END,
+        p_table.columns_fingerprint)
+$_$;
+COMMENT ON FUNCTION sync.capture_row_body(p_table sync.table_catalog) IS 'Body of the trigger function for partitions that were added since registration.';
+CREATE FUNCTION sync.capture_row_statement(p_table sync.table_catalog) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+BEGIN
+    PERFORM sync.require_columns(p_table);
+    RETURN format('SELECT sync.capture(%s, ARRAY[%s], %s)', p_table.table_id, sync.key_bytes_expression(p_table, '($1)'),
+        CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[($1).%I::text]', p_table.scope_column) ELSE 'NULL' END);
+END
+$_$;
+COMMENT ON FUNCTION sync.capture_row_statement(p_table sync.table_catalog) IS 'Text of the statement that notes the key of a row.';
 CREATE FUNCTION sync.capture_statement(p_table sync.table_catalog, p_transition_table text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-    SELECT format('SELECT array_agg(%s), min(n.%I::text COLLATE "C"), max(n.%I::text COLLATE "C") FROM %I AS n',
-                  CASE p_table.key_type WHEN 'uuid' THEN format('uuid_send(n.%I)', p_table.key_column)
-                                        ELSE format('convert_to(n.%I, ''UTF8'')', p_table.key_column) END,
-                  p_table.scope_column, p_table.scope_column, p_transition_table)
-$$;
+    AS $_$
+    SELECT format('SELECT array_agg(%s), %s FROM %I AS n', sync.key_bytes_expression(p_table, 'n'),
+                  CASE WHEN p_table.scope_via IS NULL THEN format('min(n.%1$I::text COLLATE "C"), max(n.%1$I::text COLLATE "C")', p_table.scope_column)
+                       ELSE 'NULL::text, NULL::text' END, p_transition_table)
+$_$;
 COMMENT ON FUNCTION sync.capture_statement(p_table sync.table_catalog, p_transition_table text) IS 'Text of the query that reads keys and scopes from a transition table.';
-CREATE FUNCTION sync.catalog_changed() RETURNS void
-    LANGUAGE sql
+CREATE FUNCTION sync.catalog_changed(p_relation regclass DEFAULT NULL::regclass) RETURNS void
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+BEGIN
     UPDATE sync.table_catalog t SET apply_order = o.table_position
     FROM sync.table_order o WHERE o.table_id = t.table_id AND t.apply_order <> o.table_position;
+    -- What is made for a table knows the scope of the tables that it refers to.
+    PERFORM sync.install_functions(sync.catalog_entry(t.table_id))
+    FROM sync.table_catalog t
+    WHERE t.unregistered_at IS NULL AND t.relation <> p_relation
+      AND (t.scope_via IS NOT NULL
+           OR EXISTS (SELECT FROM pg_constraint k LEFT JOIN sync.table_catalog p ON p.relation = k.confrelid AND p.scope_via IS NOT NULL
+                      WHERE k.conrelid = t.relation AND k.contype = 'f' AND (k.confrelid = p_relation OR p.relation IS NOT NULL)));
     UPDATE sync.catalog_version SET version = version + 1;
+END
 $$;
-COMMENT ON FUNCTION sync.catalog_changed() IS 'Brings the order of tables up to date and raises the catalog''s version.';
-CREATE FUNCTION sync.catalog_entry_now(p_table_id integer) RETURNS sync.table_catalog
+COMMENT ON FUNCTION sync.catalog_changed(p_relation regclass) IS 'Brings what depends on the set of registered tables up to date and raises the catalog''s version.';
+CREATE FUNCTION sync.catalog_entry(p_table_id integer) RETURNS sync.table_catalog
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_table sync.table_catalog;
+BEGIN
+    SELECT t.* INTO v_table FROM sync.table_catalog t WHERE t.table_id = p_table_id;
+    SELECT coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.key_attnum), v_table.key_column),
+           coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.scope_attnum), v_table.scope_column),
+           coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.scope_via_attnum), v_table.scope_via)
+    INTO v_table.key_column, v_table.scope_column, v_table.scope_via
+    FROM pg_attribute a WHERE a.attrelid = v_table.relation AND NOT a.attisdropped;
+    RETURN v_table;
+END
+$$;
+COMMENT ON FUNCTION sync.catalog_entry(p_table_id integer) IS 'Catalog entry of a table, with its columns named as they are now.';
+CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem text, remedy text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT t FROM sync.table_catalog t WHERE t.table_id = p_table_id
+    WITH registered AS (
+        SELECT t AS entry, t.table_id, t.relation, format('%I.%I', t.schema_name, t.table_name) AS name, sync.catalog_entry(t.table_id) AS entry_now,
+               t.columns_fingerprint <> sync.columns_fingerprint(t.relation) AS is_altered,
+               (n.nspname, c.relname) IS DISTINCT FROM (t.schema_name::name, t.table_name::name) AS is_renamed,
+               c.relforcerowsecurity
+        FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE t.unregistered_at IS NULL
+    ), made AS (
+        SELECT r.relation, r.name, f.kind || '_' || r.table_id AS function_name, f.body
+        FROM registered r
+        CROSS JOIN LATERAL (VALUES ('capture', sync.capture_body(r.entry)), ('capture_row', sync.capture_row_body(r.entry)), ('emit', sync.emit_body(r.entry)),
+                                   ('apply', sync.apply_body(r.entry)), ('settle', sync.settle_body(r.entry)), ('resolve', CASE WHEN (r.entry).scope_via IS NOT NULL THEN sync.resolve_body(r.entry) END)) AS f(kind, body)
+        WHERE f.body IS NOT NULL AND NOT r.is_altered AND NOT r.is_renamed
+    )
+    SELECT 'error', format('%I.%I', t.schema_name, t.table_name), 'the table was dropped', format('SELECT sync.unregister_table(''%s'');', t.relation::oid)
+    FROM sync.table_catalog t WHERE t.unregistered_at IS NULL AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation)
+    UNION ALL
+    SELECT 'error', r.name, p.problem, p.remedy
+    FROM registered r CROSS JOIN LATERAL sync.registration_problems(r.relation, (r.entry_now).key_column, (r.entry_now).scope_column, (r.entry_now).scope_via) AS p
+    UNION ALL
+    SELECT 'error', r.name, p.problem, p.remedy
+    FROM sync.foreign_key_problems() p JOIN registered r ON r.table_id = p.table_id
+    UNION ALL
+    SELECT CASE WHEN e.relation = r.relation THEN 'error' ELSE 'warning' END, e.relation::text,
+           format('trigger %I is missing', e.trigger_name), CASE WHEN e.relation = r.relation THEN e.definition || ';' ELSE format('SELECT sync.refresh_table(%L);', r.relation) END
+    FROM registered r CROSS JOIN LATERAL sync.expected_triggers(r.table_id) AS e
+    WHERE NOT EXISTS (SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid WHERE g.tgrelid = e.relation AND g.tgname = e.trigger_name AND f.proname = e.function_name)
+    UNION ALL
+    SELECT 'error', g.tgrelid::regclass::text, format('trigger %I is %s', g.tgname, CASE g.tgenabled WHEN 'D' THEN 'disabled' ELSE 'enabled for replicas only' END),
+           format('ALTER TABLE %s ENABLE TRIGGER %I;', g.tgrelid::regclass, g.tgname)
+    FROM registered r CROSS JOIN LATERAL sync.expected_triggers(r.table_id) AS e
+    JOIN pg_trigger g ON g.tgrelid = e.relation AND g.tgname = e.trigger_name
+    WHERE g.tgenabled NOT IN ('O', 'A')
+    UNION ALL
+    SELECT 'error', 'sync.' || m.function_name, CASE WHEN f.oid IS NULL THEN 'the function is missing' ELSE 'the function is not the one that registration made' END,
+           format('SELECT sync.refresh_table(%L);', m.relation)
+    FROM made m LEFT JOIN pg_proc f ON f.proname = m.function_name AND f.pronamespace = 'sync'::regnamespace
+    WHERE f.prosrc IS DISTINCT FROM m.body
+    UNION ALL
+    SELECT 'warning', r.name, CASE WHEN r.is_renamed THEN format('the table is called %s now', r.relation) ELSE 'the table was altered since it was registered' END || ': it is captured whole, but rows not written since still have their old form for clients',
+           format('SELECT sync.refresh_table(%L);', r.relation)
+    FROM registered r WHERE r.is_altered OR r.is_renamed
+    UNION ALL
+    SELECT 'warning', r.name, format('rows that were there before still enter the log%s', ': ' || q.waiting || ' are waiting'), format('CALL sync.adopt_table(%L);', r.relation)
+    FROM registered r JOIN sync.adoptions a ON a.table_id = r.table_id
+    CROSS JOIN LATERAL (SELECT nullif(count(*), 0) AS waiting FROM sync.adoption_queue w WHERE w.table_id = r.table_id) AS q
+    UNION ALL
+    SELECT 'warning', r.name, 'forced row-level security may hide rows from sync', format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', r.relation)
+    FROM registered r WHERE r.relforcerowsecurity
 $$;
-COMMENT ON FUNCTION sync.catalog_entry_now(p_table_id integer) IS 'Catalog entry of a table.';
+COMMENT ON FUNCTION sync."check"() IS 'What is wrong with the set-up of registered tables, and the SQL that mends it: SELECT * FROM sync.check(); no row means that all is well.';
 CREATE FUNCTION sync.check_foreign_keys() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -329,30 +673,68 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.check_foreign_keys() IS 'Trigger function: judges at the end of the transaction whether the registered tables are closed over their foreign keys.';
-CREATE FUNCTION sync.close_ordinal_gaps(p_user_pk bigint, p_bundle_seq bigint) RETURNS void
+CREATE FUNCTION sync.close_ordinal_gaps() RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
     -- By way of negative numbers, since the new ones may still be in use while the statement runs.
     UPDATE sync.bundle_rows r SET row_ordinal = -n.row_ordinal
-    FROM (SELECT o.row_ordinal AS old_ordinal, (row_number() OVER (ORDER BY o.row_ordinal))::integer AS row_ordinal
-          FROM sync.bundle_rows o WHERE o.user_pk = p_user_pk AND o.bundle_seq = p_bundle_seq) AS n
-    WHERE r.user_pk = p_user_pk AND r.bundle_seq = p_bundle_seq AND r.row_ordinal = n.old_ordinal;
+    FROM (SELECT o.user_pk, o.bundle_seq, o.row_ordinal AS old_ordinal,
+                 (row_number() OVER (PARTITION BY o.user_pk ORDER BY o.row_ordinal))::integer AS row_ordinal
+          FROM sync.open_bundles b JOIN sync.bundle_rows o ON o.user_pk = b.user_pk AND o.bundle_seq = b.bundle_seq
+          WHERE b.xid = pg_current_xact_id()) AS n
+    WHERE r.user_pk = n.user_pk AND r.bundle_seq = n.bundle_seq AND r.row_ordinal = n.old_ordinal;
     UPDATE sync.bundle_rows r SET row_ordinal = -r.row_ordinal - 1
-    WHERE r.user_pk = p_user_pk AND r.bundle_seq = p_bundle_seq;
+    FROM sync.open_bundles b
+    WHERE b.xid = pg_current_xact_id() AND r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq;
 END
 $$;
-COMMENT ON FUNCTION sync.close_ordinal_gaps(p_user_pk bigint, p_bundle_seq bigint) IS 'Numbers the effects of a bundle 0, 1, 2 … again, in the same order.';
+COMMENT ON FUNCTION sync.close_ordinal_gaps() IS 'Numbers the effects of the open bundles 0, 1, 2 … again, in the same order.';
 CREATE FUNCTION sync.columns_fingerprint(p_relation oid) RETURNS bigint
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT bit_xor(hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod))
-    FROM pg_attribute a
-    WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+BEGIN
+    RETURN (SELECT bit_xor(hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod))
+            FROM pg_attribute a
+            WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped);
+END
 $$;
 COMMENT ON FUNCTION sync.columns_fingerprint(p_relation oid) IS 'Number that changes when a column of the table is added, dropped, renamed or retyped.';
+CREATE FUNCTION sync.commit_captured(p_source_id text, p_only_missing boolean, p_as_given boolean) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_row_count bigint;
+BEGIN
+    PERFORM sync.reopen_implicit();
+    -- Which scopes must be locked is known once parents are looked up; whose rows these are, only under the locks: until then another
+    -- transaction may have moved a parent. So parents are looked up again until no scope is new.
+    IF EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.scopes IS NULL) THEN
+        PERFORM sync.resolve_scopes();
+    END IF;
+    WHILE sync.open_implicit(p_source_id) > 0 AND NOT p_as_given LOOP
+        INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys)
+        SELECT pg_current_xact_id(), c.table_id, false, array_agg(DISTINCT k.key_bytes)
+        FROM sync.captured_keys c JOIN sync.table_catalog t ON t.table_id = c.table_id AND t.scope_via IS NOT NULL
+        CROSS JOIN LATERAL unnest(c.keys) AS k(key_bytes)
+        WHERE c.xid = pg_current_xact_id()
+        GROUP BY c.table_id;
+        PERFORM sync.resolve_scopes();
+    END LOOP;
+    PERFORM sync.emit_captured(p_only_missing);
+    PERFORM sync.require_finite();
+    -- A bundle without rows is no bundle.
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.row_count = 0;
+    SELECT coalesce(sum(b.row_count), 0) INTO v_row_count FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id();
+    PERFORM sync.bundle_close(NULL, NULL, NULL);
+    UPDATE sync.open_bundles b SET is_closed = true WHERE b.xid = pg_current_xact_id();
+    RETURN v_row_count;
+END
+$$;
+COMMENT ON FUNCTION sync.commit_captured(p_source_id text, p_only_missing boolean, p_as_given boolean) IS 'Makes and enters a bundle for each scope among the captured keys, and returns the number of effects.';
 CREATE FUNCTION sync.connect(p_user_id text, p_source_id text, p_has_local_pending_rows boolean, p_lease_ttl interval) RETURNS TABLE(resolution text, initialization_id uuid, lease_expires_at timestamp with time zone, retry_after_seconds integer)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -390,6 +772,46 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.connect(p_user_id text, p_source_id text, p_has_local_pending_rows boolean, p_lease_ttl interval) IS 'Says how a source is to begin, and moves the scope from uninitialized towards initialized.';
+CREATE FUNCTION sync.differences(p_table_id integer, p_user_id text) RETURNS TABLE(key_bytes bytea, difference text, live_row text, log_row text)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO, MDY'
+    SET "IntervalStyle" TO 'postgres'
+    SET extra_float_digits TO '1'
+    SET bytea_output TO 'hex'
+    AS $_$
+DECLARE
+    v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_is_possible boolean := true;
+BEGIN
+    -- A scope id that the scope column cannot hold has no rows there.
+    IF v_table.scope_column IS NOT NULL THEN
+        BEGIN
+            EXECUTE format('SELECT $1::%s::text = $1', v_table.scope_type) INTO v_is_possible USING p_user_id;
+        EXCEPTION WHEN data_exception THEN
+            v_is_possible := false;
+        END;
+    END IF;
+    RETURN QUERY EXECUTE format($f$
+        SELECT coalesce(live.key_bytes, logged.key_bytes),
+               CASE WHEN logged.key_bytes IS NULL THEN 'missing in the log' WHEN live.key_bytes IS NULL THEN 'missing in the table' ELSE 'not the same' END,
+               live.payload, logged.payload
+        FROM (%s) AS live
+        FULL JOIN (
+            SELECT n.key_bytes, n.payload
+            FROM (SELECT DISTINCT ON (r.key_bytes) r.key_bytes, r.op, r.payload
+                  FROM sync.bundle_rows r JOIN sync.user_state u ON u.user_pk = r.user_pk
+                  WHERE u.user_id = $3 AND r.table_id = $2
+                  ORDER BY r.key_bytes, r.bundle_seq DESC) AS n
+            WHERE n.op <> 'D'
+        ) AS logged ON logged.key_bytes = live.key_bytes
+        WHERE live.payload IS DISTINCT FROM logged.payload
+        ORDER BY 1$f$, sync.live_rows_statement(v_table, true))
+    USING CASE WHEN v_is_possible THEN p_user_id END, p_table_id, p_user_id;
+END
+$_$;
+COMMENT ON FUNCTION sync.differences(p_table_id integer, p_user_id text) IS 'Rows of a scope in one table whose live form is not what the log has.';
 CREATE FUNCTION sync.discover(p_relations oid[], p_overrides jsonb DEFAULT '[]'::jsonb) RETURNS TABLE(relation regclass, table_position integer, cycle_group integer, depends_on regclass[])
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -432,105 +854,346 @@ CREATE FUNCTION sync.discover(p_relations oid[], p_overrides jsonb DEFAULT '[]':
     FROM placed p
 $$;
 COMMENT ON FUNCTION sync.discover(p_relations oid[], p_overrides jsonb) IS 'Order in which these tables are written: parents first, cycles grouped (cycle_group above 0), with the tables that each depends on.';
-CREATE UNLOGGED TABLE sync.open_bundles (
-    xid xid8 NOT NULL,
-    user_pk bigint NOT NULL,
-    bundle_seq bigint NOT NULL,
-    source_bundle_id bigint NOT NULL,
-    push_id uuid,
-    row_count bigint DEFAULT 0 NOT NULL,
-    live_row_delta bigint DEFAULT 0 NOT NULL,
-    live_byte_delta bigint DEFAULT 0 NOT NULL,
-    user_id text NOT NULL,
-    source_id text NOT NULL
-)
-WITH (fillfactor='70');
-COMMENT ON TABLE sync.open_bundles IS 'The bundle that a running transaction is writing. Capture believes this table and no setting, so that nobody can write into another scope by forging one.';
-COMMENT ON COLUMN sync.open_bundles.xid IS 'Transaction that writes the bundle.';
-COMMENT ON COLUMN sync.open_bundles.user_pk IS 'Scope, see sync.user_state; its row is locked by the transaction.';
-COMMENT ON COLUMN sync.open_bundles.bundle_seq IS 'Sequence that the bundle will have.';
-COMMENT ON COLUMN sync.open_bundles.source_bundle_id IS 'Number of the bundle within its source.';
-COMMENT ON COLUMN sync.open_bundles.push_id IS 'Push session that is being committed; null for server-side writes.';
-COMMENT ON COLUMN sync.open_bundles.row_count IS 'Effects entered in the log so far.';
-COMMENT ON COLUMN sync.open_bundles.live_row_delta IS 'How many more live rows the scope has after the bundle.';
-COMMENT ON COLUMN sync.open_bundles.live_byte_delta IS 'How many more payload bytes the live rows of the scope have after the bundle.';
-COMMENT ON COLUMN sync.open_bundles.user_id IS 'Scope id that every written row must carry.';
-COMMENT ON COLUMN sync.open_bundles.source_id IS 'Source that writes.';
-CREATE FUNCTION sync.emit(p_table_id integer, p_bundle sync.open_bundles, p_ordinals integer[], p_keys bytea[], p_was_live boolean[], OUT row_count bigint, OUT live_rows bigint, OUT live_bytes bigint) RETURNS record
-    LANGUAGE plpgsql
+CREATE FUNCTION sync.emit_body(p_table sync.table_catalog) RETURNS text
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
+    SELECT format($f$
 BEGIN
-    EXECUTE format('SELECT e.row_count, e.live_rows, e.live_bytes FROM sync.emit_%s($1, $2, $3, $4, $5, $6) AS e', p_table_id)
-    INTO row_count, live_rows, live_bytes
-    USING p_bundle.user_pk, p_bundle.user_id, p_bundle.bundle_seq, p_ordinals, p_keys, p_was_live;
+    IF %1$s THEN
+        EXECUTE sync.emit_statement(sync.catalog_entry(%2$s)) USING $1, $2, $3, $4, $5;
+    ELSE
+        %3$s;
+    END IF;
+END
+$f$, sync.stale_condition(p_table), p_table.table_id, sync.emit_statement(p_table))
+$_$;
+COMMENT ON FUNCTION sync.emit_body(p_table sync.table_catalog) IS 'Body of the function that writes effects of a table into the log.';
+CREATE FUNCTION sync.emit_captured(p_only_missing boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_nestloop TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET jit TO 'off'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO, MDY'
+    SET "IntervalStyle" TO 'postgres'
+    SET extra_float_digits TO '1'
+    SET bytea_output TO 'hex'
+    AS $_$
+DECLARE
+    v_xid xid8 := pg_current_xact_id();
+    v_scope text;
+    v_push_id uuid;
+    v_table record;
+    v_touched bigint := 0;
+BEGIN
+    SELECT b.user_id, b.push_id INTO v_scope, v_push_id FROM sync.open_bundles b WHERE b.xid = v_xid AND NOT b.is_implicit;
+    IF (SELECT sum(cardinality(c.keys)) FROM sync.captured_keys c WHERE c.xid = v_xid) > 100 THEN
+        -- A plan kept from when a table had a few rows must not meet a hundred thousand. What planning costs is nothing beside so many rows.
+        PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('work_mem', '64MB', true);
+    END IF;
+    FOR v_table IN
+        WITH captured AS (
+            SELECT c.table_id, c.keys, c.scopes, sum(cardinality(c.keys)) OVER (ORDER BY c.capture_no) - cardinality(c.keys) AS keys_before
+            FROM sync.captured_keys c WHERE c.xid = v_xid
+        ), touched AS (
+            SELECT c.table_id, b.user_pk, k.key_bytes, min(c.keys_before + k.place) AS first_touched
+            FROM captured c
+            CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) WITH ORDINALITY AS k(key_bytes, scope, place)
+            JOIN sync.open_bundles b ON b.xid = v_xid AND b.user_id = coalesce(k.scope, c.scopes[1], v_scope)
+            GROUP BY c.table_id, b.user_pk, k.key_bytes
+        ), pushed AS (
+            SELECT s.table_id, s.key_bytes, s.row_ordinal FROM sync.staged_rows s WHERE s.push_id = v_push_id
+        ), judged AS (
+            SELECT t.table_id, t.user_pk, t.key_bytes, t.first_touched, before.op IS NOT NULL AND before.op <> 'D' AS was_live, before.payload_bytes
+            FROM touched t
+            LEFT JOIN LATERAL (
+                SELECT r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
+                WHERE r.user_pk = t.user_pk AND r.table_id = t.table_id AND r.key_bytes = t.key_bytes
+                ORDER BY r.bundle_seq DESC LIMIT 1
+            ) AS before ON true
+        ), placed AS (
+            SELECT j.table_id, j.user_pk, j.key_bytes, j.was_live, j.payload_bytes,
+                   (row_number() OVER (PARTITION BY j.user_pk ORDER BY p.row_ordinal NULLS LAST, j.first_touched) - 1)::integer AS row_ordinal
+            FROM judged j
+            LEFT JOIN pushed p ON p.table_id = j.table_id AND p.key_bytes = j.key_bytes
+            WHERE NOT (p_only_missing AND j.was_live)
+        )
+        SELECT p.table_id, count(*) AS touched, (SELECT t.has_to_settle FROM sync.table_catalog t WHERE t.table_id = p.table_id) AS has_to_settle,
+               array_agg(p.user_pk ORDER BY p.user_pk, p.row_ordinal) AS user_pks,
+               array_agg(p.row_ordinal ORDER BY p.user_pk, p.row_ordinal) AS ordinals,
+               array_agg(p.key_bytes ORDER BY p.user_pk, p.row_ordinal) AS keys,
+               array_agg(p.was_live ORDER BY p.user_pk, p.row_ordinal) AS was_live,
+               array_agg(coalesce(p.payload_bytes, 0) ORDER BY p.user_pk, p.row_ordinal) AS bytes_before
+        FROM placed p
+        GROUP BY p.table_id
+    LOOP
+        EXECUTE format('SELECT sync.emit_%s($1, $2, $3, $4, $5)', v_table.table_id)
+        USING v_table.user_pks, v_table.ordinals, v_table.keys, v_table.was_live, v_table.bytes_before;
+        IF v_table.has_to_settle THEN
+            EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_table.table_id) USING v_table.user_pks, v_table.keys;
+        END IF;
+        v_touched := v_touched + v_table.touched;
+    END LOOP;
+    IF v_touched > (SELECT sum(b.row_count) FROM sync.open_bundles b WHERE b.xid = v_xid) THEN
+        -- A row that was inserted and deleted in the same transaction has no effect and left a gap.
+        PERFORM sync.close_ordinal_gaps();
+    END IF;
 END
 $_$;
-COMMENT ON FUNCTION sync.emit(p_table_id integer, p_bundle sync.open_bundles, p_ordinals integer[], p_keys bytea[], p_was_live boolean[], OUT row_count bigint, OUT live_rows bigint, OUT live_bytes bigint) IS 'Writes one table''s effects of a bundle into the log.';
+COMMENT ON FUNCTION sync.emit_captured(p_only_missing boolean) IS 'Writes the log of the bundles that this transaction has open, one effect a row, from the live rows of the captured keys.';
 CREATE FUNCTION sync.emit_statement(p_table sync.table_catalog) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     SELECT format($f$
     WITH logged AS (
-        INSERT INTO sync.bundle_rows AS b (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
-        SELECT $1, $3, k.row_ordinal, %1$s,
+        INSERT INTO sync.bundle_rows AS r (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
+        SELECT b.user_pk, b.bundle_seq, k.row_ordinal, %1$s,
                CASE WHEN live.%2$I IS NULL THEN 'D' WHEN k.was_live THEN 'U' ELSE 'I' END::"char",
                k.key_bytes,
                CASE WHEN live.%2$I IS NOT NULL THEN row_to_json(live.*)::text END
-        FROM unnest($4, $5, $6) AS k(row_ordinal, key_bytes, was_live)
+        FROM unnest($1, $2, $3, $4) AS k(user_pk, row_ordinal, key_bytes, was_live)
+        JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
         LEFT JOIN LATERAL (
-            SELECT %3$s
-            FROM %4$s AS t WHERE t.%5$I = $2::%6$s AND t.%2$I = %7$s
+            SELECT %3$s FROM %4$s AS t WHERE %5$s AND t.%2$I = %6$s OFFSET 0
         ) AS live ON true
         WHERE live.%2$I IS NOT NULL OR k.was_live
-        ORDER BY k.row_ordinal
-        RETURNING b.op, octet_length(b.payload) AS payload_bytes
+        RETURNING r.user_pk, r.op, octet_length(r.payload) AS payload_bytes
+    ), counted AS (
+        SELECT l.user_pk, count(*) AS row_count, sum(l.payload_bytes) AS payload_bytes,
+               count(*) FILTER (WHERE l.op = 'I') - count(*) FILTER (WHERE l.op = 'D') AS live_rows
+        FROM logged l GROUP BY l.user_pk
+    ), before AS (
+        SELECT k.user_pk, sum(k.payload_bytes) AS payload_bytes FROM unnest($1, $5) AS k(user_pk, payload_bytes) GROUP BY k.user_pk
     )
-    SELECT count(*), count(*) FILTER (WHERE l.op = 'I') - count(*) FILTER (WHERE l.op = 'D'), coalesce(sum(l.payload_bytes), 0)::bigint
-    FROM logged l$f$,
-        p_table.table_id, p_table.key_column,
-        (SELECT string_agg(CASE WHEN c.is_bytea THEN format('translate(encode(t.%I, ''base64''), E''\n'', '''') AS %I', c.column_name, c.column_name)
-                                ELSE format('t.%I', c.column_name) END, ', ' ORDER BY c.column_name COLLATE "C")
-         FROM sync.table_columns c WHERE c.table_id = p_table.table_id AND NOT c.is_scope),
-        p_table.relation, p_table.scope_column, p_table.scope_type, sync.key_expression(p_table, 'k.key_bytes'))
+    UPDATE sync.open_bundles b
+    SET row_count = b.row_count + c.row_count, live_row_delta = b.live_row_delta + c.live_rows,
+        live_byte_delta = b.live_byte_delta + coalesce(c.payload_bytes, 0) - before.payload_bytes
+    FROM counted c JOIN before ON before.user_pk = c.user_pk
+    WHERE b.xid = pg_current_xact_id() AND b.user_pk = c.user_pk$f$,
+        p_table.table_id, p_table.key_column, sync.wire_columns(p_table, 't'), p_table.relation,
+        sync.scope_condition(p_table, 't', 'b.user_id'), sync.key_expression(p_table, 'k.key_bytes'))
 $_$;
 COMMENT ON FUNCTION sync.emit_statement(p_table sync.table_catalog) IS 'Text of the statement that writes effects of one table from live rows into the log.';
+CREATE FUNCTION sync.end_registration(p_table sync.table_catalog) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_id integer := p_table.table_id;
+    v_trigger record;
+BEGIN
+    -- By function, so that partitions that were detached meanwhile are left as found too.
+    FOR v_trigger IN
+        SELECT g.tgrelid::regclass AS relation, g.tgname
+        FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid JOIN pg_namespace n ON n.oid = f.pronamespace
+        WHERE n.nspname = 'sync' AND g.tgparentid = 0
+          AND (f.proname IN ('capture_' || v_id, 'capture_row_' || v_id)
+               OR f.proname = 'refuse_truncate' AND EXISTS (SELECT FROM pg_trigger o JOIN pg_proc c ON c.oid = o.tgfoid WHERE o.tgrelid = g.tgrelid AND c.proname = 'capture_' || v_id))
+    LOOP
+        EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', v_trigger.tgname, v_trigger.relation);
+    END LOOP;
+    IF p_table.scope_column IS NOT NULL AND p_table.scope_default_before IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = p_table.relation) THEN
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT', p_table.relation, p_table.scope_column);
+    END IF;
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_row_%s()', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean[], integer[])', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char")', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.resolve_%s(bytea[])', v_id);
+    UPDATE sync.table_catalog t SET relation = NULL, unregistered_at = now() WHERE t.table_id = v_id;
+    DELETE FROM sync.table_order_overrides o WHERE p_table.relation IN (o.child, o.parent);
+    DELETE FROM sync.row_owners o WHERE o.table_id = v_id;
+    DELETE FROM sync.adoption_queue q WHERE q.table_id = v_id;
+    DELETE FROM sync.adoptions a WHERE a.table_id = v_id;
+    -- Snapshots leave its rows out from now on: they no longer count as live, and those being read start over.
+    WITH gone AS (
+        SELECT n.user_pk, count(*) AS row_count, sum(octet_length(n.payload)) AS byte_count
+        FROM (SELECT DISTINCT ON (r.user_pk, r.key_bytes) r.user_pk, r.op, r.payload
+              FROM sync.bundle_rows r WHERE r.table_id = v_id
+              ORDER BY r.user_pk, r.key_bytes, r.bundle_seq DESC) AS n
+        WHERE n.op <> 'D' GROUP BY n.user_pk
+    ), ended AS (
+        DELETE FROM sync.snapshot_sessions s USING gone g WHERE s.user_pk = g.user_pk
+    )
+    UPDATE sync.user_state u
+    SET live_row_count = u.live_row_count - g.row_count, live_byte_count = u.live_byte_count - g.byte_count
+    FROM gone g WHERE u.user_pk = g.user_pk;
+END
+$$;
+COMMENT ON FUNCTION sync.end_registration(p_table sync.table_catalog) IS 'Ends a catalog entry and removes what was made for its table.';
+CREATE FUNCTION sync.expected_triggers(p_table_id integer) RETURNS TABLE(relation regclass, trigger_name name, function_name text, definition text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT part.relid, d.trigger_name::name, d.function_name,
+           format('CREATE OR REPLACE TRIGGER %I %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION sync.%I()', d.trigger_name, d.event, part.relid, d.transitions, d.function_name)
+    FROM sync.table_catalog t
+    CROSS JOIN LATERAL (SELECT t.relation AS relid UNION SELECT r.relid FROM pg_partition_tree(t.relation) r) AS part
+    CROSS JOIN (VALUES
+        ('oversync_capture_insert', 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows', 'capture'),
+        ('oversync_capture_update', 'AFTER UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows', 'capture'),
+        ('oversync_capture_delete', 'AFTER DELETE', 'REFERENCING OLD TABLE AS old_rows', 'capture'),
+        ('oversync_refuse_truncate', 'BEFORE TRUNCATE', '', 'refuse_truncate')) AS v(trigger_name, event, transitions, kind)
+    CROSS JOIN LATERAL (SELECT v.trigger_name, v.event, v.transitions, CASE v.kind WHEN 'capture' THEN 'capture_' || t.table_id ELSE v.kind END AS function_name) AS d
+    WHERE t.table_id = p_table_id AND t.unregistered_at IS NULL
+    UNION ALL
+    SELECT t.relation, 'oversync_capture_row', 'capture_row_' || t.table_id,
+           format('CREATE OR REPLACE TRIGGER oversync_capture_row AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION sync.%I()', t.relation, 'capture_row_' || t.table_id)
+    FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation AND c.relkind = 'p'
+    WHERE t.table_id = p_table_id AND t.unregistered_at IS NULL
+$$;
+COMMENT ON FUNCTION sync.expected_triggers(p_table_id integer) IS 'Triggers that a registered table and its partitions must have, with the statement that makes each.';
 CREATE FUNCTION sync.fail(p_code text, p_message text, p_detail jsonb DEFAULT NULL::jsonb, p_hint text DEFAULT NULL::text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, DETAIL = coalesce(p_detail::text, ''), HINT = coalesce(p_hint, '');
+    IF p_detail IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, HINT = coalesce(p_hint, '');
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, DETAIL = p_detail::text, HINT = coalesce(p_hint, '');
 END
 $$;
 COMMENT ON FUNCTION sync.fail(p_code text, p_message text, p_detail jsonb, p_hint text) IS 'Raises an error with a code of oversync, a message, machine-readable detail and a hint. Never returns.';
-CREATE FUNCTION sync.foreign_key_problems() RETURNS TABLE(problem text, remedy text)
+CREATE FUNCTION sync.fail_other_scope(p_table_id integer, p_scope text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+BEGIN
+    PERFORM sync.fail('OV032', format('this bundle belongs to scope %s, but a row of another scope was written in %I.%I', p_scope, v_table.schema_name, v_table.table_name), NULL,
+        'Leave the scope column out, or write each scope in a bundle of its own.');
+END
+$$;
+COMMENT ON FUNCTION sync.fail_other_scope(p_table_id integer, p_scope text) IS 'Raises OV032: a row of another scope was written in a bundle.';
+CREATE FUNCTION sync.finish_captured() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit) THEN
+        PERFORM sync.fail('OV023', 'this transaction has a bundle open', NULL, 'Finish the bundle in a transaction of its own.');
+    END IF;
+    IF EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.at_commit) THEN
+        PERFORM sync.commit_captured(sync.writer_name(), false, false);
+    END IF;
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed;
+END
+$$;
+COMMENT ON FUNCTION sync.finish_captured() IS 'Makes bundles, now and for good, of what plain SQL wrote in this transaction so far.';
+CREATE FUNCTION sync.fire_deferred() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    SET CONSTRAINTS ALL IMMEDIATE;
+END
+$$;
+COMMENT ON FUNCTION sync.fire_deferred() IS 'Runs the deferred constraints and triggers of this transaction now, under the application''s search path.';
+CREATE FUNCTION sync.follow_moved(p_table_id integer, p_keys bytea[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    v_parent sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_child sync.table_catalog;
+    v_reference record;
+    v_rows text;
+    v_keys bytea[];
+    v_crosses boolean;
+BEGIN
+    FOR v_reference IN
+        SELECT f.table_id, f.columns, f.parent_columns FROM sync.foreign_keys f
+        WHERE f.parent_table_id = p_table_id AND NOT coalesce(v_parent.scope_column = ANY (f.parent_columns), false)
+    LOOP
+        v_child := sync.catalog_entry(v_reference.table_id);
+        v_rows := format('FROM unnest($1) AS k(key_bytes) JOIN %s AS p ON p.%I = %s JOIN %s AS t ON %s', v_parent.relation, v_parent.key_column,
+            sync.key_expression(v_parent, 'k.key_bytes'), v_child.relation,
+            (SELECT string_agg(format('t.%I = p.%I', c.child_column, c.parent_column), ' AND ')
+             FROM unnest(v_reference.columns, v_reference.parent_columns) AS c(child_column, parent_column)));
+        IF v_reference.columns = ARRAY[v_child.scope_via] THEN
+            EXECUTE format('SELECT array_agg(%s) %s', sync.key_bytes_expression(v_child, 't'), v_rows) INTO v_keys USING p_keys;
+            CONTINUE WHEN v_keys IS NULL;
+            IF v_child.on_scope_change = 'refuse' THEN
+                PERFORM sync.fail('OV034', format('a row of %I.%I cannot change its scope while rows of %I.%I refer to it', v_parent.schema_name, v_parent.table_name, v_child.schema_name, v_child.table_name),
+                    NULL, 'Delete or move those rows first, or register their table with on_scope_change => ''move''.');
+            END IF;
+            INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys) VALUES (pg_current_xact_id(), v_child.table_id, false, v_keys);
+        ELSE
+            EXECUTE format('SELECT EXISTS (SELECT %s WHERE %s <> %s)', v_rows, sync.scope_expression(v_parent, 'p'), sync.scope_expression(v_child, 't')) INTO v_crosses USING p_keys;
+            IF v_crosses THEN
+                PERFORM sync.fail('OV033', format('a row of %I.%I refers to a row of another scope', v_child.schema_name, v_child.table_name), NULL, 'A row may refer only to rows of its own scope.');
+            END IF;
+        END IF;
+    END LOOP;
+END
+$_$;
+COMMENT ON FUNCTION sync.follow_moved(p_table_id integer, p_keys bytea[]) IS 'Looks after the rows that refer to rows which changed their scope: takes them along or refuses.';
+CREATE FUNCTION sync.foreign_key_problems() RETURNS TABLE(table_id integer, problem text, remedy text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT format('foreign key %I of %I.%I refers to %I.%I, which is not registered', f.constraint_name, f.schema_name, f.table_name, f.parent_schema, f.parent_table),
+    SELECT f.table_id, format('foreign key %I of %I.%I refers to %I.%I, which is not registered', f.constraint_name, f.schema_name, f.table_name, f.parent_schema, f.parent_table),
+           format('Register it in the same transaction: SELECT sync.register_table(%L); or say that it stays outside: external_references => %L.',
+                  format('%I.%I', f.parent_schema, f.parent_table), ARRAY[f.constraint_name])
+    FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
+    WHERE f.parent_table_id IS NULL AND f.columns IS DISTINCT FROM ARRAY[t.scope_via]
+      AND NOT t.external_references && ARRAY[f.constraint_name::text, f.parent_schema || '.' || f.parent_table]
+    UNION ALL
+    SELECT f.table_id, format('the scope of %I.%I is found through %I.%I, which is not registered', f.schema_name, f.table_name, f.parent_schema, f.parent_table),
            format('Register it in the same transaction: SELECT sync.register_table(%L);', format('%I.%I', f.parent_schema, f.parent_table))
-    FROM sync.foreign_keys f WHERE f.parent_table_id IS NULL
+    FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
+    WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via]
     UNION ALL
-    SELECT format('foreign key %I of %I.%I does not include the scope column', f.constraint_name, f.schema_name, f.table_name),
-           format('Make it refer from (%I, …) to the scope column and key of %I.%I.', t.scope_column, f.parent_schema, f.parent_table)
-    FROM sync.foreign_keys f
-    JOIN sync.table_catalog t ON t.table_id = f.table_id
-    JOIN sync.table_catalog p ON p.table_id = f.parent_table_id
-    WHERE NOT EXISTS (SELECT FROM unnest(f.columns, f.parent_columns) AS c(child_column, parent_column)
-                      WHERE c.child_column = t.scope_column AND c.parent_column = p.scope_column)
-    UNION ALL
-    SELECT format('foreign key %I of %I.%I is not deferrable', f.constraint_name, f.schema_name, f.table_name),
+    SELECT f.table_id, format('foreign key %I of %I.%I is not deferrable, and its tables refer to each other in a cycle', f.constraint_name, f.schema_name, f.table_name),
            format('ALTER TABLE %I.%I ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED;', f.schema_name, f.table_name, f.constraint_name)
-    FROM sync.foreign_keys f WHERE NOT f.is_deferrable
-    UNION ALL
-    SELECT format('foreign key %I of %I.%I is MATCH %s', f.constraint_name, f.schema_name, f.table_name, f.match_option),
-           'Drop it and add it again without MATCH, which means MATCH SIMPLE.'
-    FROM sync.foreign_keys f WHERE f.match_option <> 'SIMPLE'
+    FROM sync.foreign_keys f
+    JOIN sync.table_order c ON c.table_id = f.table_id
+    JOIN sync.table_order p ON p.table_id = f.parent_table_id
+    WHERE NOT f.is_deferrable AND NOT f.is_self_reference AND c.cycle_group > 0 AND c.cycle_group = p.cycle_group
 $$;
 COMMENT ON FUNCTION sync.foreign_key_problems() IS 'Foreign keys of registered tables that sync cannot keep, and the remedy of each.';
-CREATE FUNCTION sync.install_capture(p_table sync.table_catalog) RETURNS void
+CREATE FUNCTION sync.give_way() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF EXISTS (SELECT FROM sync.table_catalog t WHERE t.policy = 'capture' AND t.unregistered_at IS NULL) THEN
+        PERFORM set_config('lock_timeout', greatest(1, least(150, extract(epoch FROM current_setting('deadlock_timeout')::interval) * 500)::integer)::text, true);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.give_way() IS 'Bounds how long a push waits for rows, where plain SQL writes synced tables too.';
+CREATE FUNCTION sync.guard_statement(p_table sync.table_catalog) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT string_agg(g.sql, ' OR ')
+    FROM (
+        SELECT format($f$EXISTS (
+            SELECT FROM unnest($1, $3) AS k(user_pk, key_bytes)
+            JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
+            CROSS JOIN LATERAL (SELECT t.* FROM %1$s AS t WHERE %2$s AND t.%3$I = %4$s OFFSET 0) AS t
+            CROSS JOIN LATERAL (SELECT %5$s AS scope FROM %6$s AS p WHERE %7$s OFFSET 0) AS p
+            WHERE p.scope COLLATE "C" <> b.user_id)$f$,
+            p_table.relation, sync.scope_condition(p_table, 't', 'b.user_id'), p_table.key_column, sync.key_expression(p_table, 'k.key_bytes'),
+            sync.scope_expression(parent.entry, 'p'), (parent.entry).relation,
+            (SELECT string_agg(format('p.%I = t.%I', c.parent_column, c.child_column), ' AND ') FROM unnest(f.columns, f.parent_columns) AS c(child_column, parent_column))) AS sql
+        FROM sync.foreign_keys f
+        CROSS JOIN LATERAL (SELECT sync.catalog_entry(f.parent_table_id) AS entry OFFSET 0) AS parent
+        WHERE f.table_id = p_table.table_id AND f.parent_table_id IS NOT NULL AND f.columns IS DISTINCT FROM ARRAY[p_table.scope_via]
+          AND NOT EXISTS (SELECT FROM unnest(f.columns, f.parent_columns) AS c(child_column, parent_column)
+                          WHERE c.child_column = p_table.scope_column AND c.parent_column = (parent.entry).scope_column)
+    ) AS g
+$_$;
+COMMENT ON FUNCTION sync.guard_statement(p_table sync.table_catalog) IS 'Text of the condition that a row refers across scopes; null if no foreign key can.';
+CREATE FUNCTION sync.install_functions(p_table sync.table_catalog) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
@@ -538,138 +1201,281 @@ DECLARE
     v_id integer := p_table.table_id;
     v_name text := format('%I.%I', p_table.schema_name, p_table.table_name);
     -- The application's own triggers run under the search path they know, not under ours.
-    v_path text := (SELECT s.reset_val FROM pg_settings s WHERE s.name = 'search_path');
-    v_part regclass;
+    v_path text := concat_ws(', ', 'pg_catalog', (SELECT nullif(s.reset_val, '') FROM pg_settings s WHERE s.name = 'search_path'), 'pg_temp');
+    -- A disabled plan node looks so dear that the plan would be compiled: hence jit = off wherever one is.
+    -- Other settings are made once, by sync.push_commit and sync.emit_captured.
 BEGIN
-    EXECUTE format($f$
-CREATE OR REPLACE FUNCTION sync.capture_%1$s() RETURNS trigger
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $body$
-DECLARE
-    v_keys bytea[]; v_old_keys bytea[]; v_min text; v_max text; v_old_min text; v_old_max text;
-    v_table sync.table_catalog;
-BEGIN
-    IF sync.columns_fingerprint(TG_RELID) <> %2$s THEN
-        v_table := sync.catalog_entry_now(%1$s);
-        IF TG_OP <> 'DELETE' THEN EXECUTE sync.capture_statement(v_table, 'new_rows') INTO v_keys, v_min, v_max; END IF;
-        IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_statement(v_table, 'old_rows') INTO v_old_keys, v_old_min, v_old_max; END IF;
-    ELSIF TG_OP = 'INSERT' THEN
-        %3$s INTO v_keys, v_min, v_max;
-    ELSIF TG_OP = 'DELETE' THEN
-        %4$s INTO v_old_keys, v_old_min, v_old_max;
-    ELSE
-        %3$s INTO v_keys, v_min, v_max;
-        %4$s INTO v_old_keys, v_old_min, v_old_max;
-    END IF;
-    -- An update that changes no key gives the same keys twice, in the same order.
-    IF v_old_keys IS DISTINCT FROM v_keys THEN
-        v_keys := v_old_keys || v_keys;
-    END IF;
-    IF v_keys IS NOT NULL THEN
-        PERFORM sync.capture(%1$s, v_keys, least(v_min COLLATE "C", v_old_min COLLATE "C"), greatest(v_max COLLATE "C", v_old_max COLLATE "C"));
-    END IF;
-    RETURN NULL;
-END
-$body$ $f$, v_id, p_table.columns_fingerprint, sync.capture_statement(p_table, 'new_rows'), sync.capture_statement(p_table, 'old_rows'));
-    EXECUTE format($f$
-CREATE OR REPLACE FUNCTION sync.emit_%1$s(p_user_pk bigint, p_user_id text, p_bundle_seq bigint, p_ordinals integer[], p_keys bytea[], p_was_live boolean[],
-    OUT row_count bigint, OUT live_rows bigint, OUT live_bytes bigint)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
-AS $body$
-BEGIN
-    IF sync.columns_fingerprint(%2$s) <> %3$s THEN
-        EXECUTE sync.emit_statement(sync.catalog_entry_now(%1$s)) INTO row_count, live_rows, live_bytes
-        USING p_user_pk, p_user_id, p_bundle_seq, p_ordinals, p_keys, p_was_live;
-    ELSE
-        %4$s INTO row_count, live_rows, live_bytes;
-    END IF;
-END
-$body$ $f$, v_id, p_table.relation::oid, p_table.columns_fingerprint, sync.emit_statement(p_table));
-    EXECUTE format($f$
-CREATE OR REPLACE FUNCTION sync.apply_%1$s(p_push_id uuid, p_user_id text, p_from integer, p_to integer, p_op "char") RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = %2$s
-AS $body$
-BEGIN
-    IF sync.columns_fingerprint(%3$s) <> %4$s THEN
-        EXECUTE sync.apply_statement(sync.catalog_entry_now(%1$s), p_op) USING p_push_id, p_user_id, p_from, p_to;
-    ELSIF p_op = 'I' THEN %5$s;
-    ELSIF p_op = 'U' THEN %6$s;
-    ELSE %7$s;
-    END IF;
-END
-$body$ $f$, v_id, concat_ws(', ', 'pg_catalog', nullif(v_path, ''), 'pg_temp'), p_table.relation::oid, p_table.columns_fingerprint,
-        sync.apply_statement(p_table, 'I'), sync.apply_statement(p_table, 'U'), sync.apply_statement(p_table, 'D'));
-    EXECUTE format('REVOKE ALL ON FUNCTION sync.capture_%s() FROM PUBLIC', v_id);
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.capture_%s() RETURNS trigger LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
+        v_id, sync.capture_body(p_table));
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.capture_row_%s() RETURNS trigger LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
+        v_id, sync.capture_row_body(p_table));
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.emit_%s(p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_was_live boolean[], p_bytes_before integer[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS %L', v_id, sync.emit_body(p_table));
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_push_id uuid, p_user_id text, p_from integer, p_to integer, p_user_pk bigint, p_bundle_seq bigint, p_ordinals integer[], p_op "char") RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
+        v_id, v_path, sync.apply_body(p_table));
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.fire_deferred() RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L', v_path,
+        'BEGIN SET CONSTRAINTS ALL IMMEDIATE; END');
+    EXECUTE format('REVOKE ALL ON FUNCTION sync.capture_%1$s(), sync.capture_row_%1$s() FROM PUBLIC', v_id);
+    EXECUTE format('COMMENT ON FUNCTION sync.capture_row_%s() IS %L', v_id, format('Trigger function of partitions added to %s since: notes the key of a row.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.capture_%s() IS %L', v_id, format('Trigger function of %s: notes the keys that a statement touched.', v_name));
-    EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint, text, bigint, integer[], bytea[], boolean[]) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
-    EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(uuid, text, integer, integer, "char") IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
-    FOR v_part IN SELECT p_table.relation UNION SELECT r.relid FROM pg_partition_tree(p_table.relation) r LOOP
-        EXECUTE format('CREATE OR REPLACE TRIGGER oversync_capture_insert AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION sync.capture_%s()', v_part, v_id);
-        EXECUTE format('CREATE OR REPLACE TRIGGER oversync_capture_update AFTER UPDATE ON %s REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION sync.capture_%s()', v_part, v_id);
-        EXECUTE format('CREATE OR REPLACE TRIGGER oversync_capture_delete AFTER DELETE ON %s REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION sync.capture_%s()', v_part, v_id);
-        EXECUTE format('CREATE OR REPLACE TRIGGER oversync_refuse_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_truncate()', v_part);
-    END LOOP;
+    EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint[], integer[], bytea[], boolean[], integer[]) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
+    EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char") IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
+    IF sync.settle_body(p_table) IS NULL THEN
+        EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
+    ELSE
+        EXECUTE format('CREATE OR REPLACE FUNCTION sync.settle_%s(p_user_pks bigint[], p_unused integer[], p_keys bytea[]) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
+            v_id, sync.settle_body(p_table));
+        EXECUTE format('COMMENT ON FUNCTION sync.settle_%s(bigint[], integer[], bytea[]) IS %L', v_id, format('Checks effects of %s once they are in the log.', v_name));
+    END IF;
+    UPDATE sync.table_catalog t SET has_to_settle = sync.settle_body(p_table) IS NOT NULL WHERE t.table_id = v_id AND t.has_to_settle <> (sync.settle_body(p_table) IS NOT NULL);
+    IF p_table.scope_via IS NOT NULL THEN
+        EXECUTE format('CREATE OR REPLACE FUNCTION sync.resolve_%s(p_keys bytea[], OUT keys bytea[], OUT scopes text[]) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
+            v_id, sync.resolve_body(p_table));
+        EXECUTE format('COMMENT ON FUNCTION sync.resolve_%s(bytea[]) IS %L', v_id, format('Finds the scopes of rows of %s.', v_name));
+    END IF;
 END
 $_$;
-COMMENT ON FUNCTION sync.install_capture(p_table sync.table_catalog) IS 'Makes the functions and triggers of a registered table, on its partitions too.';
-CREATE FUNCTION sync.key_expression(p_table sync.table_catalog, p_key_bytes text) RETURNS text
+COMMENT ON FUNCTION sync.install_functions(p_table sync.table_catalog) IS 'Makes the functions of a registered table.';
+CREATE FUNCTION sync.install_triggers(p_table_id integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_definition text;
+BEGIN
+    FOR v_definition IN
+        SELECT e.definition FROM sync.expected_triggers(p_table_id) e
+        WHERE NOT EXISTS (SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
+                          WHERE g.tgrelid = e.relation AND g.tgname = e.trigger_name AND f.proname = e.function_name AND g.tgenabled IN ('O', 'A'))
+    LOOP
+        EXECUTE v_definition;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sync.install_triggers(p_table_id integer) IS 'Makes the triggers of a registered table and its partitions, as far as they are not there.';
+CREATE FUNCTION sync.key_bytes_expression(p_table sync.table_catalog, p_alias text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+    SELECT CASE p_table.key_type WHEN 'uuid' THEN format('uuid_send(%s.%I)', p_alias, p_table.key_column)
+                                 ELSE format('convert_to(%s.%I, ''UTF8'')', p_alias, p_table.key_column) END
+$$;
+COMMENT ON FUNCTION sync.key_bytes_expression(p_table sync.table_catalog, p_alias text) IS 'SQL that makes key bytes of a row''s key.';
+CREATE FUNCTION sync.key_expression(p_table sync.table_catalog, p_key_bytes text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
     SELECT CASE p_table.key_type WHEN 'uuid' THEN format('encode(%s, ''hex'')::uuid', p_key_bytes)
-                                 ELSE format('convert_from(%s, ''UTF8'')', p_key_bytes) END
+                                 ELSE format('(convert_from(%s, ''UTF8'') COLLATE %s)', p_key_bytes,
+                                      (SELECT a.attcollation::regcollation FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attnum = p_table.key_attnum)) END
 $$;
 COMMENT ON FUNCTION sync.key_expression(p_table sync.table_catalog, p_key_bytes text) IS 'SQL that makes a key of the table''s type from key bytes.';
-CREATE FUNCTION sync.push_apply(p_push_id uuid, p_user_id text) RETURNS void
+CREATE FUNCTION sync.key_text(p_table_id integer, p_key_bytes bytea) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT CASE t.key_type WHEN 'uuid' THEN encode(p_key_bytes, 'hex')::uuid::text ELSE convert_from(p_key_bytes, 'UTF8') END
+    FROM sync.table_catalog t WHERE t.table_id = p_table_id
+$$;
+COMMENT ON FUNCTION sync.key_text(p_table_id integer, p_key_bytes bytea) IS 'A key of the log as clients know it.';
+CREATE FUNCTION sync.last_bundle() RETURNS TABLE(user_id text, bundle_seq bigint, source_id text, source_bundle_id bigint, row_count bigint)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT b.value ->> 0, (b.value ->> 1)::bigint, b.value ->> 2, (b.value ->> 3)::bigint, (b.value ->> 4)::bigint
+    FROM jsonb_array_elements(coalesce(nullif(current_setting('sync.last_bundle', true), ''), '[]')::jsonb) AS b(value)
+$$;
+COMMENT ON FUNCTION sync.last_bundle() IS 'What the last transaction of this session that wrote synced tables by plain SQL became: a row per scope.';
+CREATE FUNCTION sync.live_rows_statement(p_table sync.table_catalog, p_one_scope boolean) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT format('SELECT %1$s AS scope, %2$s AS key_bytes, row_to_json(w.*)::text AS payload FROM (SELECT t.* FROM %3$s AS t%4$s OFFSET 0) AS t CROSS JOIN LATERAL (SELECT %5$s OFFSET 0) AS w',
+        CASE WHEN p_one_scope THEN '$1::text' ELSE sync.scope_expression(p_table, 't') END, sync.key_bytes_expression(p_table, 't'), p_table.relation,
+        CASE WHEN p_one_scope THEN sync.scope_joins(p_table, 't', '$1') ELSE '' END,
+        sync.wire_columns(p_table, 't'))
+$_$;
+COMMENT ON FUNCTION sync.live_rows_statement(p_table sync.table_catalog, p_one_scope boolean) IS 'Text of the query that gives a table''s live rows as they are on the wire.';
+CREATE FUNCTION sync.open_implicit(p_source_id text) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_scopes text[];
+    v_retired bigint;
+BEGIN
+    SELECT array_agg(DISTINCT s.scope COLLATE "C") INTO v_scopes
+    FROM sync.captured_keys c CROSS JOIN LATERAL unnest(c.scopes) AS s(scope)
+    WHERE c.xid = pg_current_xact_id()
+      AND NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.user_id = s.scope);
+    IF v_scopes IS NULL THEN
+        RETURN 0;
+    END IF;
+    LOOP
+        INSERT INTO sync.user_state (user_id)
+        SELECT s.scope FROM unnest(v_scopes) AS s(scope)
+        WHERE NOT EXISTS (SELECT FROM sync.user_state u WHERE u.user_id = s.scope)
+        ORDER BY s.scope COLLATE "C"
+        ON CONFLICT ON CONSTRAINT user_id_is_unique DO NOTHING;
+        PERFORM FROM sync.user_state u WHERE u.user_id = ANY (v_scopes) ORDER BY u.user_pk FOR NO KEY UPDATE;
+        -- A scope may have been forgotten while this waited for it.
+        EXIT WHEN (SELECT count(*) FROM sync.user_state u WHERE u.user_id = ANY (v_scopes)) = cardinality(v_scopes);
+    END LOOP;
+    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, is_implicit)
+    SELECT pg_current_xact_id(), u.user_pk, u.user_id, u.next_bundle_seq, p_source_id, coalesce(s.last_source_bundle_id, 0) + 1, true
+    FROM sync.user_state u LEFT JOIN sync.source_state s ON s.user_pk = u.user_pk AND s.source_id = p_source_id
+    WHERE u.user_id = ANY (v_scopes);
+    SELECT s.user_pk INTO v_retired FROM sync.source_state s JOIN sync.open_bundles b ON b.user_pk = s.user_pk AND b.xid = pg_current_xact_id()
+    WHERE s.source_id = p_source_id AND s.state = 'retired' LIMIT 1;
+    IF FOUND THEN
+        PERFORM sync.source_next(v_retired, p_source_id);
+    END IF;
+    RETURN cardinality(v_scopes);
+END
+$$;
+COMMENT ON FUNCTION sync.open_implicit(p_source_id text) IS 'Opens a bundle for each scope among the captured keys of this transaction that has none yet, and returns how many it opened.';
+CREATE FUNCTION sync.prune(p_retained_bundles bigint DEFAULT 10000, p_max_bundles bigint DEFAULT 1000) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_user_pk bigint;
+    v_left bigint := p_max_bundles;
+BEGIN
+    FOR v_user_pk IN
+        SELECT u.user_pk FROM sync.user_state u
+        WHERE greatest(u.retained_bundle_floor, u.next_bundle_seq - 1 - p_retained_bundles) > u.pruned_bundle_seq
+        ORDER BY u.user_pk
+    LOOP
+        EXIT WHEN v_left <= 0;
+        BEGIN
+            v_left := v_left - sync.prune_scope(v_user_pk, p_retained_bundles, v_left);
+        EXCEPTION WHEN lock_not_available THEN
+            NULL; -- Waiting longer while holding other scopes could deadlock with a transaction that writes several.
+        END;
+    END LOOP;
+    RETURN p_max_bundles - v_left;
+END
+$$;
+COMMENT ON FUNCTION sync.prune(p_retained_bundles bigint, p_max_bundles bigint) IS 'Removes bundles and versions that retention no longer needs, over all scopes; returns the number of bundles removed. Call it until it returns 0.';
+CREATE FUNCTION sync.prune_scope(p_user_pk bigint, p_retained_bundles bigint, p_max_bundles bigint DEFAULT 1000) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '500ms'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    AS $$
+DECLARE
+    v_pruned bigint;
+    v_floor bigint;
+    v_horizon bigint;
+    v_to bigint;
+    v_bundles bigint := 0;
+    v_bytes bigint := 0;
+BEGIN
+    IF p_retained_bundles IS NULL OR p_retained_bundles < 1 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('p_retained_bundles is %s', p_retained_bundles),
+            HINT = 'Retain at least 1 bundle: a client that has the newest one must not have to rebuild.';
+    END IF;
+    SELECT u.pruned_bundle_seq, greatest(u.retained_bundle_floor, u.next_bundle_seq - 1 - p_retained_bundles)
+    INTO v_pruned, v_floor
+    FROM sync.user_state u WHERE u.user_pk = p_user_pk;
+    v_to := v_pruned;
+    v_horizon := least(v_floor, (SELECT min(s.snapshot_bundle_seq) FROM sync.snapshot_sessions s
+                                 WHERE s.user_pk = p_user_pk AND s.expires_at > clock_timestamp()));
+    IF v_horizon > v_pruned THEN
+        PERFORM FROM sync.bundle_log l WHERE l.user_pk = p_user_pk AND l.bundle_seq = v_pruned + 1 FOR UPDATE SKIP LOCKED;
+        IF FOUND THEN
+            SELECT max(b.bundle_seq) INTO v_to
+            FROM (SELECT l.bundle_seq, sum(l.row_count) OVER (ORDER BY l.bundle_seq) AS row_count
+                  FROM sync.bundle_log l
+                  WHERE l.user_pk = p_user_pk AND l.bundle_seq > v_pruned AND l.bundle_seq <= least(v_horizon, v_pruned + greatest(p_max_bundles, 1))) AS b
+            WHERE b.row_count <= 20000 OR b.bundle_seq = v_pruned + 1;
+            DELETE FROM sync.bundle_rows r
+            USING (SELECT n.table_id, n.key_bytes, max(n.bundle_seq) AS bundle_seq
+                   FROM sync.bundle_rows n
+                   WHERE n.user_pk = p_user_pk AND n.bundle_seq > v_pruned AND n.bundle_seq <= v_to
+                   GROUP BY n.table_id, n.key_bytes) AS newest
+            WHERE r.user_pk = p_user_pk AND r.table_id = newest.table_id AND r.key_bytes = newest.key_bytes AND r.bundle_seq < newest.bundle_seq;
+            WITH gone AS (
+                DELETE FROM sync.bundle_log l WHERE l.user_pk = p_user_pk AND l.bundle_seq > v_pruned AND l.bundle_seq <= v_to
+                RETURNING l.byte_count
+            )
+            SELECT count(*), coalesce(sum(g.byte_count), 0) INTO v_bundles, v_bytes FROM gone g;
+        END IF;
+    END IF;
+    UPDATE sync.user_state u
+    SET retained_bundle_floor = greatest(u.retained_bundle_floor, v_floor), pruned_bundle_seq = greatest(u.pruned_bundle_seq, v_to),
+        bundle_byte_count = u.bundle_byte_count - v_bytes
+    WHERE u.user_pk = p_user_pk AND (v_bundles > 0 OR u.retained_bundle_floor < v_floor);
+    RETURN v_bundles;
+END
+$$;
+COMMENT ON FUNCTION sync.prune_scope(p_user_pk bigint, p_retained_bundles bigint, p_max_bundles bigint) IS 'Raises the floor of one scope and removes bundles and versions that retention no longer needs; returns the number of bundles removed.';
+CREATE FUNCTION sync.push_apply(p_push_id uuid, p_user sync.user_state, p_in_order boolean) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 DECLARE
     v_group record;
+    v_last_no bigint := 0;
+    v_groups bigint := 0;
+    v_captured sync.captured_keys;
+    v_is_as_staged boolean := true;
 BEGIN
     FOR v_group IN
-        SELECT s.table_id, s.op FROM sync.staged_rows s JOIN sync.table_catalog t ON t.table_id = s.table_id
-        WHERE s.push_id = p_push_id
-        GROUP BY s.table_id, s.op, t.apply_order
-        ORDER BY s.op = 'D', CASE WHEN s.op = 'D' THEN -t.apply_order ELSE t.apply_order END, s.op
+        SELECT g.*, t.schema_name, t.table_name, t.unregistered_at, t.scope_via
+        FROM sync.push_groups(p_push_id, p_in_order) AS g JOIN sync.table_catalog t ON t.table_id = g.table_id
+        ORDER BY CASE WHEN p_in_order THEN g.first_row END, g.op = 'D', CASE WHEN g.op = 'D' THEN -t.apply_order ELSE t.apply_order END, g.op
     LOOP
-        EXECUTE format('SELECT sync.apply_%s($1, $2, 0, 2147483647, $3)', v_group.table_id) USING p_push_id, p_user_id, v_group.op;
+        IF v_group.unregistered_at IS NOT NULL THEN
+            PERFORM sync.fail('OV012', format('table %I.%I is no longer registered', v_group.schema_name, v_group.table_name), NULL, 'Push without its rows.');
+        END IF;
+        EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5, $6, $7, $8)', v_group.table_id)
+        USING p_push_id, p_user.user_id, v_group.first_row, v_group.last_row, p_user.user_pk, p_user.next_bundle_seq, v_group.ordinals, v_group.op;
+        v_groups := v_groups + 1;
+        IF v_is_as_staged THEN
+            SELECT c.* INTO v_captured FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.capture_no > v_last_no ORDER BY c.capture_no LIMIT 1;
+            v_last_no := v_captured.capture_no;
+            v_is_as_staged := v_captured.table_id = v_group.table_id AND v_captured.keys = v_group.keys AND v_group.scope_via IS NULL;
+        END IF;
     END LOOP;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM sync.fire_deferred();
+    IF NOT coalesce(v_is_as_staged, false) OR v_groups <> (SELECT count(*) FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
+        RETURN false;
+    END IF;
+    FOR v_captured IN
+        SELECT c.* FROM sync.captured_keys c JOIN sync.table_catalog t ON t.table_id = c.table_id
+        WHERE c.xid = pg_current_xact_id() AND t.has_to_settle
+    LOOP
+        EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_captured.table_id) USING array_fill(p_user.user_pk, ARRAY[cardinality(v_captured.keys)]), v_captured.keys;
+    END LOOP;
+    RETURN true;
 END
 $_$;
-COMMENT ON FUNCTION sync.push_apply(p_push_id uuid, p_user_id text) IS 'Applies all staged rows of a push grouped by table: upserts parents first, then deletes children first.';
-CREATE FUNCTION sync.push_apply_in_order(p_push_id uuid, p_user_id text) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-DECLARE
-    v_run record;
-BEGIN
-    FOR v_run IN
-        WITH marked AS (
-            SELECT s.row_ordinal, s.table_id, s.op,
-                   s.row_ordinal - row_number() OVER (PARTITION BY s.table_id, s.op ORDER BY s.row_ordinal) AS run
-            FROM sync.staged_rows s WHERE s.push_id = p_push_id
-        )
-        SELECT m.table_id, m.op, min(m.row_ordinal) AS first_row, max(m.row_ordinal) AS last_row
-        FROM marked m GROUP BY m.table_id, m.op, m.run ORDER BY first_row
-    LOOP
-        EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5)', v_run.table_id) USING p_push_id, p_user_id, v_run.first_row, v_run.last_row, v_run.op;
-    END LOOP;
-    SET CONSTRAINTS ALL IMMEDIATE;
-END
-$_$;
-COMMENT ON FUNCTION sync.push_apply_in_order(p_push_id uuid, p_user_id text) IS 'Applies all staged rows of a push strictly in push order.';
+COMMENT ON FUNCTION sync.push_apply(p_push_id uuid, p_user sync.user_state, p_in_order boolean) IS 'Applies and logs the staged rows of a push, grouped by table or strictly in push order.';
 CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval) RETURNS TABLE(bundle_seq bigint, source_bundle_id bigint, row_count bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO, MDY'
+    SET "IntervalStyle" TO 'postgres'
+    SET extra_float_digits TO '1'
+    SET bytea_output TO 'hex'
+    SET array_nulls TO 'on'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET jit TO 'off'
     AS $$
 DECLARE
     v_user sync.user_state;
     v_session sync.push_sessions;
     v_next bigint;
-    v_conflict jsonb;
+    v_judged record;
+    v_is_as_staged boolean;
     v_row_count bigint;
     v_distinct bigint;
 BEGIN
@@ -683,9 +1489,13 @@ BEGIN
     v_next := sync.source_next(v_user.user_pk, p_source_id);
     IF v_next <> v_session.source_bundle_id THEN
         PERFORM sync.fail('OV007', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, v_session.source_bundle_id),
-            jsonb_build_object('expected', v_session.source_bundle_id, 'actual', v_next), 'Take a snapshot with a source replacement.');
+            jsonb_build_object('expected', v_next, 'actual', v_session.source_bundle_id), 'Take a snapshot with a source replacement.');
     ELSIF v_session.staged_row_count <> v_session.planned_row_count THEN
         PERFORM sync.fail('OV012', format('%s of %s planned rows are staged', v_session.staged_row_count, v_session.planned_row_count), NULL, 'Upload the remaining chunks.');
+    END IF;
+    IF v_session.planned_row_count > 100 THEN
+        -- A plan kept from when a table had a few rows must not meet a hundred thousand. What planning costs is nothing beside so many rows.
+        PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('work_mem', '64MB', true);
     END IF;
     IF v_session.planned_row_count > 1 THEN
         SELECT count(*) INTO v_distinct FROM (SELECT DISTINCT s.table_id, s.key_bytes FROM sync.staged_rows s WHERE s.push_id = p_push_id) AS d;
@@ -693,24 +1503,35 @@ BEGIN
             PERFORM sync.fail('OV012', 'a row is pushed more than once', NULL, 'Push each row once, in its final state.');
         END IF;
     END IF;
-    v_conflict := sync.push_conflict(p_push_id, v_user.user_pk);
-    IF v_conflict IS NOT NULL THEN
-        PERFORM sync.fail('OV013', 'a row was changed by someone else since the client last saw it', v_conflict, 'Resolve the conflict and push again.');
+    v_judged := sync.push_judge(p_push_id, v_user.user_pk);
+    IF v_judged.conflict IS NOT NULL THEN
+        PERFORM sync.fail('OV013', 'a row was changed by someone else since the client last saw it', v_judged.conflict, 'Resolve the conflict and push again.');
     END IF;
     PERFORM sync.bundle_begin(v_user, p_source_id, v_session.source_bundle_id, p_push_id);
+    PERFORM sync.give_way();
     SET CONSTRAINTS ALL DEFERRED;
     IF v_session.planned_row_count = 1 THEN
-        PERFORM sync.push_apply(p_push_id, p_user_id);
+        v_is_as_staged := sync.push_apply(p_push_id, v_user, false);
     ELSE
         BEGIN
-            PERFORM sync.push_apply(p_push_id, p_user_id);
+            v_is_as_staged := sync.push_apply(p_push_id, v_user, false);
         EXCEPTION WHEN integrity_constraint_violation OR raise_exception THEN
             -- A value that moves from one row to another, say, is refused in this order but not in the client's.
             SET CONSTRAINTS ALL DEFERRED;
-            PERFORM sync.push_apply_in_order(p_push_id, p_user_id);
+            v_is_as_staged := sync.push_apply(p_push_id, v_user, true);
         END;
     END IF;
-    v_row_count := sync.bundle_emit();
+    IF v_is_as_staged THEN
+        v_row_count := v_session.planned_row_count;
+        UPDATE sync.open_bundles b
+        SET row_count = v_row_count, live_row_delta = n.live_rows, live_byte_delta = n.payload_bytes - v_judged.bytes_before
+        FROM (SELECT count(*) FILTER (WHERE r.op = 'I') - count(*) FILTER (WHERE r.op = 'D') AS live_rows, coalesce(sum(octet_length(r.payload)), 0) AS payload_bytes
+              FROM sync.bundle_rows r WHERE r.user_pk = v_user.user_pk AND r.bundle_seq = v_user.next_bundle_seq) AS n
+        WHERE b.xid = pg_current_xact_id();
+    ELSE
+        DELETE FROM sync.bundle_rows r WHERE r.user_pk = v_user.user_pk AND r.bundle_seq = v_user.next_bundle_seq;
+        v_row_count := sync.bundle_emit();
+    END IF;
     IF v_row_count = 0 THEN
         PERFORM sync.fail('OV012', 'the push has no effect', NULL, 'Nothing that was pushed changed a row; drop it.');
     ELSIF v_row_count > p_max_rows AND p_max_rows > 0 THEN
@@ -720,29 +1541,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval) IS 'Judges a staged push, applies it and writes its log; sync.bundle_close then ends it.';
-CREATE FUNCTION sync.push_conflict(p_push_id uuid, p_user_pk bigint) RETURNS jsonb
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET enable_seqscan TO 'off'
-    SET enable_bitmapscan TO 'off'
-    AS $$
-    SELECT jsonb_build_object(
-        'table_id', s.table_id, 'key_bytes', encode(s.key_bytes, 'hex'), 'op', s.op, 'base_row_version', s.base_row_version,
-        'server_row_version', coalesce(newest.bundle_seq, 0), 'server_row_deleted', coalesce(newest.op = 'D', false),
-        -- As text: jsonb would not keep the row as it is on the wire.
-        'server_row', newest.payload)
-    FROM sync.staged_rows s
-    LEFT JOIN LATERAL (
-        SELECT r.bundle_seq, r.op, r.payload FROM sync.bundle_rows r
-        WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
-        ORDER BY r.bundle_seq DESC LIMIT 1
-    ) AS newest ON true
-    WHERE s.push_id = p_push_id
-      AND (s.base_row_version <> coalesce(newest.bundle_seq, 0)
-           OR (s.op = 'I') = (newest.op IS NOT NULL AND newest.op <> 'D'))
-    ORDER BY s.row_ordinal LIMIT 1
-$$;
-COMMENT ON FUNCTION sync.push_conflict(p_push_id uuid, p_user_pk bigint) IS 'The first staged row that conflicts with the state of the log, or null.';
 CREATE FUNCTION sync.push_create(p_user_id text, p_source_id text, p_source_bundle_id bigint, p_planned_row_count bigint, p_initialization_id text, p_session_ttl interval, p_lease_ttl interval) RETURNS TABLE(push_id uuid, bundle_seq bigint, row_count bigint, bundle_hash bytea)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -803,6 +1601,64 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.push_delete(p_push_id uuid, p_user_id text, p_source_id text) IS 'Ends a push session and its staged rows.';
+CREATE FUNCTION sync.push_groups(p_push_id uuid, p_in_order boolean) RETURNS TABLE(table_id integer, op "char", first_row integer, last_row integer, ordinals integer[], keys bytea[])
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF p_in_order THEN
+        RETURN QUERY
+            SELECT m.table_id, m.op, min(m.row_ordinal), max(m.row_ordinal),
+                   array_agg(m.row_ordinal ORDER BY m.row_ordinal), array_agg(m.key_bytes ORDER BY m.row_ordinal)
+            FROM (SELECT s.row_ordinal, s.table_id, s.op, s.key_bytes,
+                         s.row_ordinal - row_number() OVER (PARTITION BY s.table_id, s.op ORDER BY s.row_ordinal) AS run
+                  FROM sync.staged_rows s WHERE s.push_id = p_push_id) AS m
+            GROUP BY m.table_id, m.op, m.run;
+    ELSE
+        RETURN QUERY
+            SELECT s.table_id, s.op, min(s.row_ordinal), max(s.row_ordinal),
+                   array_agg(s.row_ordinal ORDER BY s.row_ordinal), array_agg(s.key_bytes ORDER BY s.row_ordinal)
+            FROM sync.staged_rows s WHERE s.push_id = p_push_id
+            GROUP BY s.table_id, s.op;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.push_groups(p_push_id uuid, p_in_order boolean) IS 'Staged rows in the groups that one statement applies.';
+CREATE FUNCTION sync.push_judge(p_push_id uuid, p_user_pk bigint, OUT conflict jsonb, OUT bytes_before bigint) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_ordinal integer;
+BEGIN
+    SELECT min(s.row_ordinal) FILTER (WHERE s.base_row_version <> coalesce(newest.bundle_seq, 0) OR (s.op = 'I') = (newest.op IS NOT NULL AND newest.op <> 'D')),
+           coalesce(sum(newest.payload_bytes), 0)
+    INTO v_ordinal, bytes_before
+    FROM sync.staged_rows s
+    LEFT JOIN LATERAL (
+        SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
+        WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
+        ORDER BY r.bundle_seq DESC LIMIT 1
+    ) AS newest ON true
+    WHERE s.push_id = p_push_id;
+    IF v_ordinal IS NOT NULL THEN
+        SELECT jsonb_build_object(
+            'table_id', s.table_id, 'key_bytes', encode(s.key_bytes, 'hex'), 'op', s.op, 'base_row_version', s.base_row_version,
+            'server_row_version', coalesce(newest.bundle_seq, 0), 'server_row_deleted', coalesce(newest.op = 'D', false),
+            -- As text: jsonb would not keep the row as it is on the wire.
+            'server_row', newest.payload)
+        INTO conflict
+        FROM sync.staged_rows s
+        LEFT JOIN LATERAL (
+            SELECT r.bundle_seq, r.op, r.payload FROM sync.bundle_rows r
+            WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
+            ORDER BY r.bundle_seq DESC LIMIT 1
+        ) AS newest ON true
+        WHERE s.push_id = p_push_id AND s.row_ordinal = v_ordinal;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.push_judge(p_push_id uuid, p_user_pk bigint, OUT conflict jsonb, OUT bytes_before bigint) IS 'Compares the staged rows of a push with the state of the log: the first conflict, and the bytes of the rows that it changes.';
 CREATE UNLOGGED TABLE sync.push_sessions (
     push_id uuid DEFAULT gen_random_uuid() NOT NULL,
     user_pk bigint NOT NULL,
@@ -875,6 +1731,53 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.push_stage(p_push_id uuid, p_user_id text, p_source_id text, p_start_row_ordinal bigint, p_catalog_version bigint, p_table_ids integer[], p_ops text, p_base_row_versions bigint[], p_keys bytea[], p_payloads text[], p_session_ttl interval, p_lease_ttl interval) IS 'Adds a chunk of rows to a push session and returns the ordinal of the next row.';
+CREATE FUNCTION sync.refresh_table(tbl regclass, adopt text DEFAULT 'auto'::text) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_before sync.table_catalog;
+    v_table sync.table_catalog;
+    v_is_renamed boolean;
+    v_problem text;
+    v_remedy text;
+BEGIN
+    PERFORM FROM sync.catalog_version FOR NO KEY UPDATE;
+    SELECT t.* INTO v_before FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL;
+    IF v_before.table_id IS NULL THEN
+        PERFORM sync.fail('OV030', format('%s is not registered', tbl), NULL, format('SELECT sync.register_table(%L);', tbl));
+    END IF;
+    v_table := sync.catalog_entry(v_before.table_id);
+    SELECT p.problem, p.remedy INTO v_problem, v_remedy FROM sync.registration_problems(tbl, v_table.key_column, v_table.scope_column, v_table.scope_via) p LIMIT 1;
+    IF FOUND THEN
+        PERFORM sync.fail('OV030', v_problem, NULL, v_remedy);
+    END IF;
+    SELECT (n.nspname, c.relname, v_table.key_column, k.atttypid::regtype::text) IS DISTINCT FROM (v_before.schema_name::name, v_before.table_name::name, v_before.key_column, v_before.key_type)
+    INTO v_is_renamed
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute k ON k.attrelid = c.oid AND k.attname = v_table.key_column
+    WHERE c.oid = tbl;
+    IF v_is_renamed THEN
+        PERFORM sync.unregister_table(tbl);
+        RETURN sync.register_table(tbl, v_table.key_column, coalesce(v_table.scope_column, '_sync_scope_id'), v_table.policy, v_table.scope_via,
+            v_table.scope_is_shown, v_table.on_scope_change, v_table.external_references, refresh_table.adopt);
+    END IF;
+    -- By name: a column that was dropped and added again has another number.
+    UPDATE sync.table_catalog t
+    SET scope_column = v_table.scope_column, scope_via = v_table.scope_via, columns_fingerprint = sync.columns_fingerprint(tbl),
+        key_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.key_column),
+        scope_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column),
+        scope_via_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_via),
+        scope_type = (SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column)
+    WHERE t.table_id = v_table.table_id
+    RETURNING t.* INTO v_table;
+    PERFORM sync.install_functions(v_table);
+    PERFORM sync.install_triggers(v_table.table_id);
+    PERFORM sync.catalog_changed(tbl);
+    PERFORM sync.adopt_start(v_table.table_id, refresh_table.adopt, 'oversync:refresh');
+    RETURN v_table.table_id;
+END
+$$;
+COMMENT ON FUNCTION sync.refresh_table(tbl regclass, adopt text) IS 'After ALTER TABLE: makes the code of a table anew, and enters rows whose wire form changed into the log.';
 CREATE FUNCTION sync.refuse_truncate() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -886,64 +1789,81 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.refuse_truncate() IS 'Trigger function: refuses TRUNCATE of a registered table with SQLSTATE 55000.';
-CREATE FUNCTION sync.register_table(tbl regclass, sync_key name DEFAULT NULL::name, scope name DEFAULT '_sync_scope_id'::name, policy text DEFAULT 'reject'::text) RETURNS integer
+CREATE FUNCTION sync.register_table(tbl regclass, sync_key name DEFAULT NULL::name, scope name DEFAULT '_sync_scope_id'::name, policy text DEFAULT NULL::text, scope_via name DEFAULT NULL::name, show_scope boolean DEFAULT false, on_scope_change text DEFAULT 'refuse'::text, external_references text[] DEFAULT '{}'::text[], adopt text DEFAULT 'auto'::text) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+#variable_conflict use_column
 DECLARE
+    v_old sync.table_catalog;
     v_table sync.table_catalog;
     v_key name := sync_key;
+    v_scope name := CASE WHEN register_table.scope_via IS NULL THEN scope END;
     v_problem text;
     v_remedy text;
 BEGIN
     -- One registration at a time: two servers that start together ask for the same tables.
     PERFORM FROM sync.catalog_version FOR NO KEY UPDATE;
-    IF register_table.policy NOT IN ('reject', 'capture') THEN
-        PERFORM sync.fail('OV030', format('policy %s is not known', register_table.policy), NULL, 'Use reject or capture.');
+    -- Tables that were dropped meanwhile give their names free.
+    PERFORM sync.end_registration(t) FROM sync.table_catalog t
+    WHERE t.unregistered_at IS NULL AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation);
+    IF coalesce(register_table.policy, 'reject') NOT IN ('reject', 'capture') OR register_table.on_scope_change NOT IN ('refuse', 'move') OR adopt NOT IN ('now', 'later', 'auto') THEN
+        PERFORM sync.fail('OV030', format('%s, %s or %s is not known', register_table.policy, register_table.on_scope_change, adopt), NULL,
+            'policy is reject or capture; on_scope_change is refuse or move; adopt is now, later or auto.');
     END IF;
     IF v_key IS NULL THEN
-        -- The key column beside the scope, of the primary key.
         SELECT min(a.attname) INTO v_key
-        FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND a.attname <> scope
+        FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND a.attname IS DISTINCT FROM v_scope
         WHERE i.indrelid = tbl AND i.indisprimary
         HAVING count(*) = 1;
-        IF v_key IS NULL THEN
+        IF v_key IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = tbl AND c.relkind IN ('r', 'p')) THEN
             PERFORM sync.fail('OV030', format('the primary key of %s does not name one key column beside the scope', tbl), NULL, 'Name the key column: sync_key => ''…''.');
         END IF;
     END IF;
-    SELECT t.* INTO v_table FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL;
-    IF FOUND AND (v_table.key_column, v_table.scope_column) IS DISTINCT FROM (v_key, scope) THEN
-        PERFORM sync.fail('OV030', format('%s is registered with key %I and scope %I', tbl, v_table.key_column, v_table.scope_column), NULL,
-            format('SELECT sync.unregister_table(%L); then register it anew.', tbl));
-    ELSIF FOUND THEN
-        IF v_table.policy <> register_table.policy THEN
-            UPDATE sync.table_catalog t SET policy = register_table.policy WHERE t.table_id = v_table.table_id;
+    SELECT t.* INTO v_old FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL;
+    IF v_old.table_id IS NOT NULL THEN
+        IF (v_old.key_column, v_old.scope_column, v_old.scope_via, v_old.scope_is_shown, v_old.on_scope_change) IS DISTINCT FROM (v_key, v_scope, register_table.scope_via, show_scope, register_table.on_scope_change) THEN
+            PERFORM sync.fail('OV030', format('%s is registered in another way', tbl), NULL,
+                format('SELECT sync.unregister_table(%L); then register it anew. SELECT * FROM sync.table_catalog; shows how it is registered.', tbl));
+        END IF;
+        UPDATE sync.table_catalog t SET policy = coalesce(register_table.policy, t.policy), external_references = register_table.external_references
+        WHERE t.table_id = v_old.table_id AND (t.policy, t.external_references) IS DISTINCT FROM (coalesce(register_table.policy, t.policy), register_table.external_references);
+        IF FOUND THEN
             PERFORM sync.catalog_changed();
         END IF;
-        RETURN v_table.table_id;
+        PERFORM sync.install_triggers(v_old.table_id);
+        RETURN v_old.table_id;
     END IF;
-    SELECT p.problem, p.remedy INTO v_problem, v_remedy FROM sync.registration_problems(tbl, v_key, scope) p LIMIT 1;
+    SELECT p.problem, p.remedy INTO v_problem, v_remedy FROM sync.registration_problems(tbl, v_key, v_scope, register_table.scope_via) p LIMIT 1;
     IF FOUND THEN
         PERFORM sync.fail('OV030', v_problem, NULL, v_remedy);
     END IF;
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', tbl);
-    INSERT INTO sync.table_catalog (relation, schema_name, table_name, key_column, key_type, scope_column, scope_type, policy, columns_fingerprint, scope_default_before)
-    SELECT tbl, n.nspname, c.relname, v_key, k.atttypid::regtype::text, scope, s.atttypid::regtype::text, register_table.policy,
+    INSERT INTO sync.table_catalog AS t (relation, schema_name, table_name, key_column, key_type, key_attnum, scope_column, scope_type, scope_attnum, scope_via, scope_via_attnum,
+        scope_is_shown, on_scope_change, policy, external_references, columns_fingerprint, scope_default_before)
+    SELECT tbl, n.nspname, c.relname, v_key, k.atttypid::regtype::text, k.attnum, v_scope, s.atttypid::regtype::text, s.attnum, v.attname, v.attnum,
+           show_scope, register_table.on_scope_change, coalesce(register_table.policy, 'reject'), register_table.external_references,
            sync.columns_fingerprint(tbl), (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = tbl AND d.adnum = s.attnum)
     FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_attribute k ON k.attrelid = c.oid AND k.attname = v_key
-    JOIN pg_attribute s ON s.attrelid = c.oid AND s.attname = scope
+    LEFT JOIN pg_attribute s ON s.attrelid = c.oid AND s.attname = v_scope
+    LEFT JOIN pg_attribute v ON v.attrelid = c.oid AND v.attname = register_table.scope_via
     WHERE c.oid = tbl
-    RETURNING * INTO v_table;
-    EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET DEFAULT sync.scope_in_bundle()', tbl, scope);
-    PERFORM sync.install_capture(v_table);
-    PERFORM sync.catalog_changed();
+    RETURNING t.* INTO v_table;
+    IF v_scope IS NOT NULL AND v_table.scope_default_before IS NULL THEN
+        -- Inside a bundle, a row without a scope gets the bundle's. A default that the application has stays.
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET DEFAULT sync.scope_in_bundle()::%s', tbl, v_scope, v_table.scope_type);
+    END IF;
+    PERFORM sync.install_functions(v_table);
+    PERFORM sync.install_triggers(v_table.table_id);
+    PERFORM sync.catalog_changed(tbl);
+    PERFORM sync.adopt_start(v_table.table_id, adopt);
     RETURN v_table.table_id;
 END
 $$;
-COMMENT ON FUNCTION sync.register_table(tbl regclass, sync_key name, scope name, policy text) IS 'Makes a table part of sync: SELECT sync.register_table(''business.users'', sync_key => ''id''). Says what to mend when the table cannot be.';
-CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_scope name) RETURNS TABLE(problem text, remedy text)
+COMMENT ON FUNCTION sync.register_table(tbl regclass, sync_key name, scope name, policy text, scope_via name, show_scope boolean, on_scope_change text, external_references text[], adopt text) IS 'Makes a table part of sync: SELECT sync.register_table(''public.todos'', scope => ''owner_id''). Says what to mend when the table cannot be.';
+CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_scope name, p_scope_via name) RETURNS TABLE(problem text, remedy text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
@@ -952,12 +1872,17 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = p_relation
     ), cols AS (
-        SELECT a.attname, a.attnum, a.attnotnull, a.atttypid::regtype::text AS type_name, a.attgenerated
-        FROM pg_attribute a WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
-    ), key_col AS (SELECT * FROM cols WHERE attname = p_key), scope_col AS (SELECT * FROM cols WHERE attname = p_scope),
+        SELECT a.attname, a.attnum, a.attnotnull, a.atttypid::regtype::text AS type_name, a.attgenerated, coalesce(l.collisdeterministic, true) AS is_deterministic
+        FROM pg_attribute a LEFT JOIN pg_collation l ON l.oid = a.attcollation
+        WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+    ), key_col AS (SELECT * FROM cols WHERE attname = p_key),
+    scope_col AS (SELECT * FROM cols WHERE attname = p_scope AND p_scope_via IS NULL),
+    via_col AS (SELECT * FROM cols WHERE attname = p_scope_via),
     uniques AS (
-        SELECT i.indexrelid::regclass::text AS index_name, i.indkey::smallint[] AS attnums, i.indnkeyatts, i.indpred, i.indexprs, i.indimmediate, i.indisvalid
-        FROM pg_index i WHERE i.indrelid = p_relation AND i.indisunique
+        -- As sets of columns: their order does not matter to what is unique.
+        SELECT ARRAY(SELECT k.attnum FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS k(attnum, place) WHERE k.place <= i.indnkeyatts ORDER BY 1) AS attnums
+        FROM pg_index i
+        WHERE i.indrelid = p_relation AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
     )
     SELECT format('%s is a %s', r.full_name,
                   CASE r.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' WHEN 'S' THEN 'sequence' ELSE format('relation of kind %s', r.relkind) END),
@@ -978,11 +1903,12 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     SELECT format('%s takes part in table inheritance', r.full_name), 'Use declarative partitioning, or a table without children.'
     FROM rel r WHERE NOT r.relispartition AND r.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE r.oid IN (h.inhparent, h.inhrelid))
     UNION ALL
-    SELECT format('the name %I.%I is not made of a-z, 0-9 and _', r.nspname, r.relname), format('ALTER TABLE %s RENAME TO …;', r.full_name)
+    SELECT format('the name %I.%I is not made of a-z, 0-9 and _', r.nspname, r.relname),
+           CASE WHEN r.nspname !~ '^[a-z0-9_]+$' THEN format('ALTER SCHEMA %I RENAME TO …;', r.nspname) ELSE format('ALTER TABLE %s RENAME TO …;', r.full_name) END
     FROM rel r WHERE (r.nspname || r.relname) !~ '^[a-z0-9_]+$'
     UNION ALL
     SELECT format('column %I of %s is not made of a-z, 0-9 and _', c.attname, r.full_name), format('ALTER TABLE %s RENAME COLUMN %I TO …;', r.full_name, c.attname)
-    FROM rel r, cols c WHERE c.attname !~ '^[a-z0-9_]+$' AND c.attname <> p_scope
+    FROM rel r, cols c WHERE c.attname !~ '^[a-z0-9_]+$'
     UNION ALL
     SELECT format('%s has no key column %I', r.full_name, p_key), 'Name the key column: sync_key => ''…''.'
     FROM rel r WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM key_col)
@@ -993,52 +1919,161 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     SELECT format('key column %I of %s is generated', k.attname, r.full_name), 'Clients choose the key of a new row: make it an ordinary column.'
     FROM rel r, key_col k WHERE k.attgenerated <> ''
     UNION ALL
-    SELECT format('%s has no scope column %I', r.full_name, p_scope),
-           format('ALTER TABLE %s ADD COLUMN %I text NOT NULL;  -- or name the column that says whose row it is: scope => ''…''', r.full_name, p_scope)
-    FROM rel r WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM scope_col)
+    SELECT format('key column %I of %s has a nondeterministic collation', k.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE text COLLATE "C";', r.full_name, k.attname)
+    FROM rel r, key_col k WHERE NOT k.is_deterministic
     UNION ALL
-    SELECT format('scope column %I of %s has type %s', s.attname, r.full_name, s.type_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', r.full_name, s.attname)
-    FROM rel r, scope_col s WHERE s.type_name <> 'text'
+    SELECT format('%s has no scope column %I', r.full_name, p_scope),
+           format('Name the column that says whose row it is: scope => ''…''; or the column that refers to a parent which has one: scope_via => ''…''; or ALTER TABLE %s ADD COLUMN %I text NOT NULL;', r.full_name, p_scope)
+    FROM rel r WHERE p_scope_via IS NULL AND r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM scope_col)
+    UNION ALL
+    SELECT format('scope column %I of %s has type %s', s.attname, r.full_name, s.type_name), 'A scope column is of type text, varchar, uuid, integer or bigint.'
+    FROM rel r, scope_col s WHERE s.type_name NOT IN ('text', 'character varying', 'uuid', 'integer', 'bigint')
+    UNION ALL
+    SELECT format('scope column %I of %s has a nondeterministic collation', s.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE %s COLLATE "C";', r.full_name, s.attname, s.type_name)
+    FROM rel r, scope_col s WHERE NOT s.is_deterministic
+    UNION ALL
+    SELECT format('%s has no column %I', r.full_name, p_scope_via), 'Name the column that refers to the parent: scope_via => ''…''.'
+    FROM rel r WHERE p_scope_via IS NOT NULL AND NOT EXISTS (SELECT FROM via_col)
+    UNION ALL
+    SELECT format('column %I of %s does not refer to one other table', v.attname, r.full_name),
+           format('ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES … DEFERRABLE INITIALLY DEFERRED;', r.full_name, v.attname)
+    FROM rel r, via_col v
+    WHERE (SELECT count(*) FROM pg_constraint k WHERE k.conrelid = p_relation AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[v.attnum] AND k.confrelid <> k.conrelid) <> 1
     UNION ALL
     SELECT format('column %I of %s may be null', c.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL;', r.full_name, c.attname)
-    FROM rel r, cols c WHERE c.attname IN (p_key, p_scope) AND NOT c.attnotnull
+    FROM rel r, cols c WHERE c.attname IN (p_key, coalesce(p_scope_via, p_scope)) AND NOT c.attnotnull
     UNION ALL
     SELECT format('scope and key of %s are the same column %I', r.full_name, p_key), 'Name another key column: sync_key => ''…''.'
-    FROM rel r WHERE p_key = p_scope
+    FROM rel r WHERE p_key = coalesce(p_scope_via, p_scope)
     UNION ALL
-    SELECT format('%s has no unique constraint on (%I, %I)', r.full_name, s.attname, k.attname), format('ALTER TABLE %s ADD UNIQUE (%I, %I);', r.full_name, s.attname, k.attname)
+    SELECT format('%s has no unique constraint on (%I, %I) or (%I)', r.full_name, s.attname, k.attname, k.attname), format('ALTER TABLE %s ADD UNIQUE (%I, %I);', r.full_name, s.attname, k.attname)
     FROM rel r, key_col k, scope_col s
     WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (
-        SELECT FROM uniques u WHERE u.indimmediate AND u.indisvalid AND u.indpred IS NULL AND u.indexprs IS NULL
-          AND u.indnkeyatts = 2 AND u.attnums[0] = s.attnum AND u.attnums[1] = k.attnum)
+        SELECT FROM uniques u WHERE u.attnums = ARRAY[k.attnum] OR u.attnums = ARRAY[least(k.attnum, s.attnum), greatest(k.attnum, s.attnum)])
     UNION ALL
-    SELECT format('unique index %s of %s does not start with the scope column %I', u.index_name, r.full_name, s.attname),
-           'A value may be taken in one scope and free in another: put the scope column first in it.'
-    FROM rel r, scope_col s, uniques u WHERE u.attnums[0] <> s.attnum
-    UNION ALL
-    SELECT format('unique index %s of %s is partial or on an expression', u.index_name, r.full_name), 'Make it an ordinary unique constraint that starts with the scope column.'
-    FROM rel r, uniques u WHERE u.attnums[0] = (SELECT s.attnum FROM scope_col s) AND (u.indpred IS NOT NULL OR u.indexprs IS NOT NULL)
+    SELECT format('%s has no unique constraint on (%I)', r.full_name, k.attname), format('ALTER TABLE %s ADD UNIQUE (%I);', r.full_name, k.attname)
+    FROM rel r, key_col k
+    WHERE r.relkind IN ('r', 'p') AND p_scope_via IS NOT NULL AND NOT EXISTS (SELECT FROM uniques u WHERE u.attnums = ARRAY[k.attnum])
 $_$;
-COMMENT ON FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_scope name) IS 'What keeps a table from being registered, and the remedy of each; no row means that it can be.';
-CREATE FUNCTION sync.remove_capture(p_table sync.table_catalog) RETURNS void
+COMMENT ON FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_scope name, p_scope_via name) IS 'What keeps a table from being registered, and the remedy of each; no row means that it can be.';
+CREATE FUNCTION sync.reopen_implicit() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed) THEN
+        RETURN;
+    END IF;
+    WITH gone AS (
+        DELETE FROM sync.bundle_rows r USING sync.open_bundles b
+        WHERE b.xid = pg_current_xact_id() AND r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq
+        RETURNING b.user_id, r.table_id, r.key_bytes, r.row_ordinal
+    )
+    INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
+    SELECT pg_current_xact_id(), g.table_id, false, array_agg(g.key_bytes ORDER BY g.row_ordinal), array_agg(g.user_id ORDER BY g.row_ordinal)
+    FROM gone g GROUP BY g.table_id;
+    DELETE FROM sync.bundle_log l USING sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND l.user_pk = b.user_pk AND l.bundle_seq = b.bundle_seq;
+    UPDATE sync.user_state u
+    SET next_bundle_seq = b.bundle_seq, live_row_count = u.live_row_count - b.live_row_delta, live_byte_count = u.live_byte_count - b.live_byte_delta
+    FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND u.user_pk = b.user_pk;
+    UPDATE sync.source_state s SET last_source_bundle_id = b.source_bundle_id - 1
+    FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND s.user_pk = b.user_pk AND s.source_id = b.source_id;
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id();
+END
+$$;
+COMMENT ON FUNCTION sync.reopen_implicit() IS 'Takes back the bundles that this transaction has already made for plain SQL, to make them again with what it wrote since.';
+CREATE FUNCTION sync.repair(p_user_id text) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
-    v_part regclass;
-    v_trigger text;
+    v_row_count bigint;
 BEGIN
-    FOR v_part IN SELECT c.oid FROM pg_class c WHERE c.oid = p_table.relation UNION SELECT r.relid FROM pg_partition_tree(p_table.relation) r LOOP
-        FOREACH v_trigger IN ARRAY '{oversync_capture_insert,oversync_capture_update,oversync_capture_delete,oversync_refuse_truncate}'::text[] LOOP
-            EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', v_trigger, v_part);
-        END LOOP;
-    END LOOP;
-    EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', p_table.table_id);
-    EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint, text, bigint, integer[], bytea[], boolean[])', p_table.table_id);
-    EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(uuid, text, integer, integer, "char")', p_table.table_id);
+    PERFORM sync.finish_captured();
+    PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
+    INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
+    SELECT pg_current_xact_id(), t.table_id, false, array_agg(d.key_bytes ORDER BY d.key_bytes), ARRAY[p_user_id]
+    FROM sync.table_catalog t CROSS JOIN LATERAL sync.differences(t.table_id, p_user_id) AS d
+    WHERE t.unregistered_at IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation)
+    GROUP BY t.table_id, t.apply_order ORDER BY t.apply_order;
+    v_row_count := sync.commit_captured('oversync:repair', false, true);
+    -- Another repair in the same transaction makes a bundle of its own.
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed;
+    -- Whoever edited the log by hand did not count.
+    UPDATE sync.user_state u SET live_row_count = l.row_count, live_byte_count = l.byte_count
+    FROM (SELECT count(*) AS row_count, coalesce(sum(octet_length(n.payload)), 0) AS byte_count
+          FROM (SELECT DISTINCT ON (r.table_id, r.key_bytes) r.table_id, r.op, r.payload
+                FROM sync.bundle_rows r JOIN sync.user_state s ON s.user_pk = r.user_pk
+                WHERE s.user_id = p_user_id
+                ORDER BY r.table_id, r.key_bytes, r.bundle_seq DESC) AS n
+          JOIN sync.table_catalog t ON t.table_id = n.table_id AND t.unregistered_at IS NULL
+          WHERE n.op <> 'D') AS l
+    WHERE u.user_id = p_user_id AND (u.live_row_count, u.live_byte_count) IS DISTINCT FROM (l.row_count, l.byte_count);
+    RETURN v_row_count;
 END
 $$;
-COMMENT ON FUNCTION sync.remove_capture(p_table sync.table_catalog) IS 'Drops the functions and triggers of a table.';
+COMMENT ON FUNCTION sync.repair(p_user_id text) IS 'Enters what sync.verify finds for a scope into the log, as one bundle; returns the number of effects.';
+CREATE FUNCTION sync.require_columns(p_table sync.table_catalog) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_column name;
+BEGIN
+    SELECT c.name INTO v_column
+    FROM unnest(ARRAY[p_table.key_column, p_table.scope_column, p_table.scope_via]) AS c(name)
+    WHERE c.name IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = c.name);
+    IF FOUND THEN
+        PERFORM sync.fail('OV030', format('table %s is synced, but its column %I was dropped', p_table.relation, v_column), NULL,
+            format('Put the column back; or SELECT sync.unregister_table(%L); and register the table anew.', p_table.relation));
+    ELSIF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = p_table.key_column AND a.atttypid = p_table.key_type::regtype) THEN
+        PERFORM sync.fail('OV030', format('table %s is synced, but its key column %I has another type now', p_table.relation, p_table.key_column), NULL,
+            format('SELECT sync.refresh_table(%L);', p_table.relation));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.require_columns(p_table sync.table_catalog) IS 'Refuses writes of a table whose key or scope column was dropped, or whose key got another type.';
+CREATE FUNCTION sync.require_finished() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF current_query() ~* '^\s*(commit|end|prepare)\M' AND EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit) THEN
+        PERFORM sync.fail('OV024', 'the transaction ends with a bundle open', NULL, 'Leave ending the transaction to whoever opened the bundle.');
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sync.require_finished() IS 'Trigger function: keeps a transaction from ending with a bundle open.';
+CREATE FUNCTION sync.require_finite() RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    v_row record;
+BEGIN
+    FOR v_row IN
+        SELECT t.schema_name, t.table_name, r.payload
+        FROM sync.open_bundles b
+        JOIN sync.bundle_rows r ON r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq
+        JOIN sync.table_catalog t ON t.table_id = r.table_id
+        -- Without so many digits or such an exponent, every number is finite. The cheap looks come first: long repetitions cost a regular
+        -- expression ten times what short ones do.
+        WHERE b.xid = pg_current_xact_id()
+          AND (CASE WHEN octet_length(r.payload) >= 200 THEN CASE WHEN r.payload ~ '[0-9]{25}' THEN r.payload ~ '[0-9]{200}' END END
+               OR CASE WHEN r.payload ~ '[eE]\+?[0-9]{3}' THEN r.payload ~ '[:,[[:space:]]-?[0-9]+(\.[0-9]+)?[eE]\+?0*[1-9][0-9]{2}' END)
+    LOOP
+        -- From half way between the greatest double and what would be the next one, numbers round to infinity.
+        IF EXISTS (SELECT FROM jsonb_path_query(v_row.payload::jsonb, 'strict $.** ? (@.type() == "number")') AS n(value)
+                   WHERE abs(n.value::numeric) >= power(2::numeric, 1024) - power(2::numeric, 970)) THEN
+            RAISE EXCEPTION USING ERRCODE = '22003',
+                MESSAGE = format('a row of %I.%I holds a number too large for a double, which clients cannot read', v_row.schema_name, v_row.table_name),
+                HINT = 'Store it as text, or leave the column out of synced tables.';
+        END IF;
+    END LOOP;
+END
+$_$;
+COMMENT ON FUNCTION sync.require_finite() IS 'Refuses rows with a number that has no finite double.';
 CREATE FUNCTION sync.require_initialization(p_user sync.user_state, p_user_id text, p_source_id text, p_initialization_id text, p_lease_ttl interval) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1095,13 +2130,225 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.require_lease(p_user sync.user_state, p_session sync.push_sessions, p_lease_ttl interval) IS 'Checks and renews the lease under which a push session initializes its scope.';
-CREATE FUNCTION sync.scope_in_bundle() RETURNS text
-    LANGUAGE sql STABLE SECURITY DEFINER
+CREATE FUNCTION sync.resolve_body(p_table sync.table_catalog) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT format($f$
+DECLARE
+    v_is_lost boolean;
+BEGIN
+    IF %1$s THEN
+        EXECUTE sync.resolve_statement(sync.catalog_entry(%2$s)) INTO keys, scopes, v_is_lost USING $1;
+    ELSE
+        %3$s INTO keys, scopes, v_is_lost;
+    END IF;
+    IF v_is_lost THEN
+        PERFORM sync.fail('OV033', %4$L, NULL, 'Write the parent first.');
+    END IF;
+END
+$f$, sync.stale_condition(p_table), p_table.table_id, sync.resolve_statement(p_table),
+        format('a row of %I.%I refers to no parent that says whose it is', p_table.schema_name, p_table.table_name))
+$_$;
+COMMENT ON FUNCTION sync.resolve_body(p_table sync.table_catalog) IS 'Body of the function that finds the scopes of keys.';
+CREATE FUNCTION sync.resolve_scopes() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    v_captured record;
+    v_moved record;
+    v_followed integer[] := '{}';
+BEGIN
+    -- Nothing to find where no table has its scope through a parent, and nothing moved within one scope.
+    IF sync.scope_in_bundle() IS NOT NULL AND NOT EXISTS (SELECT FROM sync.table_catalog t WHERE t.scope_via IS NOT NULL AND t.unregistered_at IS NULL) THEN
+        RETURN;
+    END IF;
+    LOOP
+        FOR v_captured IN
+            SELECT c.capture_no, c.table_id, c.keys
+            FROM sync.captured_keys c JOIN sync.table_catalog t ON t.table_id = c.table_id
+            WHERE c.xid = pg_current_xact_id() AND c.scopes IS NULL AND t.scope_via IS NOT NULL
+        LOOP
+            EXECUTE format('UPDATE sync.captured_keys c SET keys = coalesce(r.keys, ''{}''), scopes = coalesce(r.scopes, ''{}'')
+                            FROM sync.resolve_%s($2) AS r WHERE c.xid = pg_current_xact_id() AND c.capture_no = $1', v_captured.table_id)
+            USING v_captured.capture_no, v_captured.keys;
+        END LOOP;
+        SELECT m.table_id, array_agg(m.key_bytes) AS keys INTO v_moved
+        FROM (SELECT c.table_id, k.key_bytes
+              FROM sync.captured_keys c CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) AS k(key_bytes, scope)
+              WHERE c.xid = pg_current_xact_id() AND c.scopes IS NOT NULL AND c.table_id <> ALL (v_followed)
+              GROUP BY c.table_id, k.key_bytes
+              HAVING count(DISTINCT coalesce(k.scope, c.scopes[1])) > 1) AS m
+        GROUP BY m.table_id LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        v_followed := v_followed || v_moved.table_id;
+        PERFORM sync.follow_moved(v_moved.table_id, v_moved.keys);
+    END LOOP;
+END
+$_$;
+COMMENT ON FUNCTION sync.resolve_scopes() IS 'Finds the scopes of captured keys whose tables have their scope through a parent, and looks after rows that depend on a moved one.';
+CREATE FUNCTION sync.resolve_statement(p_table sync.table_catalog) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT format($f$
+    SELECT array_agg(r.key_bytes ORDER BY r.place) FILTER (WHERE r.scope IS NOT NULL), array_agg(r.scope ORDER BY r.place) FILTER (WHERE r.scope IS NOT NULL),
+           coalesce(bool_or(r.scope IS NULL), false)
+    FROM (SELECT k.key_bytes, u.user_id AS scope, k.place
+          FROM unnest($1) WITH ORDINALITY AS k(key_bytes, place)
+          JOIN sync.row_owners o ON o.table_id = %1$s AND o.key_bytes = k.key_bytes
+          JOIN sync.user_state u ON u.user_pk = o.user_pk
+          UNION
+          SELECT k.key_bytes, %2$s, k.place
+          FROM unnest($1) WITH ORDINALITY AS k(key_bytes, place)
+          CROSS JOIN LATERAL (SELECT * FROM %3$s AS x WHERE x.%4$I = %5$s OFFSET 0) AS t) AS r$f$, p_table.table_id, sync.scope_expression(p_table, 't'), p_table.relation, p_table.key_column, sync.key_expression(p_table, 'k.key_bytes'))
+$_$;
+COMMENT ON FUNCTION sync.resolve_statement(p_table sync.table_catalog) IS 'Text of the query that finds the scopes of keys.';
+CREATE FUNCTION sync.scope_condition(p_table sync.table_catalog, p_alias text, p_user_id text) RETURNS text
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id_if_assigned()
+    SELECT CASE WHEN p_table.scope_via IS NULL THEN format('%s.%I = %s::%s', p_alias, p_table.scope_column, p_user_id,
+                    -- As it is now: the type may have been changed since registration.
+                    coalesce((SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = p_table.scope_column), p_table.scope_type))
+                ELSE format('%s = %s', sync.scope_expression(p_table, p_alias), p_user_id) END
 $$;
-COMMENT ON FUNCTION sync.scope_in_bundle() IS 'Scope id of the bundle that this transaction writes, or null outside one. Registration makes it the default of scope columns.';
+COMMENT ON FUNCTION sync.scope_condition(p_table sync.table_catalog, p_alias text, p_user_id text) IS 'SQL condition that a row belongs to a scope.';
+CREATE FUNCTION sync.scope_expression(p_table sync.table_catalog, p_alias text, p_depth integer DEFAULT 0) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_parent_id integer;
+    v_parent sync.table_catalog;
+    v_parent_column name;
+    v_parent_alias text := format('p%s', p_depth + 1);
+BEGIN
+    IF p_table.scope_via IS NULL THEN
+        RETURN format('%s.%I::text', p_alias, p_table.scope_column);
+    ELSIF p_depth > 32 THEN
+        PERFORM sync.fail('OV030', format('%I.%I finds its scope through itself', p_table.schema_name, p_table.table_name), NULL, 'Name a parent that leads to a scope column.');
+    END IF;
+    SELECT f.parent_table_id, f.parent_columns[1] INTO v_parent_id, v_parent_column
+    FROM sync.foreign_keys f WHERE f.table_id = p_table.table_id AND f.columns = ARRAY[p_table.scope_via] AND f.parent_table_id IS NOT NULL;
+    IF v_parent_id IS NULL THEN
+        -- The parent is registered later in the same transaction, and then this is made again.
+        RETURN 'NULL::text';
+    END IF;
+    v_parent := sync.catalog_entry(v_parent_id);
+    RETURN format('(SELECT %s FROM %s AS %s WHERE %s.%I = %s.%I)', sync.scope_expression(v_parent, v_parent_alias, p_depth + 1),
+        v_parent.relation, v_parent_alias, v_parent_alias, v_parent_column, p_alias, p_table.scope_via);
+END
+$$;
+COMMENT ON FUNCTION sync.scope_expression(p_table sync.table_catalog, p_alias text, p_depth integer) IS 'SQL that gives the scope id of a row, through parents if need be.';
+CREATE FUNCTION sync.scope_in_bundle() RETURNS text
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RETURN (SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id_if_assigned() AND NOT b.is_implicit);
+END
+$$;
+COMMENT ON FUNCTION sync.scope_in_bundle() IS 'Scope id of the bundle that this transaction has open, or null. Registration makes it the default of scope columns.';
+CREATE FUNCTION sync.scope_joins(p_table sync.table_catalog, p_alias text, p_user_id text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_entry sync.table_catalog := p_table;
+    v_alias text := p_alias;
+    v_joins text := '';
+    v_parent_id integer;
+    v_parent_column name;
+    v_via name;
+BEGIN
+    FOR v_depth IN 1..33 LOOP
+        EXIT WHEN v_entry.scope_via IS NULL;
+        SELECT f.parent_table_id, f.parent_columns[1] INTO v_parent_id, v_parent_column
+        FROM sync.foreign_keys f WHERE f.table_id = v_entry.table_id AND f.columns = ARRAY[v_entry.scope_via] AND f.parent_table_id IS NOT NULL;
+        IF NOT FOUND THEN
+            RETURN v_joins || ' WHERE false';
+        END IF;
+        v_via := v_entry.scope_via;
+        v_entry := sync.catalog_entry(v_parent_id);
+        v_joins := v_joins || format(' JOIN %s AS p%s ON p%s.%I = %s.%I', v_entry.relation, v_depth, v_depth, v_parent_column, v_alias, v_via);
+        v_alias := format('p%s', v_depth);
+    END LOOP;
+    RETURN v_joins || ' WHERE ' || sync.scope_condition(v_entry, v_alias, p_user_id);
+END
+$$;
+COMMENT ON FUNCTION sync.scope_joins(p_table sync.table_catalog, p_alias text, p_user_id text) IS 'SQL joins and condition that leave only the rows of a scope.';
+CREATE FUNCTION sync.scopes_statement(p_table sync.table_catalog, p_transition_table text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT format('SELECT array_agg(%s) FROM %I AS n', CASE WHEN p_table.scope_via IS NULL THEN format('n.%I::text', p_table.scope_column) ELSE 'NULL::text' END, p_transition_table)
+$$;
+COMMENT ON FUNCTION sync.scopes_statement(p_table sync.table_catalog, p_transition_table text) IS 'Text of the query that reads the scope of each row from a transition table.';
+CREATE FUNCTION sync.set_policy(tbl regclass, policy text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM FROM sync.catalog_version FOR NO KEY UPDATE;
+    IF set_policy.policy NOT IN ('reject', 'capture') THEN
+        PERFORM sync.fail('OV030', format('policy %s is not known', set_policy.policy), NULL, 'Use reject or capture.');
+    END IF;
+    UPDATE sync.table_catalog t SET policy = set_policy.policy WHERE t.relation = tbl AND t.unregistered_at IS NULL;
+    IF NOT FOUND THEN
+        PERFORM sync.fail('OV030', format('%s is not registered', tbl), NULL, format('SELECT sync.register_table(%L, policy => %L);', tbl, set_policy.policy));
+    END IF;
+    PERFORM sync.catalog_changed();
+END
+$$;
+COMMENT ON FUNCTION sync.set_policy(tbl regclass, policy text) IS 'Changes what a write outside a bundle does to a table: reject or capture.';
+CREATE FUNCTION sync.settle_body(p_table sync.table_catalog) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT format($f$
+DECLARE
+    v_statement text;
+BEGIN
+    IF %1$s THEN
+        FOREACH v_statement IN ARRAY sync.settle_statements(sync.catalog_entry(%2$s)) LOOP
+            EXECUTE v_statement USING $1, $2, $3;
+        END LOOP;
+    ELSE
+        %3$s;
+    END IF;
+END
+$f$, sync.stale_condition(p_table), p_table.table_id,
+        string_agg(regexp_replace(s.sql, '^\s*SELECT', 'PERFORM'), E';\n        ' ORDER BY s.place))
+    FROM unnest(sync.settle_statements(p_table)) WITH ORDINALITY AS s(sql, place)
+    HAVING count(*) > 0
+$_$;
+COMMENT ON FUNCTION sync.settle_body(p_table sync.table_catalog) IS 'Body of the function that checks effects of a table once they are in the log; null where there is nothing to check.';
+CREATE FUNCTION sync.settle_statements(p_table sync.table_catalog) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT array_remove(ARRAY[
+        CASE WHEN sync.guard_statement(p_table) IS NOT NULL THEN format($f$
+        SELECT sync.fail('OV033', %L, NULL, 'A row may refer only to rows of its own scope.') WHERE $2 IS NULL AND (%s)$f$,
+            format('a row of %I.%I refers to a row of another scope', p_table.schema_name, p_table.table_name), sync.guard_statement(p_table)) END,
+        CASE WHEN p_table.scope_via IS NOT NULL THEN format($f$
+        WITH ended AS (
+            DELETE FROM sync.row_owners o USING unnest($3) AS k(key_bytes)
+            WHERE $2 IS NULL AND o.table_id = %1$s AND o.key_bytes = k.key_bytes
+              AND NOT EXISTS (SELECT FROM %2$s AS t WHERE t.%4$I = %5$s)
+        )
+        INSERT INTO sync.row_owners AS o (table_id, user_pk, key_bytes)
+        SELECT %1$s, b.user_pk, k.key_bytes
+        FROM unnest($1, $3) AS k(user_pk, key_bytes)
+        JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
+        CROSS JOIN LATERAL (SELECT FROM %2$s AS t WHERE %3$s AND t.%4$I = %5$s OFFSET 0) AS live
+        ON CONFLICT ON CONSTRAINT row_owners_pkey DO UPDATE SET user_pk = excluded.user_pk$f$,
+            p_table.table_id, p_table.relation, sync.scope_condition(p_table, 't', 'b.user_id'), p_table.key_column, sync.key_expression(p_table, 'k.key_bytes')) END
+    ], NULL)
+$_$;
+COMMENT ON FUNCTION sync.settle_statements(p_table sync.table_catalog) IS 'Statements that check effects of a table once they are in the log.';
 CREATE FUNCTION sync.snapshot_create(p_user_id text, p_source_id text, p_ttl interval, p_max_rows bigint, p_max_bytes bigint, p_new_source_id text DEFAULT NULL::text, p_reason text DEFAULT NULL::text) RETURNS TABLE(snapshot_id uuid, snapshot_bundle_seq bigint, row_count bigint, byte_count bigint, expires_at timestamp with time zone)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1137,13 +2384,16 @@ END
 $$;
 COMMENT ON FUNCTION sync.snapshot_create(p_user_id text, p_source_id text, p_ttl interval, p_max_rows bigint, p_max_bytes bigint, p_new_source_id text, p_reason text) IS 'Freezes a scope at its newest sequence for a client to read, with or without a source replacement.';
 CREATE FUNCTION sync.snapshot_rows(p_user_pk bigint, p_bundle_seq bigint, p_after_table_id integer, p_after_key bytea, p_skip bigint, p_limit bigint) RETURNS TABLE(table_id integer, key_bytes bytea, row_version bigint, payload text)
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
+    SET jit TO 'off'
     SET enable_sort TO 'off'
     SET enable_hashagg TO 'off'
     AS $$
+BEGIN
+    RETURN QUERY
     SELECT n.table_id, n.key_bytes, n.bundle_seq, n.payload
     FROM (SELECT DISTINCT ON (r.table_id, r.key_bytes) r.table_id, r.key_bytes, r.bundle_seq, r.op, r.payload
           FROM sync.bundle_rows r
@@ -1151,7 +2401,8 @@ CREATE FUNCTION sync.snapshot_rows(p_user_pk bigint, p_bundle_seq bigint, p_afte
           ORDER BY r.table_id, r.key_bytes, r.bundle_seq DESC) AS n
     WHERE n.op <> 'D' AND n.table_id IN (SELECT t.table_id FROM sync.table_catalog t WHERE t.unregistered_at IS NULL)
     ORDER BY n.table_id, n.key_bytes
-    OFFSET p_skip LIMIT p_limit
+    OFFSET p_skip LIMIT p_limit;
+END
 $$;
 COMMENT ON FUNCTION sync.snapshot_rows(p_user_pk bigint, p_bundle_seq bigint, p_after_table_id integer, p_after_key bytea, p_skip bigint, p_limit bigint) IS 'Rows of a scope as they stood at a bundle sequence, in snapshot order, from a position on.';
 CREATE FUNCTION sync.source_next(p_user_pk bigint, p_source_id text) RETURNS bigint
@@ -1200,37 +2451,132 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.source_replace(p_user_pk bigint, p_previous_source_id text, p_new_source_id text, p_reason text) IS 'Retires a source in favour of a new one.';
+CREATE FUNCTION sync.stale_condition(p_table sync.table_catalog) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH RECURSIVE named AS (
+        SELECT p_table.relation::oid AS oid, p_table.columns_fingerprint
+        UNION
+        SELECT p.relation::oid, p.columns_fingerprint
+        FROM named n
+        JOIN sync.table_catalog t ON t.relation = n.oid AND t.unregistered_at IS NULL
+        JOIN sync.foreign_keys f ON f.table_id = t.table_id AND (t.table_id = p_table.table_id OR f.columns = ARRAY[t.scope_via])
+        JOIN sync.table_catalog p ON p.table_id = f.parent_table_id
+    )
+    SELECT format('%s OR ARRAY[%s]::regclass[]::text[] <> %L',
+                  string_agg(format('sync.columns_fingerprint(%s) <> %s', n.oid, n.columns_fingerprint), ' OR ' ORDER BY n.oid),
+                  string_agg(n.oid::text, ', ' ORDER BY n.oid), array_agg(n.oid::regclass::text ORDER BY n.oid))
+    FROM named n
+$$;
+COMMENT ON FUNCTION sync.stale_condition(p_table sync.table_catalog) IS 'SQL condition that the code made for a table no longer fits.';
+CREATE FUNCTION sync.sweep(p_grace interval DEFAULT '00:15:00'::interval, p_max_sessions bigint DEFAULT 1000) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_pushes bigint;
+    v_snapshots bigint;
+BEGIN
+    DELETE FROM sync.push_sessions s
+    USING (SELECT e.push_id FROM sync.push_sessions e WHERE e.expires_at <= clock_timestamp() - p_grace
+           ORDER BY e.expires_at LIMIT p_max_sessions FOR UPDATE SKIP LOCKED) AS expired
+    WHERE s.push_id = expired.push_id;
+    GET DIAGNOSTICS v_pushes = ROW_COUNT;
+    DELETE FROM sync.snapshot_sessions s
+    USING (SELECT e.snapshot_id FROM sync.snapshot_sessions e WHERE e.expires_at <= clock_timestamp() - p_grace
+           ORDER BY e.expires_at LIMIT p_max_sessions FOR UPDATE SKIP LOCKED) AS expired
+    WHERE s.snapshot_id = expired.snapshot_id;
+    GET DIAGNOSTICS v_snapshots = ROW_COUNT;
+    -- A chunk or mark is only ever committed after its session, so one without a session is of no use.
+    DELETE FROM sync.push_chunks c WHERE NOT EXISTS (SELECT FROM sync.push_sessions s WHERE s.push_id = c.push_id);
+    DELETE FROM sync.snapshot_marks m WHERE NOT EXISTS (SELECT FROM sync.snapshot_sessions s WHERE s.snapshot_id = m.snapshot_id);
+    -- Rows of a running transaction are visible to that transaction alone.
+    DELETE FROM sync.open_bundles b WHERE b.xid IS DISTINCT FROM pg_current_xact_id_if_assigned();
+    DELETE FROM sync.captured_keys k WHERE k.xid IS DISTINCT FROM pg_current_xact_id_if_assigned();
+    RETURN v_pushes + v_snapshots;
+END
+$$;
+COMMENT ON FUNCTION sync.sweep(p_grace interval, p_max_sessions bigint) IS 'Removes sessions that expired longer ago than the grace given, and leftovers that nothing refers to; returns the number of sessions removed.';
+CREATE FUNCTION sync.unadopted_statement(p_table sync.table_catalog) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT format($f$INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
+        SELECT pg_current_xact_id(), %s, false, array_agg(o.key_bytes), array_agg(o.scope)
+        FROM (SELECT %s AS key_bytes, %s AS scope FROM old_rows AS n) AS o
+        WHERE o.scope IS NOT NULL HAVING count(*) > 0$f$,
+        p_table.table_id, sync.key_bytes_expression(p_table, 'n'), sync.scope_expression(p_table, 'n'))
+$_$;
+COMMENT ON FUNCTION sync.unadopted_statement(p_table sync.table_catalog) IS 'Text of the statement that notes the scopes of old rows while a table is being adopted.';
 CREATE FUNCTION sync.unregister_table(tbl regclass) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
-    v_table sync.table_catalog;
+    v_table_id integer;
 BEGIN
     PERFORM FROM sync.catalog_version FOR NO KEY UPDATE;
-    SELECT t.* INTO v_table FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL;
+    SELECT t.table_id INTO v_table_id FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    PERFORM sync.remove_capture(v_table);
-    EXECUTE format('ALTER TABLE %s ALTER COLUMN %I %s', tbl, v_table.scope_column,
-        CASE WHEN v_table.scope_default_before IS NULL THEN 'DROP DEFAULT' ELSE 'SET DEFAULT ' || v_table.scope_default_before END);
-    UPDATE sync.table_catalog t SET relation = NULL, unregistered_at = now() WHERE t.table_id = v_table.table_id;
-    DELETE FROM sync.table_order_overrides o WHERE tbl IN (o.child, o.parent);
-    -- Snapshots leave its rows out from now on, so they no longer count as live.
-    UPDATE sync.user_state u
-    SET live_row_count = u.live_row_count - gone.row_count, live_byte_count = u.live_byte_count - gone.byte_count
-    FROM (SELECT n.user_pk, count(*) AS row_count, sum(octet_length(n.payload)) AS byte_count
-          FROM (SELECT DISTINCT ON (r.user_pk, r.key_bytes) r.user_pk, r.op, r.payload
-                FROM sync.bundle_rows r WHERE r.table_id = v_table.table_id
-                ORDER BY r.user_pk, r.key_bytes, r.bundle_seq DESC) AS n
-          WHERE n.op <> 'D' GROUP BY n.user_pk) AS gone
-    WHERE u.user_pk = gone.user_pk;
-    PERFORM sync.catalog_changed();
+    PERFORM sync.end_registration(sync.catalog_entry(v_table_id));
+    PERFORM sync.catalog_changed(tbl);
     RETURN true;
 END
 $$;
 COMMENT ON FUNCTION sync.unregister_table(tbl regclass) IS 'Takes a table out of sync and leaves it as it was found; history stays readable.';
+CREATE FUNCTION sync.verify(p_user_id text) RETURNS TABLE(schema_name text, table_name text, key text, difference text, live_row json, log_row json)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT t.schema_name, t.table_name, sync.key_text(t.table_id, d.key_bytes), d.difference, d.live_row::json, d.log_row::json
+    FROM sync.table_catalog t CROSS JOIN LATERAL sync.differences(t.table_id, p_user_id) AS d
+    WHERE t.unregistered_at IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation)
+$$;
+COMMENT ON FUNCTION sync.verify(p_user_id text) IS 'Compares the live rows of a scope with the log, both ways: SELECT * FROM sync.verify(''user''); no row means that all is well.';
+CREATE FUNCTION sync.wire_columns(p_table sync.table_catalog, p_alias text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT string_agg(CASE WHEN c.is_bytea THEN format('translate(encode(%s.%I, ''base64''), E''\n'', '''') AS %I', p_alias, c.column_name, c.column_name)
+                           ELSE format('%s.%I', p_alias, c.column_name) END, ', ' ORDER BY c.column_name COLLATE "C")
+    FROM sync.table_columns c WHERE c.table_id = p_table.table_id AND c.is_sent
+$$;
+COMMENT ON FUNCTION sync.wire_columns(p_table sync.table_catalog, p_alias text) IS 'Select list of a row''s columns as they are on the wire.';
+CREATE FUNCTION sync.writer_name() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(nullif(btrim(current_setting('sync.writer_id', true)), ''),
+                    'sql:' || coalesce(nullif(current_setting('role'), 'none'), session_user))
+$$;
+COMMENT ON FUNCTION sync.writer_name() IS 'Source that plain SQL of this session writes as: sync.writer_id, or sql:<role>.';
+CREATE UNLOGGED TABLE sync.adoption_queue (
+    table_id integer NOT NULL,
+    queue_position bigint NOT NULL,
+    key_bytes bytea NOT NULL,
+    scope text NOT NULL
+);
+COMMENT ON TABLE sync.adoption_queue IS 'Rows of registered tables that still have to enter the log, by scope. Lost in a crash, it is made again from what the log does not have.';
+COMMENT ON COLUMN sync.adoption_queue.table_id IS 'Table, see sync.table_catalog.';
+COMMENT ON COLUMN sync.adoption_queue.queue_position IS 'Order in which they are taken: scope by scope.';
+COMMENT ON COLUMN sync.adoption_queue.key_bytes IS 'Key of the row.';
+COMMENT ON COLUMN sync.adoption_queue.scope IS 'Scope of the row when it was queued.';
+CREATE TABLE sync.adoptions (
+    table_id integer NOT NULL,
+    source_id text NOT NULL,
+    row_count bigint,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    is_prompt boolean DEFAULT false NOT NULL
+);
+COMMENT ON TABLE sync.adoptions IS 'Tables whose rows are still entering the log. A row goes when the last batch is done.';
+COMMENT ON COLUMN sync.adoptions.table_id IS 'Table, see sync.table_catalog.';
+COMMENT ON COLUMN sync.adoptions.source_id IS 'Source of the bundles: oversync:adopt, or oversync:refresh after ALTER TABLE.';
+COMMENT ON COLUMN sync.adoptions.row_count IS 'Rows that were queued; null until they are.';
+COMMENT ON COLUMN sync.adoptions.started_at IS 'When it was asked for.';
+COMMENT ON COLUMN sync.adoptions.is_prompt IS 'To be done as soon as the parents that say whose rows these are have been registered.';
 CREATE TABLE sync.bundle_log (
     user_pk bigint NOT NULL,
     bundle_seq bigint NOT NULL,
@@ -1271,18 +2617,43 @@ COMMENT ON COLUMN sync.bundle_rows.table_id IS 'Table, see sync.table_catalog.';
 COMMENT ON COLUMN sync.bundle_rows.op IS 'I insert, U update, D delete.';
 COMMENT ON COLUMN sync.bundle_rows.key_bytes IS 'Key of the row: 16 bytes for uuid, UTF-8 for text.';
 COMMENT ON COLUMN sync.bundle_rows.payload IS 'The whole row after the change as wire JSON, scope column left out; null for a delete.';
+CREATE VIEW sync.bundles AS
+ SELECT u.user_id,
+    l.bundle_seq,
+    l.source_id,
+    l.source_bundle_id,
+    l.row_count,
+    l.byte_count,
+    encode(l.bundle_hash, 'hex'::text) AS bundle_hash,
+    l.committed_at
+   FROM (sync.bundle_log l
+     JOIN sync.user_state u ON ((u.user_pk = l.user_pk)));
+COMMENT ON VIEW sync.bundles IS 'Bundles: what was committed in each scope, by whom and when.';
+COMMENT ON COLUMN sync.bundles.user_id IS 'Scope id.';
+COMMENT ON COLUMN sync.bundles.bundle_seq IS 'Place in the history of the scope.';
+COMMENT ON COLUMN sync.bundles.source_id IS 'Source that wrote it.';
+COMMENT ON COLUMN sync.bundles.source_bundle_id IS 'Number of the bundle within its source.';
+COMMENT ON COLUMN sync.bundles.row_count IS 'Effects.';
+COMMENT ON COLUMN sync.bundles.byte_count IS 'Bytes of its canonical JSON; null until a server has read it.';
+COMMENT ON COLUMN sync.bundles.bundle_hash IS 'SHA-256 of its canonical JSON; null until a server has read it.';
+COMMENT ON COLUMN sync.bundles.committed_at IS 'When.';
 CREATE UNLOGGED TABLE sync.captured_keys (
     xid xid8 NOT NULL,
     capture_no bigint NOT NULL,
     table_id integer NOT NULL,
-    keys bytea[] NOT NULL
+    at_commit boolean NOT NULL,
+    keys bytea[] NOT NULL,
+    scopes text[]
 );
 ALTER TABLE ONLY sync.captured_keys ALTER COLUMN keys SET STORAGE EXTERNAL;
+ALTER TABLE ONLY sync.captured_keys ALTER COLUMN scopes SET STORAGE EXTERNAL;
 COMMENT ON TABLE sync.captured_keys IS 'One row per statement that touched a registered table in a running transaction: the keys it touched. The log is made from the live rows of these keys when the bundle is finished, so it holds what the transaction left, whatever triggers did on the way.';
 COMMENT ON COLUMN sync.captured_keys.xid IS 'Transaction that touched the keys.';
 COMMENT ON COLUMN sync.captured_keys.capture_no IS 'Order in which statements were captured.';
 COMMENT ON COLUMN sync.captured_keys.table_id IS 'Table, see sync.table_catalog.';
-COMMENT ON COLUMN sync.captured_keys.keys IS 'Keys touched, in the order of the statement; a changed key as its old and its new value.';
+COMMENT ON COLUMN sync.captured_keys.at_commit IS 'Written outside a bundle: becomes one when the transaction commits.';
+COMMENT ON COLUMN sync.captured_keys.keys IS 'Keys touched, in the order of the statement.';
+COMMENT ON COLUMN sync.captured_keys.scopes IS 'Scope of each key; a single one is that of all keys. Null: the scope of the open bundle, or still to be found through a parent.';
 ALTER TABLE sync.captured_keys ALTER COLUMN capture_no ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME sync.captured_keys_capture_no_seq
     START WITH 1
@@ -1362,6 +2733,34 @@ CREATE SEQUENCE sync.history_pruned_count
     NO MAXVALUE
     CACHE 1;
 COMMENT ON SEQUENCE sync.history_pruned_count IS 'Counts answers history_pruned.';
+CREATE UNLOGGED TABLE sync.open_bundles (
+    xid xid8 NOT NULL,
+    user_pk bigint NOT NULL,
+    bundle_seq bigint NOT NULL,
+    source_bundle_id bigint NOT NULL,
+    row_count bigint DEFAULT 0 NOT NULL,
+    live_row_delta bigint DEFAULT 0 NOT NULL,
+    live_byte_delta bigint DEFAULT 0 NOT NULL,
+    push_id uuid,
+    is_implicit boolean NOT NULL,
+    is_closed boolean DEFAULT false NOT NULL,
+    user_id text NOT NULL,
+    source_id text NOT NULL
+)
+WITH (fillfactor='70');
+COMMENT ON TABLE sync.open_bundles IS 'The bundles that a running transaction is writing: one that was opened, or one per scope that plain SQL touched. Capture believes this table and no setting, so that nobody can write into another scope by forging one.';
+COMMENT ON COLUMN sync.open_bundles.xid IS 'Transaction that writes the bundle.';
+COMMENT ON COLUMN sync.open_bundles.user_pk IS 'Scope, see sync.user_state; its row is locked by the transaction.';
+COMMENT ON COLUMN sync.open_bundles.bundle_seq IS 'Sequence that the bundle will have.';
+COMMENT ON COLUMN sync.open_bundles.source_bundle_id IS 'Number of the bundle within its source.';
+COMMENT ON COLUMN sync.open_bundles.row_count IS 'Effects entered in the log so far.';
+COMMENT ON COLUMN sync.open_bundles.live_row_delta IS 'How many more live rows the scope has after the bundle.';
+COMMENT ON COLUMN sync.open_bundles.live_byte_delta IS 'How many more payload bytes the live rows of the scope have after the bundle.';
+COMMENT ON COLUMN sync.open_bundles.push_id IS 'Push session that is being committed; null for server-side writes.';
+COMMENT ON COLUMN sync.open_bundles.is_implicit IS 'Made at commit for what plain SQL wrote, rather than opened beforehand.';
+COMMENT ON COLUMN sync.open_bundles.is_closed IS 'Entered in the log. Kept, for implicit ones, in case the transaction writes more; sync.sweep removes it later.';
+COMMENT ON COLUMN sync.open_bundles.user_id IS 'Scope id that every written row must carry.';
+COMMENT ON COLUMN sync.open_bundles.source_id IS 'Source that writes.';
 CREATE UNLOGGED TABLE sync.push_chunks (
     push_id uuid NOT NULL,
     start_row_ordinal integer NOT NULL,
@@ -1398,6 +2797,63 @@ CREATE SEQUENCE sync.rejected_write_count
     NO MAXVALUE
     CACHE 1;
 COMMENT ON SEQUENCE sync.rejected_write_count IS 'Counts statements refused because they wrote a registered table outside a bundle.';
+CREATE TABLE sync.row_owners (
+    table_id integer NOT NULL,
+    user_pk bigint NOT NULL,
+    key_bytes bytea NOT NULL
+);
+COMMENT ON TABLE sync.row_owners IS 'Whose row the log has live, for tables that find their scope through a parent: when a row is deleted, its parent may be gone already.';
+COMMENT ON COLUMN sync.row_owners.table_id IS 'Table, see sync.table_catalog.';
+COMMENT ON COLUMN sync.row_owners.user_pk IS 'Scope that has the row live in the log.';
+COMMENT ON COLUMN sync.row_owners.key_bytes IS 'Key of the row.';
+CREATE VIEW sync.rows AS
+ SELECT u.user_id,
+    r.bundle_seq,
+    r.row_ordinal,
+    t.schema_name,
+    t.table_name,
+    sync.key_text(r.table_id, r.key_bytes) AS key,
+        CASE r.op
+            WHEN 'I'::"char" THEN 'INSERT'::text
+            WHEN 'U'::"char" THEN 'UPDATE'::text
+            ELSE 'DELETE'::text
+        END AS op,
+    (r.payload)::json AS payload
+   FROM ((sync.bundle_rows r
+     JOIN sync.user_state u ON ((u.user_pk = r.user_pk)))
+     JOIN sync.table_catalog t ON ((t.table_id = r.table_id)));
+COMMENT ON VIEW sync.rows IS 'Effects in the log, in words: which row, what happened to it, how it was afterwards.';
+COMMENT ON COLUMN sync.rows.user_id IS 'Scope id.';
+COMMENT ON COLUMN sync.rows.bundle_seq IS 'Bundle; also the version of the row.';
+COMMENT ON COLUMN sync.rows.row_ordinal IS 'Place in the bundle.';
+COMMENT ON COLUMN sync.rows.schema_name IS 'Schema.';
+COMMENT ON COLUMN sync.rows.table_name IS 'Table.';
+COMMENT ON COLUMN sync.rows.key IS 'Key, as clients know it.';
+COMMENT ON COLUMN sync.rows.op IS 'INSERT, UPDATE or DELETE.';
+COMMENT ON COLUMN sync.rows.payload IS 'The row after the change; null for a DELETE.';
+CREATE VIEW sync.scopes AS
+ SELECT u.user_id,
+    u.state,
+    (u.next_bundle_seq - 1) AS newest_bundle_seq,
+    u.retained_bundle_floor,
+    u.live_row_count AS live_rows,
+    u.live_byte_count AS live_bytes,
+    u.last_bundle_at,
+    u.lease_source_id,
+    u.lease_expires_at,
+    u.created_at
+   FROM sync.user_state u;
+COMMENT ON VIEW sync.scopes IS 'Scopes (users): how far each is, how much it holds, when it was last written.';
+COMMENT ON COLUMN sync.scopes.user_id IS 'Scope id.';
+COMMENT ON COLUMN sync.scopes.state IS 'uninitialized, initializing or initialized.';
+COMMENT ON COLUMN sync.scopes.newest_bundle_seq IS 'Sequence of the newest bundle; 0 if there is none.';
+COMMENT ON COLUMN sync.scopes.retained_bundle_floor IS 'History at or below this is no longer served.';
+COMMENT ON COLUMN sync.scopes.live_rows IS 'Rows that a snapshot holds.';
+COMMENT ON COLUMN sync.scopes.live_bytes IS 'Bytes of the payloads that a snapshot holds.';
+COMMENT ON COLUMN sync.scopes.last_bundle_at IS 'When the newest bundle was committed.';
+COMMENT ON COLUMN sync.scopes.lease_source_id IS 'Source that is filling a new scope.';
+COMMENT ON COLUMN sync.scopes.lease_expires_at IS 'When its lease ends.';
+COMMENT ON COLUMN sync.scopes.created_at IS 'When the scope was first seen.';
 CREATE UNLOGGED TABLE sync.snapshot_marks (
     snapshot_id uuid NOT NULL,
     row_ordinal bigint NOT NULL,
@@ -1428,6 +2884,33 @@ COMMENT ON COLUMN sync.snapshot_sessions.byte_count IS 'Bytes of their payloads.
 COMMENT ON COLUMN sync.snapshot_sessions.created_at IS 'When it was made.';
 COMMENT ON COLUMN sync.snapshot_sessions.expires_at IS 'When it ends.';
 COMMENT ON COLUMN sync.snapshot_sessions.source_id IS 'Source that asked for it; a later one of the same source replaces it.';
+CREATE VIEW sync.sessions AS
+ SELECT 'push'::text AS kind,
+    u.user_id,
+    p.source_id,
+    p.staged_row_count AS rows_done,
+    p.planned_row_count AS row_count,
+    p.expires_at
+   FROM (sync.push_sessions p
+     JOIN sync.user_state u ON ((u.user_pk = p.user_pk)))
+UNION ALL
+ SELECT 'snapshot'::text AS kind,
+    u.user_id,
+    s.source_id,
+    COALESCE(( SELECT max(m.row_ordinal) AS max
+           FROM sync.snapshot_marks m
+          WHERE (m.snapshot_id = s.snapshot_id)), (0)::bigint) AS rows_done,
+    s.row_count,
+    s.expires_at
+   FROM (sync.snapshot_sessions s
+     JOIN sync.user_state u ON ((u.user_pk = s.user_pk)));
+COMMENT ON VIEW sync.sessions IS 'Pushes being staged and snapshots being read.';
+COMMENT ON COLUMN sync.sessions.kind IS 'push or snapshot.';
+COMMENT ON COLUMN sync.sessions.user_id IS 'Scope id.';
+COMMENT ON COLUMN sync.sessions.source_id IS 'Source.';
+COMMENT ON COLUMN sync.sessions.rows_done IS 'Rows staged, or read as far as is known.';
+COMMENT ON COLUMN sync.sessions.row_count IS 'Rows in all.';
+COMMENT ON COLUMN sync.sessions.expires_at IS 'When it ends.';
 CREATE TABLE sync.source_state (
     user_pk bigint NOT NULL,
     source_id text NOT NULL,
@@ -1449,6 +2932,24 @@ COMMENT ON COLUMN sync.source_state.last_source_bundle_id IS 'Highest source_bun
 COMMENT ON COLUMN sync.source_state.replaced_by_source_id IS 'Source that took over from a retired one.';
 COMMENT ON COLUMN sync.source_state.replacement_reason IS 'Why it was retired, as its client said.';
 COMMENT ON COLUMN sync.source_state.updated_at IS 'When this row last changed.';
+CREATE VIEW sync.sources AS
+ SELECT u.user_id,
+    s.source_id,
+    s.state,
+    s.last_source_bundle_id,
+    s.replaced_by_source_id,
+    s.replacement_reason,
+    s.updated_at
+   FROM (sync.source_state s
+     JOIN sync.user_state u ON ((u.user_pk = s.user_pk)));
+COMMENT ON VIEW sync.sources IS 'Sources (devices and server-side writers) of each scope.';
+COMMENT ON COLUMN sync.sources.user_id IS 'Scope id.';
+COMMENT ON COLUMN sync.sources.source_id IS 'Source.';
+COMMENT ON COLUMN sync.sources.state IS 'active, reserved or retired.';
+COMMENT ON COLUMN sync.sources.last_source_bundle_id IS 'Number of its last bundle.';
+COMMENT ON COLUMN sync.sources.replaced_by_source_id IS 'Source that took over.';
+COMMENT ON COLUMN sync.sources.replacement_reason IS 'Why.';
+COMMENT ON COLUMN sync.sources.updated_at IS 'When it last changed.';
 CREATE VIEW sync.staged_rows AS
  SELECT c.push_id,
     ((c.start_row_ordinal + (r.place)::integer) - 1) AS row_ordinal,
@@ -1479,13 +2980,23 @@ CREATE VIEW sync.table_columns AS
  SELECT t.table_id,
     a.attname AS column_name,
     format_type(a.atttypid, a.atttypmod) AS data_type,
-    (COALESCE(NULLIF(b.typbasetype, (0)::oid), b.oid) = ('bytea'::regtype)::oid) AS is_bytea,
-    (a.attname = t.key_column) AS is_key,
-    (a.attname = t.scope_column) AS is_scope,
+    (EXISTS ( WITH RECURSIVE base AS (
+                 SELECT a.atttypid AS oid
+                UNION ALL
+                 SELECT d.typbasetype
+                   FROM (base base_1
+                     JOIN pg_type d ON ((d.oid = base_1.oid)))
+                  WHERE (d.typbasetype <> (0)::oid)
+                )
+         SELECT
+           FROM base
+          WHERE (base.oid = ('bytea'::regtype)::oid))) AS is_bytea,
+    (a.attnum = t.key_attnum) AS is_key,
+    (NOT (a.attnum IS DISTINCT FROM t.scope_attnum)) AS is_scope,
+    ((a.attnum IS DISTINCT FROM t.scope_attnum) OR t.scope_is_shown) AS is_sent,
     ((a.attgenerated <> ''::"char") OR (a.attidentity <> ''::"char")) AS is_generated
-   FROM ((sync.table_catalog t
+   FROM (sync.table_catalog t
      JOIN pg_attribute a ON (((a.attrelid = (t.relation)::oid) AND (a.attnum > 0) AND (NOT a.attisdropped))))
-     JOIN pg_type b ON ((b.oid = a.atttypid)))
   WHERE (t.unregistered_at IS NULL);
 COMMENT ON VIEW sync.table_columns IS 'Columns of registered tables as they are now, and the part that each plays on the wire.';
 COMMENT ON COLUMN sync.table_columns.table_id IS 'Table, see sync.table_catalog.';
@@ -1493,7 +3004,8 @@ COMMENT ON COLUMN sync.table_columns.column_name IS 'Column.';
 COMMENT ON COLUMN sync.table_columns.data_type IS 'Type as PostgreSQL writes it.';
 COMMENT ON COLUMN sync.table_columns.is_bytea IS 'Travels as base64.';
 COMMENT ON COLUMN sync.table_columns.is_key IS 'Identifies the row within its scope.';
-COMMENT ON COLUMN sync.table_columns.is_scope IS 'Says whose row it is; never travels.';
+COMMENT ON COLUMN sync.table_columns.is_scope IS 'Says whose row it is; clients can never write it.';
+COMMENT ON COLUMN sync.table_columns.is_sent IS 'Travels to clients.';
 COMMENT ON COLUMN sync.table_columns.is_generated IS 'Generated or identity: sent to clients, ignored when pushed.';
 CREATE TABLE sync.table_order_overrides (
     child regclass NOT NULL,
@@ -1524,6 +3036,28 @@ COMMENT ON COLUMN sync.table_order.schema_name IS 'Schema.';
 COMMENT ON COLUMN sync.table_order.table_name IS 'Table.';
 COMMENT ON COLUMN sync.table_order.cycle_group IS 'Above 0: tables with the same number refer to each other in a cycle.';
 COMMENT ON COLUMN sync.table_order.depends_on IS 'Tables that it refers to.';
+CREATE VIEW sync.tables AS
+ SELECT t.schema_name,
+    t.table_name,
+    t.key_column,
+    COALESCE((t.scope_column)::text, ('through '::text || (t.scope_via)::text)) AS scope,
+    t.policy,
+    (t.columns_fingerprint IS DISTINCT FROM sync.columns_fingerprint((t.relation)::oid)) AS was_altered,
+    ( SELECT count(*) AS count
+           FROM sync.adoption_queue q
+          WHERE (q.table_id = t.table_id)) AS rows_to_adopt,
+    t.registered_at
+   FROM sync.table_catalog t
+  WHERE (t.unregistered_at IS NULL);
+COMMENT ON VIEW sync.tables IS 'Registered tables. What is wrong with them: SELECT * FROM sync.check().';
+COMMENT ON COLUMN sync.tables.schema_name IS 'Schema as clients know it.';
+COMMENT ON COLUMN sync.tables.table_name IS 'Table as clients know it.';
+COMMENT ON COLUMN sync.tables.key_column IS 'Key column.';
+COMMENT ON COLUMN sync.tables.scope IS 'Column that says whose row it is, or the column through which that is found.';
+COMMENT ON COLUMN sync.tables.policy IS 'What a write outside a bundle does: reject or capture.';
+COMMENT ON COLUMN sync.tables.was_altered IS 'Altered since it was registered: SELECT sync.refresh_table(…).';
+COMMENT ON COLUMN sync.tables.rows_to_adopt IS 'Rows that still have to enter the log.';
+COMMENT ON COLUMN sync.tables.registered_at IS 'When it was registered.';
 ALTER TABLE sync.user_state ALTER COLUMN user_pk ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME sync.user_state_user_pk_seq
     START WITH 1
@@ -1532,6 +3066,10 @@ ALTER TABLE sync.user_state ALTER COLUMN user_pk ADD GENERATED ALWAYS AS IDENTIT
     NO MAXVALUE
     CACHE 1
 );
+ALTER TABLE ONLY sync.adoption_queue
+    ADD CONSTRAINT adoption_queue_pkey PRIMARY KEY (table_id, queue_position);
+ALTER TABLE ONLY sync.adoptions
+    ADD CONSTRAINT adoptions_pkey PRIMARY KEY (table_id);
 ALTER TABLE ONLY sync.bundle_log
     ADD CONSTRAINT bundle_log_pkey PRIMARY KEY (user_pk, bundle_seq);
 ALTER TABLE ONLY sync.bundle_rows
@@ -1545,11 +3083,13 @@ ALTER TABLE ONLY sync.push_sessions
 ALTER TABLE ONLY sync.snapshot_sessions
     ADD CONSTRAINT one_snapshot_a_source UNIQUE (user_pk, source_id);
 ALTER TABLE ONLY sync.open_bundles
-    ADD CONSTRAINT open_bundles_pkey PRIMARY KEY (xid);
+    ADD CONSTRAINT open_bundles_pkey PRIMARY KEY (xid, user_pk);
 ALTER TABLE ONLY sync.push_chunks
     ADD CONSTRAINT push_chunks_pkey PRIMARY KEY (push_id, start_row_ordinal);
 ALTER TABLE ONLY sync.push_sessions
     ADD CONSTRAINT push_sessions_pkey PRIMARY KEY (push_id);
+ALTER TABLE ONLY sync.row_owners
+    ADD CONSTRAINT row_owners_pkey PRIMARY KEY (table_id, key_bytes);
 ALTER TABLE ONLY sync.snapshot_marks
     ADD CONSTRAINT snapshot_marks_pkey PRIMARY KEY (snapshot_id, row_ordinal);
 ALTER TABLE ONLY sync.snapshot_sessions
@@ -1569,10 +3109,19 @@ ALTER TABLE ONLY sync.user_state
 CREATE INDEX bundle_rows_newest_of_key ON sync.bundle_rows USING btree (user_pk, table_id, key_bytes, bundle_seq DESC);
 COMMENT ON INDEX sync.bundle_rows_newest_of_key IS 'Finds the newest version of a key, and walks a scope in snapshot order.';
 CREATE UNIQUE INDEX name_is_registered_once ON sync.table_catalog USING btree (schema_name, table_name) WHERE (unregistered_at IS NULL);
+COMMENT ON INDEX sync.name_is_registered_once IS 'Clients know one table by a name.';
 CREATE INDEX push_sessions_by_expiry ON sync.push_sessions USING btree (expires_at);
 COMMENT ON INDEX sync.push_sessions_by_expiry IS 'Finds expired sessions.';
 CREATE UNIQUE INDEX relation_is_registered_once ON sync.table_catalog USING btree (relation) WHERE (unregistered_at IS NULL);
+COMMENT ON INDEX sync.relation_is_registered_once IS 'A table is registered once at a time.';
 CREATE INDEX snapshot_sessions_by_expiry ON sync.snapshot_sessions USING btree (expires_at);
 COMMENT ON INDEX sync.snapshot_sessions_by_expiry IS 'Finds expired sessions.';
+CREATE TRIGGER bound_snapshot_sessions AFTER INSERT ON sync.snapshot_sessions FOR EACH ROW EXECUTE FUNCTION sync.bound_snapshot_sessions();
+COMMENT ON TRIGGER bound_snapshot_sessions ON sync.snapshot_sessions IS 'Keeps the snapshot sessions of a scope at 64: without it one client could make them without end.';
+CREATE CONSTRAINT TRIGGER opened_bundle_is_finished AFTER INSERT ON sync.open_bundles DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((NOT new.is_implicit) AND (new.push_id IS NULL))) EXECUTE FUNCTION sync.require_finished();
+COMMENT ON TRIGGER opened_bundle_is_finished ON sync.open_bundles IS 'Keeps a transaction from ending with a bundle open.';
+CREATE CONSTRAINT TRIGGER plain_sql_becomes_bundles_at_commit AFTER INSERT ON sync.captured_keys DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (new.at_commit) EXECUTE FUNCTION sync.capture_commit();
+COMMENT ON TRIGGER plain_sql_becomes_bundles_at_commit ON sync.captured_keys IS 'Turns what plain SQL wrote into bundles when its transaction commits.';
 CREATE CONSTRAINT TRIGGER registered_tables_are_closed_over_foreign_keys AFTER INSERT OR UPDATE ON sync.table_catalog DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION sync.check_foreign_keys();
 COMMENT ON TRIGGER registered_tables_are_closed_over_foreign_keys ON sync.table_catalog IS 'Judged at the end of the transaction.';
+REVOKE ALL ON FUNCTION sync.capture_commit() FROM PUBLIC;

@@ -1,0 +1,201 @@
+package migrations_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+)
+
+// touchAll writes every row of every registered table without changing it.
+func touchAll(t *testing.T, conn *pgx.Conn) {
+	t.Helper()
+	for _, sql := range column[string](t, conn, `SELECT format('UPDATE %s SET %2$I = %2$I', t.relation, a.attname) FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = t.relation AND a.attnum = t.key_attnum
+		WHERE t.unregistered_at IS NULL ORDER BY t.apply_order`) {
+		exec(t, conn, sql)
+	}
+}
+
+// TestAlterAndRefresh: what an ALTER TABLE changed is captured whole before sync.refresh_table, and after it clients have the new form of
+// every row, and no row twice.
+func TestAlterAndRefresh(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, alter string
+		before      string   // what plain SQL does first
+		refresh     string   // the table to be refreshed, as it is called then
+		changed     []string // effects of the refresh in scope 1, if nothing was written before
+		isAnew      bool     // clients know the table by another name or key, so it is registered anew
+		isRefused   bool     // writes wait for the refresh
+	}{
+		{name: "column added", alter: "ALTER TABLE office.list ADD COLUMN color text", refresh: "office.list", changed: []string{"U list " + list1, "U list " + list2}},
+		{name: "column added with a default", alter: "ALTER TABLE office.task ADD COLUMN rank integer NOT NULL DEFAULT 7", refresh: "office.task", changed: []string{"U task t1", "U task t2"}},
+		{name: "column generated", alter: "ALTER TABLE office.label ADD COLUMN upper_color text GENERATED ALWAYS AS (upper(color)) STORED", refresh: "office.label", changed: []string{"U label red"}},
+		{name: "column dropped", alter: "ALTER TABLE office.list DROP COLUMN name", refresh: "office.list", changed: []string{"U list " + list1, "U list " + list2}},
+		{name: "column renamed", alter: "ALTER TABLE office.step RENAME body TO content", refresh: "office.step", changed: []string{"U step " + step1}},
+		{name: "column retyped", alter: "ALTER TABLE office.task ALTER done DROP DEFAULT, ALTER done TYPE text", refresh: "office.task", changed: []string{"U task t1", "U task t2"}},
+		{name: "default changed", alter: "ALTER TABLE office.list ALTER name SET DEFAULT 'new'", refresh: "office.list"},
+		{name: "scope renamed", alter: "ALTER TABLE office.list RENAME owner_id TO account", refresh: "office.list"},
+		{name: "scope retyped", alter: "ALTER TABLE office.list ALTER owner_id DROP DEFAULT, ALTER owner_id TYPE text", refresh: "office.list"},
+		{name: "scope enlarged", alter: "ALTER TABLE office.label ALTER owner_id DROP DEFAULT, ALTER owner_id TYPE integer USING owner_id::integer", refresh: "office.label", changed: []string{"U label red"}},
+		{name: "shown scope renamed", alter: "ALTER TABLE office.label RENAME owner_id TO account", refresh: "office.label", changed: []string{"U label red"}},
+		{name: "way to the parent renamed", alter: "ALTER TABLE office.task RENAME list_id TO folder_id", refresh: "office.task", changed: []string{"U task t1", "U task t2"}},
+		{name: "way to the parent's parent renamed", alter: "ALTER TABLE office.step RENAME task_id TO todo_id", refresh: "office.step", changed: []string{"U step " + step1}},
+		{name: "reference renamed", alter: "ALTER TABLE office.task RENAME label_id TO tag", refresh: "office.task", changed: []string{"U task t1", "U task t2"}},
+		{name: "table renamed", alter: "ALTER TABLE office.list RENAME TO folder", refresh: "office.folder", isAnew: true, changed: []string{"I folder " + list1, "I folder " + list2}},
+		{name: "leaf renamed", alter: "ALTER TABLE office.step RENAME TO stage", refresh: "office.stage", isAnew: true, changed: []string{"I stage " + step1}},
+		{name: "table in between moved", alter: "CREATE SCHEMA app; ALTER TABLE office.task SET SCHEMA app", refresh: "app.task", isAnew: true, changed: []string{"I task t1", "I task t2"}},
+		{name: "key renamed", alter: "ALTER TABLE office.task RENAME id TO nr", refresh: "office.task", isAnew: true, changed: []string{"I task t1", "I task t2"}},
+		{name: "key retyped", alter: "ALTER TABLE office.step ALTER id DROP DEFAULT, ALTER id TYPE text", refresh: "office.step", isAnew: true, isRefused: true, changed: []string{"I step " + step1}},
+		{name: "scope dropped and added", alter: "ALTER TABLE office.label DROP owner_id, ADD owner_id varchar(40) NOT NULL DEFAULT '1'", refresh: "office.label", before: "DELETE FROM office.label WHERE id = 'blue'"},
+	} {
+		for _, policy := range []string{"capture", "reject"} {
+			t.Run(c.name+", "+policy, func(t *testing.T) {
+				t.Parallel()
+				conn := newOffice(t, "move")
+				exec(t, conn, officeRows)
+				exec(t, conn, c.before)
+				if policy == "reject" {
+					exec(t, conn, "SELECT sync.set_policy(relation, 'reject') FROM sync.table_catalog")
+				}
+				v := version(t, conn, "1", "office.task", "t2")
+				staged := stage(t, conn, "1", "phone", stagedRow{"office.task", "U", v, "t2", `{"title":"pushed"}`})
+				snapshot := value[string](t, conn, "SELECT snapshot_id::text FROM sync.snapshot_create('1', 'phone', '15min', 0, 0)")
+				exec(t, conn, c.alter)
+				switch {
+				case policy == "reject":
+					require.Contains(t, []string{"OV031", "OV030"}, refused(t, conn, "DELETE FROM "+c.refresh).Code)
+				case c.isRefused:
+					refusal := refused(t, conn, "DELETE FROM "+c.refresh)
+					require.Equal(t, "OV030", refusal.Code)
+					require.Contains(t, refusal.Hint, "sync.refresh_table('"+c.refresh+"')")
+				default:
+					touchAll(t, conn)
+					requireSound(t, conn)
+				}
+				if c.name != "default changed" {
+					require.Contains(t, column[string](t, conn, "SELECT remedy FROM sync.check()"), "SELECT sync.refresh_table('"+c.refresh+"');")
+				}
+				before := bundleCounts(t, conn)
+				newestBefore := value[int64](t, conn, "SELECT next_bundle_seq FROM sync.user_state WHERE user_id = '1'")
+				exec(t, conn, "SELECT sync.refresh_table($1::text::regclass)", c.refresh)
+				switch {
+				case policy == "capture" && !c.isAnew:
+					require.Equal(t, before, bundleCounts(t, conn), "all rows had been written in their new form")
+				case c.changed == nil:
+					require.Equal(t, before, bundleCounts(t, conn))
+				default:
+					require.Equal(t, newestBefore+1, value[int64](t, conn, "SELECT next_bundle_seq FROM sync.user_state WHERE user_id = '1'"))
+					require.ElementsMatch(t, c.changed, newest(t, conn, "1"))
+				}
+				requireSound(t, conn)
+				require.Empty(t, column[string](t, conn, "SELECT concat_ws(': ', severity, object, problem) FROM sync.check()"))
+				before = bundleCounts(t, conn)
+				exec(t, conn, "SELECT sync.refresh_table($1::text::regclass)", c.refresh)
+				require.Equal(t, before, bundleCounts(t, conn), "refreshing again changes nothing")
+
+				// The push that was staged before is committed, or told clearly that its rows have changed or that the table is no more.
+				if err := commitPush(t.Context(), conn, staged, "1", "phone"); err != nil {
+					var refusal *pgconn.PgError
+					require.ErrorAs(t, err, &refusal)
+					require.Contains(t, []string{"OV012", "OV013"}, refusal.Code, refusal.Message)
+				} else {
+					require.Equal(t, []string{"U task t2"}, newest(t, conn, "1"))
+				}
+				// The snapshot that was being read is whole, or gone.
+				var rows, want int
+				err := conn.QueryRow(t.Context(), `SELECT s.row_count, (SELECT count(*) FROM sync.snapshot_rows(s.user_pk, s.snapshot_bundle_seq, 0, '', 0, 100))
+					FROM sync.snapshot_sessions s WHERE s.snapshot_id = $1`, snapshot).Scan(&want, &rows)
+				if !errors.Is(err, pgx.ErrNoRows) {
+					require.NoError(t, err)
+					require.Equal(t, want, rows)
+				} else {
+					require.True(t, c.isAnew)
+				}
+				exec(t, conn, "SELECT sync.set_policy(relation, 'capture') FROM sync.table_catalog WHERE unregistered_at IS NULL")
+				touchAll(t, conn)
+				requireSound(t, conn)
+			})
+		}
+	}
+}
+
+// TestColumnsThatSyncNeeds: without the column that says whose a row is, writes are refused, and the refusal says what to do.
+func TestColumnsThatSyncNeeds(t *testing.T) {
+	t.Parallel()
+	conn := newOffice(t, "move")
+	exec(t, conn, officeRows)
+	exec(t, conn, "ALTER TABLE office.label DROP COLUMN owner_id")
+	refusal := refused(t, conn, "INSERT INTO office.label (id) VALUES ('x')")
+	require.Equal(t, "OV030", refusal.Code, refusal.Message)
+	require.Contains(t, refusal.Message, "owner_id")
+	require.Contains(t, refusal.Hint, "sync.unregister_table('office.label')")
+	require.Equal(t, "OV030", refused(t, conn, "SELECT sync.refresh_table('office.label')").Code)
+	exec(t, conn, "UPDATE office.list SET name = 'others go on'")
+	// A row that no parent claims any more is refused, rather than lost.
+	exec(t, conn, "ALTER TABLE office.step DROP CONSTRAINT step_task_id_fkey")
+	require.Equal(t, "OV033", refused(t, conn, "INSERT INTO office.step (task_id) VALUES ('nobody')").Code)
+	require.Equal(t, "OV030", refused(t, conn, "SELECT sync.refresh_table('office.step')").Code)
+	exec(t, conn, "ALTER TABLE office.step ADD FOREIGN KEY (task_id) REFERENCES office.task; SELECT sync.refresh_table('office.step')")
+	exec(t, conn, "INSERT INTO office.step (task_id) VALUES ('t3')")
+}
+
+// TestDroppedTables: the others go on, check names what to run, and the name is free again.
+func TestDroppedTables(t *testing.T) {
+	t.Parallel()
+	conn := newOffice(t, "move")
+	exec(t, conn, officeRows)
+	staged := stage(t, conn, "1", "phone", stagedRow{"office.step", "D", 1, step1, ""})
+	exec(t, conn, "DROP TABLE office.step")
+	exec(t, conn, "UPDATE office.task SET done = true; DELETE FROM office.task WHERE id = 't1'")
+	remedies := column[string](t, conn, "SELECT remedy FROM sync.check() WHERE severity = 'error'")
+	require.Len(t, remedies, 1)
+	exec(t, conn, remedies[0])
+	require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check()"))
+	var refusal *pgconn.PgError
+	require.ErrorAs(t, commitPush(t.Context(), conn, staged, "1", "phone"), &refusal)
+	require.Equal(t, "OV012", refusal.Code, refusal.Message)
+	requireSound(t, conn)
+
+	exec(t, conn, "DROP TABLE office.task CASCADE")
+	exec(t, conn, "CREATE TABLE office.task (id text PRIMARY KEY, list_id uuid NOT NULL REFERENCES office.list); INSERT INTO office.task VALUES ('t7', '"+list1+"')")
+	exec(t, conn, "SELECT sync.register_table('office.task', scope_via => 'list_id', policy => 'capture')")
+	require.Equal(t, []string{"I task t7"}, newest(t, conn, "1"))
+	exec(t, conn, "DELETE FROM office.list WHERE id = '"+list2+"'")
+	requireSound(t, conn)
+	require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check()"))
+}
+
+// TestPartitionsUnderPlainSQL: new and attached ones are captured at once, also after columns were renamed, and refresh gives them
+// triggers of their own.
+func TestPartitionsUnderPlainSQL(t *testing.T) {
+	t.Parallel()
+	conn := newOffice(t, "move")
+	exec(t, conn, officeRows)
+	exec(t, conn, `CREATE TABLE office.event (id text PRIMARY KEY, owner text NOT NULL, body text) PARTITION BY LIST (id);
+		CREATE TABLE office.event_a PARTITION OF office.event FOR VALUES IN ('a');
+		CREATE TABLE office.remark (id text PRIMARY KEY, task_id text NOT NULL REFERENCES office.task) PARTITION BY LIST (id);
+		SELECT sync.register_table('office.event', scope => 'owner', policy => 'capture');
+		SELECT sync.register_table('office.remark', scope_via => 'task_id', policy => 'capture')`)
+	exec(t, conn, `CREATE TABLE office.event_b PARTITION OF office.event FOR VALUES IN ('b');
+		CREATE TABLE office.event_c (id text PRIMARY KEY, owner text NOT NULL, body text); INSERT INTO office.event_c VALUES ('c', '1', 'was there');
+		ALTER TABLE office.event ATTACH PARTITION office.event_c FOR VALUES IN ('c');
+		CREATE TABLE office.remark_r PARTITION OF office.remark FOR VALUES IN ('r')`)
+	for _, sql := range []string{
+		"INSERT INTO office.event_b VALUES ('b', '1', 'x')", "UPDATE office.event_b SET owner = '2'", "INSERT INTO office.event VALUES ('a', '1', 'x')", "UPDATE office.event SET body = 'y'",
+		"INSERT INTO office.remark_r VALUES ('r', 't1')", "UPDATE office.remark_r SET task_id = 't3'", "UPDATE office.event SET id = 'b' WHERE id = 'a' AND false",
+	} {
+		exec(t, conn, sql)
+		require.Empty(t, column[string](t, conn, "SELECT key FROM sync.verify('2')"), sql)
+	}
+	exec(t, conn, "ALTER TABLE office.event RENAME owner TO account; ALTER TABLE office.event RENAME id TO nr; ALTER TABLE office.remark RENAME task_id TO todo")
+	exec(t, conn, "UPDATE office.event_b SET account = '3'; DELETE FROM office.event_a; UPDATE office.remark_r SET todo = 't2'; UPDATE office.event SET account = '4' WHERE nr = 'c'")
+	requireSound(t, conn)
+	exec(t, conn, "SELECT sync.refresh_table('office.event'); SELECT sync.refresh_table('office.remark')")
+	requireSound(t, conn)
+	require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check()"))
+	exec(t, conn, "DELETE FROM office.event_b; DELETE FROM office.event_c; DELETE FROM office.remark_r")
+	requireSound(t, conn)
+}

@@ -1,0 +1,128 @@
+package migrations_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/oversync/oversync/db/pgembed/pgtest"
+)
+
+// TestVerifyAndRepair: every way round the triggers shows, repair enters exactly what shows, and then all is well.
+func TestVerifyAndRepair(t *testing.T) {
+	t.Parallel()
+	const notes = `CREATE TABLE office.note (_sync_scope_id text NOT NULL, id text NOT NULL, body text, PRIMARY KEY (_sync_scope_id, id)) PARTITION BY HASH (id);
+		CREATE TABLE office.note_0 PARTITION OF office.note FOR VALUES WITH (MODULUS 1, REMAINDER 0);`
+	for _, c := range []struct {
+		name, sql string
+		back      string              // puts the triggers back
+		shown     map[string][]string // by scope: "difference table key"
+	}{
+		{name: "nothing", sql: "SELECT 1"},
+		{name: "as a replica", sql: `BEGIN; SET LOCAL session_replication_role = 'replica';
+				UPDATE office.list SET name = 'x' WHERE id = '` + list1 + `'; DELETE FROM office.step; INSERT INTO office.label (id, owner_id) VALUES ('new', '2'), ('newer', '7'); COMMIT`,
+			shown: map[string][]string{
+				"1": {"not the same list " + list1, "missing in the table step " + step1}, "2": {"missing in the log label new"}, "7": {"missing in the log label newer"}}},
+		{name: "another scope as a replica", sql: "BEGIN; SET LOCAL session_replication_role = 'replica'; UPDATE office.list SET owner_id = 2 WHERE id = '" + list2 + "'; COMMIT",
+			shown: map[string][]string{
+				"1": {"missing in the table list " + list2, "missing in the table task t2"}, "2": {"missing in the log list " + list2, "missing in the log task t2"}}},
+		{name: "another key as a replica", sql: "BEGIN; SET LOCAL session_replication_role = 'replica'; UPDATE office.label SET id = 'grey' WHERE id = 'red'; UPDATE office.task SET label_id = 'grey' WHERE label_id = 'red'; COMMIT",
+			shown: map[string][]string{"1": {"missing in the table label red", "missing in the log label grey", "not the same task t1"}}},
+		{name: "trigger disabled", sql: "ALTER TABLE office.task DISABLE TRIGGER oversync_capture_update; UPDATE office.task SET done = true WHERE id <> 't2'",
+			back:  "ALTER TABLE office.task ENABLE TRIGGER oversync_capture_update",
+			shown: map[string][]string{"1": {"not the same task t1"}, "2": {"not the same task t3"}}},
+		{name: "all triggers disabled", sql: "ALTER TABLE office.step DISABLE TRIGGER ALL; INSERT INTO office.step (id, task_id) VALUES ('" + list1 + "', 't3')",
+			back:  "ALTER TABLE office.step ENABLE TRIGGER ALL",
+			shown: map[string][]string{"2": {"missing in the log step " + list1}}},
+		{name: "trigger dropped", sql: "DROP TRIGGER oversync_capture_delete ON office.step; DELETE FROM office.step",
+			back:  "SELECT sync.refresh_table('office.step')",
+			shown: map[string][]string{"1": {"missing in the table step " + step1}}},
+		{name: "truncated as a replica", sql: "BEGIN; SET LOCAL session_replication_role = 'replica'; TRUNCATE office.step; TRUNCATE office.note; COMMIT",
+			shown: map[string][]string{"1": {"missing in the table step " + step1, "missing in the table note n"}}},
+		{name: "a partition's triggers disabled", sql: "ALTER TABLE office.note_0 DISABLE TRIGGER ALL; UPDATE office.note_0 SET body = 'x'",
+			back:  "ALTER TABLE office.note_0 ENABLE TRIGGER ALL",
+			shown: map[string][]string{"1": {"not the same note n"}}},
+		{name: "payload edited in the log", sql: `UPDATE sync.bundle_rows SET payload = '{"forged": true}' WHERE payload LIKE '%"t1"%'`,
+			shown: map[string][]string{"1": {"not the same task t1", "not the same step " + step1}}},
+		{name: "rows deleted from the log", sql: "DELETE FROM sync.bundle_rows WHERE sync.key_text(table_id, key_bytes) IN ('t1', 'blue')",
+			shown: map[string][]string{"1": {"missing in the log task t1"}, "2": {"missing in the log label blue"}}},
+		{name: "rows inserted into the log", sql: `INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
+				SELECT u.user_pk, 1, 99, t.table_id, 'I', 'ghost', '{}' FROM sync.user_state u, sync.table_catalog t WHERE u.user_id = '1' AND t.table_name = 'label'`,
+			shown: map[string][]string{"1": {"missing in the table label ghost"}}},
+		{name: "deletes forged in the log", sql: "UPDATE sync.bundle_rows SET op = 'D', payload = NULL WHERE sync.key_text(table_id, key_bytes) = 't3'",
+			shown: map[string][]string{"2": {"missing in the log task t3"}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			conn := connect(t, pgtest.NewDatabase(t))
+			exec(t, conn, office+notes)
+			inTx(t, conn, func() {
+				exec(t, conn, fmt.Sprintf(officeRegistered, "move")+"SELECT sync.register_table('office.note', policy => 'capture')")
+			})
+			exec(t, conn, officeRows+"INSERT INTO office.note VALUES ('1', 'n', 'plain')")
+			exec(t, conn, c.sql)
+			for _, scope := range []string{"1", "2", "7", "9"} {
+				require.ElementsMatch(t, append([]string{}, c.shown[scope]...), column[string](t, conn, "SELECT concat_ws(' ', difference, table_name, key) FROM sync.verify($1)", scope), "scope %s", scope)
+			}
+			if c.back != "" {
+				require.NotEmpty(t, column[string](t, conn, "SELECT problem FROM sync.check()"))
+				if c.name != "trigger dropped" {
+					exec(t, conn, c.back)
+				}
+			}
+			before := value[map[string]int64](t, conn, "SELECT jsonb_object_agg(user_id, next_bundle_seq) FROM sync.user_state")
+			for _, scope := range []string{"1", "2", "7", "9"} {
+				require.EqualValues(t, len(c.shown[scope]), value[int64](t, conn, "SELECT sync.repair($1)", scope), "scope %s", scope)
+				require.Empty(t, column[string](t, conn, "SELECT key FROM sync.verify($1)", scope))
+				require.Zero(t, value[int64](t, conn, "SELECT sync.repair($1)", scope))
+				if len(c.shown[scope]) > 0 {
+					seq := max(before[scope], 1)
+					require.Equal(t, []string{fmt.Sprintf("%d %d", seq, len(c.shown[scope]))}, column[string](t, conn, `
+						SELECT concat_ws(' ', l.bundle_seq, l.row_count) FROM sync.bundle_log l JOIN sync.user_state u ON u.user_pk = l.user_pk WHERE u.user_id = $1 AND l.source_id = 'oversync:repair'`, scope))
+				}
+			}
+			for _, what := range []string{"differences", "bundles", "counts", "owners"} {
+				require.Empty(t, column[string](t, conn, soundness[what]), what)
+			}
+			if c.name == "trigger dropped" {
+				exec(t, conn, c.back)
+			}
+			exec(t, conn, "UPDATE office.note SET body = 'captured again'; INSERT INTO office.step (task_id) VALUES ('t1'); DELETE FROM office.step; UPDATE office.task SET done = NOT done")
+			require.Empty(t, column[string](t, conn, soundness["differences"]))
+		})
+	}
+}
+
+// TestVerifyBlocksNobody: while it runs, in a transaction that stays open, every kind of write goes on; and it waits for no writer.
+func TestVerifyBlocksNobody(t *testing.T) {
+	t.Parallel()
+	url := pgtest.NewDatabase(t)
+	conn, writer := connect(t, url), connect(t, url)
+	exec(t, conn, office)
+	inTx(t, conn, func() { exec(t, conn, fmt.Sprintf(officeRegistered, "move")) })
+	exec(t, conn, officeRows)
+	for _, each := range []*pgx.Conn{conn, writer} {
+		exec(t, each, "SET lock_timeout = '10s'; SET statement_timeout = '30s'")
+	}
+	exec(t, conn, "BEGIN")
+	require.Empty(t, column[string](t, conn, soundness["differences"]))
+	exec(t, writer, "UPDATE office.list SET owner_id = 3 - owner_id; UPDATE office.label SET owner_id = (3 - owner_id::integer)::text; DELETE FROM office.step; INSERT INTO office.list (owner_id) VALUES (1)")
+	exec(t, writer, "BEGIN; UPDATE office.list SET name = 'uncommitted'; SET CONSTRAINTS ALL IMMEDIATE")
+	require.Empty(t, column[string](t, conn, soundness["differences"]), "it sees what is committed, on both sides")
+	exec(t, conn, "COMMIT")
+	exec(t, writer, "COMMIT")
+	requireSound(t, conn)
+}
+
+// TestVerifyAfterAlter: a table that was dropped, or that was altered and not refreshed, does not keep verify from its work.
+func TestVerifyAfterAlter(t *testing.T) {
+	t.Parallel()
+	conn := newOffice(t, "move")
+	exec(t, conn, officeRows)
+	exec(t, conn, "DROP TABLE office.step; ALTER TABLE office.list ADD COLUMN color text DEFAULT 'red'")
+	require.Equal(t, []string{"not the same list " + list1, "not the same list " + list2}, column[string](t, conn, "SELECT concat_ws(' ', difference, table_name, key) FROM sync.verify('1')"))
+	require.EqualValues(t, 2, value[int64](t, conn, "SELECT sync.repair('1')"))
+	require.Empty(t, column[string](t, conn, "SELECT key FROM sync.verify('1')"))
+}
