@@ -19,16 +19,24 @@ import (
 // northwindTables are the synced tables of e2e/testdata/northwind.sql, and how a device of an employee reads each from
 // the database, written by hand rather than by what is tested. $1 is the employee.
 var northwindTables = []struct{ name, key, from, columns string }{
-	{"customers", "customer_id", `customers t WHERE t.employee_id = $1`,
-		`'customer_id', t.customer_id, 'company_name', company_name, 'contact_name', contact_name, 'city', city, 'phone', phone`},
-	{"orders", "order_id", `orders t JOIN customers c USING (customer_id) WHERE c.employee_id = $1`,
+	{
+		"customers", "customer_id", `customers t WHERE t.employee_id = $1`,
+		`'customer_id', t.customer_id, 'company_name', company_name, 'contact_name', contact_name, 'city', city, 'phone', phone`,
+	},
+	{
+		"orders", "order_id", `orders t JOIN customers c USING (customer_id) WHERE c.employee_id = $1`,
 		`'order_id', t.order_id, 'customer_id', t.customer_id, 'employee_id', t.employee_id, 'order_date', order_date, 'shipped_date', shipped_date,
-		 'freight', freight, 'ship_via', ship_via`},
-	{"order_details", "order_detail_id", `order_details t JOIN orders o USING (order_id) JOIN customers c USING (customer_id) WHERE c.employee_id = $1`,
-		`'order_detail_id', t.order_detail_id, 'order_id', t.order_id, 'product_id', t.product_id, 'unit_price', t.unit_price, 'quantity', t.quantity, 'discount', t.discount`},
-	{"visits", "visit_id", `visits t JOIN customers c USING (customer_id) WHERE c.employee_id = $1`,
+		 'freight', freight, 'ship_via', ship_via`,
+	},
+	{
+		"order_details", "order_detail_id", `order_details t JOIN orders o USING (order_id) JOIN customers c USING (customer_id) WHERE c.employee_id = $1`,
+		`'order_detail_id', t.order_detail_id, 'order_id', t.order_id, 'product_id', t.product_id, 'unit_price', t.unit_price, 'quantity', t.quantity, 'discount', t.discount`,
+	},
+	{
+		"visits", "visit_id", `visits t JOIN customers c USING (customer_id) WHERE c.employee_id = $1`,
 		`'visit_id', t.visit_id, 'customer_id', t.customer_id, 'planned_for', planned_for, 'done', done, 'notes', notes,
-		 'photo', replace(encode(photo, 'base64'), E'\n', ''), 'answers', answers`},
+		 'photo', replace(encode(photo, 'base64'), E'\n', ''), 'answers', answers`,
+	},
 }
 
 // northwindDevice describes the tables to a device. withPriority is the schema after the ALTER TABLE.

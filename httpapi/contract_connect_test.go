@@ -125,10 +125,10 @@ func TestLeasesDuringAPush(t *testing.T) {
 	a1, b1 := note("a", "INSERT", 0), note("b", "INSERT", 0)
 
 	t.Run("renewed by each step", func(t *testing.T) {
-		d, initialization, pushID := begin("u1")
+		d, initialization, _ := begin("u1")
 		requireRenewed("u1")
 		shorten("u1")
-		pushID = d.create(1, 2, initialization).text("push_id")
+		pushID := d.create(1, 2, initialization).text("push_id")
 		requireRenewed("u1")
 		shorten("u1")
 		d.chunk(pushID, 0, a1, b1).ok()

@@ -98,9 +98,11 @@ func TestHistoryThatIsNotThere(t *testing.T) {
 	d.do("GET", "/sync/pull", "").ok()
 	// A client that is ahead, as after a restore from a backup, rebuilds. Its
 	// number never comes back to it.
-	for _, query := range []string{"after_bundle_seq=987654", "target_bundle_seq=987654", "after_bundle_seq=1&target_bundle_seq=987654",
+	for _, query := range []string{
+		"after_bundle_seq=987654", "target_bundle_seq=987654", "after_bundle_seq=1&target_bundle_seq=987654",
 		"after_bundle_seq=987654&target_bundle_seq=2", "after_bundle_seq=9223372036854775807", "target_bundle_seq=9223372036854775807",
-		"after_bundle_seq=9223372036854775807&target_bundle_seq=9223372036854775807&max_bundles=5000"} {
+		"after_bundle_seq=9223372036854775807&target_bundle_seq=9223372036854775807&max_bundles=5000",
+	} {
 		got := d.do("GET", "/sync/pull?"+query, "")
 		got.refused(409, "history_pruned", query)
 		require.NotContains(t, got.body, "987654")
@@ -111,8 +113,10 @@ func TestHistoryThatIsNotThere(t *testing.T) {
 	for n := 3; n <= 5; n++ {
 		d.push(n, note(fmt.Sprint(n), "INSERT", 0))
 	}
-	for _, query := range []string{"", "after_bundle_seq=0", "after_bundle_seq=1", "after_bundle_seq=3", "after_bundle_seq=4&target_bundle_seq=3",
-		"after_bundle_seq=4&target_bundle_seq=1", "target_bundle_seq=5"} {
+	for _, query := range []string{
+		"", "after_bundle_seq=0", "after_bundle_seq=1", "after_bundle_seq=3", "after_bundle_seq=4&target_bundle_seq=3",
+		"after_bundle_seq=4&target_bundle_seq=1", "target_bundle_seq=5",
+	} {
 		d.do("GET", "/sync/pull?"+query, "").refused(409, "history_pruned", query)
 	}
 	require.Contains(t, d.do("GET", "/sync/pull?after_bundle_seq=4&target_bundle_seq=5", "").body, `{"stable_bundle_seq":5,"bundles":[{"bundle_seq":5,`)

@@ -158,8 +158,10 @@ func (d *fuzzDevice) commit() (method, path, body string) {
 func (d *fuzzDevice) row() string {
 	table := fuzzTables[len(fuzzTables)-1-d.below(len(fuzzTables))]
 	op := d.one([]string{"INSERT", "INSERT", "INSERT", "UPDATE", "DELETE"})
-	members := []string{"schema", `"business"`, "table", strconv.Quote(table), "key", d.object("id", d.quoted(d.text(id(1+d.below(250))))), "op", d.quoted(d.text(op)),
-		"base_row_version", d.number(d.one2(0, d.version))}
+	members := []string{
+		"schema", `"business"`, "table", strconv.Quote(table), "key", d.object("id", d.quoted(d.text(id(1+d.below(250))))), "op", d.quoted(d.text(op)),
+		"base_row_version", d.number(d.one2(0, d.version)),
+	}
 	if op != "DELETE" || d.rarely(20) {
 		var payload []string
 		if table == "users" {

@@ -350,9 +350,13 @@ const (
 var zooColumns = map[string][]zooColumn{
 	"account": {{"name", []string{"'plain'", "'dropped'", "'changed'", "'rekeyed'", "'touched'"}}, {"note", []string{"NULL", "''", "E'\\n\u2028<é>'"}}},
 	"item": {
-		{"parent_id", []string{firstItem, "NULL"}}, {"account_id", []string{someAccount, someAccount, "NULL"}}, {"quantity", []string{"1", "2", "99"}},
-		{"price", []string{"1.10", "12345678901234567890.0010", "'NaN'"}}, {"weight", []string{"0.1", "1e300", "'-Infinity'"}},
-		{"data", []string{`'\x'`, `'\x00ff80'`}}, {"seen", []string{"'2024-02-29 23:59:59.123456-11'", "'infinity'", "NULL"}},
+		{"parent_id", []string{firstItem, "NULL"}},
+		{"account_id", []string{someAccount, someAccount, "NULL"}},
+		{"quantity", []string{"1", "2", "99"}},
+		{"price", []string{"1.10", "12345678901234567890.0010", "'NaN'"}},
+		{"weight", []string{"0.1", "1e300", "'-Infinity'"}},
+		{"data", []string{`'\x'`, `'\x00ff80'`}},
+		{"seen", []string{"'2024-02-29 23:59:59.123456-11'", "'infinity'", "NULL"}},
 	},
 	"team":   {{"name", []string{"'red'", "'blue'"}}, {"captain_id", []string{firstMember, "NULL"}}},
 	"member": {{"name", []string{"'x'", "'y'"}}, {"team_id", []string{firstTeam, firstTeam, "NULL"}}},

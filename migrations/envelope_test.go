@@ -15,8 +15,12 @@ import (
 func TestScopeColumns(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ columnType, one, two, other string }{
-		{"text", "ann", "Ännchen's", "no"}, {"varchar", "ann", "ben", "no"}, {"varchar(60)", "ann", "ben", "no"},
-		{"uuid", list1, list2, "not-a-uuid"}, {"integer", "1", "-2", "3000000000"}, {"bigint", "1", "3000000000", "one"},
+		{"text", "ann", "Ännchen's", "no"},
+		{"varchar", "ann", "ben", "no"},
+		{"varchar(60)", "ann", "ben", "no"},
+		{"uuid", list1, list2, "not-a-uuid"},
+		{"integer", "1", "-2", "3000000000"},
+		{"bigint", "1", "3000000000", "one"},
 	} {
 		for _, isShown := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s shown %t", c.columnType, isShown), func(t *testing.T) {

@@ -137,14 +137,18 @@ func TestPlainSQLBecomesBundles(t *testing.T) {
 		{name: "through a parent", sql: "UPDATE office.task SET done = true", one: []string{"U task t1", "U task t2"}, two: []string{"U task t3"}},
 		{name: "through two parents", sql: "UPDATE office.step SET body = 'x'", one: []string{"U step " + step1}},
 		{name: "of one statement with parts", sql: "WITH l AS (UPDATE office.list SET name = 'z' WHERE owner_id = 2 RETURNING id) INSERT INTO office.task (id, list_id) SELECT 't4', id FROM l", two: []string{"I task t4", "U list " + list3}},
-		{name: "merge", sql: `MERGE INTO office.label l USING (VALUES ('red', '1', 'pink'), ('green', '2', 'green'), ('blue', '2', NULL)) AS s(id, owner, color) ON l.id = s.id
+		{
+			name: "merge", sql: `MERGE INTO office.label l USING (VALUES ('red', '1', 'pink'), ('green', '2', 'green'), ('blue', '2', NULL)) AS s(id, owner, color) ON l.id = s.id
 			WHEN MATCHED AND s.color IS NULL THEN DELETE WHEN MATCHED THEN UPDATE SET color = s.color WHEN NOT MATCHED THEN INSERT (id, owner_id) VALUES (s.id, s.owner)`,
-			one: []string{"U label red"}, two: []string{"I label green", "D label blue", "U task t3"}},
+			one: []string{"U label red"}, two: []string{"I label green", "D label blue", "U task t3"},
+		},
 		{name: "on conflict", sql: "INSERT INTO office.label (id, owner_id) VALUES ('red', '1'), ('grey', '1') ON CONFLICT (id) DO UPDATE SET color = 'mixed'", one: []string{"I label grey", "U label red"}},
 		{name: "on conflict do nothing", sql: "INSERT INTO office.label (id, owner_id) VALUES ('red', '1') ON CONFLICT DO NOTHING"},
 		{name: "copy", sql: `COPY office.label (id, owner_id) FROM PROGRAM 'printf "c1\\t1\\nc2\\t2\\n"'`, one: []string{"I label c1"}, two: []string{"I label c2"}},
-		{name: "savepoints", sql: "BEGIN; UPDATE office.list SET name = 'kept' WHERE owner_id = 1; SAVEPOINT a; UPDATE office.list SET name = 'lost'; INSERT INTO office.label (id, owner_id) VALUES ('lost', '3'); ROLLBACK TO a; UPDATE office.task SET title = 'kept' WHERE id = 't2'; RELEASE a; COMMIT",
-			one: []string{"U list " + list1, "U list " + list2, "U task t2"}},
+		{
+			name: "savepoints", sql: "BEGIN; UPDATE office.list SET name = 'kept' WHERE owner_id = 1; SAVEPOINT a; UPDATE office.list SET name = 'lost'; INSERT INTO office.label (id, owner_id) VALUES ('lost', '3'); ROLLBACK TO a; UPDATE office.task SET title = 'kept' WHERE id = 't2'; RELEASE a; COMMIT",
+			one: []string{"U list " + list1, "U list " + list2, "U task t2"},
+		},
 		{name: "rolled back", sql: "BEGIN; UPDATE office.list SET name = 'lost'; ROLLBACK"},
 		{name: "inserted and deleted", sql: "BEGIN; INSERT INTO office.label (id, owner_id) VALUES ('gone', '1'); DELETE FROM office.label WHERE id = 'gone'; COMMIT"},
 		{name: "another key", sql: "UPDATE office.label SET id = 'crimson' WHERE id = 'red'", one: []string{"D label red", "I label crimson", "U task t1"}},

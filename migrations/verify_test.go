@@ -21,38 +21,64 @@ func TestVerifyAndRepair(t *testing.T) {
 		shown     map[string][]string // by scope: "difference table key"
 	}{
 		{name: "nothing", sql: "SELECT 1"},
-		{name: "as a replica", sql: `BEGIN; SET LOCAL session_replication_role = 'replica';
+		{
+			name: "as a replica", sql: `BEGIN; SET LOCAL session_replication_role = 'replica';
 				UPDATE office.list SET name = 'x' WHERE id = '` + list1 + `'; DELETE FROM office.step; INSERT INTO office.label (id, owner_id) VALUES ('new', '2'), ('newer', '7'); COMMIT`,
 			shown: map[string][]string{
-				"1": {"not the same list " + list1, "missing in the table step " + step1}, "2": {"missing in the log label new"}, "7": {"missing in the log label newer"}}},
-		{name: "another scope as a replica", sql: "BEGIN; SET LOCAL session_replication_role = 'replica'; UPDATE office.list SET owner_id = 2 WHERE id = '" + list2 + "'; COMMIT",
+				"1": {"not the same list " + list1, "missing in the table step " + step1}, "2": {"missing in the log label new"}, "7": {"missing in the log label newer"},
+			},
+		},
+		{
+			name: "another scope as a replica", sql: "BEGIN; SET LOCAL session_replication_role = 'replica'; UPDATE office.list SET owner_id = 2 WHERE id = '" + list2 + "'; COMMIT",
 			shown: map[string][]string{
-				"1": {"missing in the table list " + list2, "missing in the table task t2"}, "2": {"missing in the log list " + list2, "missing in the log task t2"}}},
-		{name: "another key as a replica", sql: "BEGIN; SET LOCAL session_replication_role = 'replica'; UPDATE office.label SET id = 'grey' WHERE id = 'red'; UPDATE office.task SET label_id = 'grey' WHERE label_id = 'red'; COMMIT",
-			shown: map[string][]string{"1": {"missing in the table label red", "missing in the log label grey", "not the same task t1"}}},
-		{name: "trigger disabled", sql: "ALTER TABLE office.task DISABLE TRIGGER oversync_capture_update; UPDATE office.task SET done = true WHERE id <> 't2'",
+				"1": {"missing in the table list " + list2, "missing in the table task t2"}, "2": {"missing in the log list " + list2, "missing in the log task t2"},
+			},
+		},
+		{
+			name: "another key as a replica", sql: "BEGIN; SET LOCAL session_replication_role = 'replica'; UPDATE office.label SET id = 'grey' WHERE id = 'red'; UPDATE office.task SET label_id = 'grey' WHERE label_id = 'red'; COMMIT",
+			shown: map[string][]string{"1": {"missing in the table label red", "missing in the log label grey", "not the same task t1"}},
+		},
+		{
+			name: "trigger disabled", sql: "ALTER TABLE office.task DISABLE TRIGGER oversync_capture_update; UPDATE office.task SET done = true WHERE id <> 't2'",
 			back:  "ALTER TABLE office.task ENABLE TRIGGER oversync_capture_update",
-			shown: map[string][]string{"1": {"not the same task t1"}, "2": {"not the same task t3"}}},
-		{name: "all triggers disabled", sql: "ALTER TABLE office.step DISABLE TRIGGER ALL; INSERT INTO office.step (id, task_id) VALUES ('" + list1 + "', 't3')",
+			shown: map[string][]string{"1": {"not the same task t1"}, "2": {"not the same task t3"}},
+		},
+		{
+			name: "all triggers disabled", sql: "ALTER TABLE office.step DISABLE TRIGGER ALL; INSERT INTO office.step (id, task_id) VALUES ('" + list1 + "', 't3')",
 			back:  "ALTER TABLE office.step ENABLE TRIGGER ALL",
-			shown: map[string][]string{"2": {"missing in the log step " + list1}}},
-		{name: "trigger dropped", sql: "DROP TRIGGER oversync_capture_delete ON office.step; DELETE FROM office.step",
+			shown: map[string][]string{"2": {"missing in the log step " + list1}},
+		},
+		{
+			name: "trigger dropped", sql: "DROP TRIGGER oversync_capture_delete ON office.step; DELETE FROM office.step",
 			back:  "SELECT sync.refresh_table('office.step')",
-			shown: map[string][]string{"1": {"missing in the table step " + step1}}},
-		{name: "truncated as a replica", sql: "BEGIN; SET LOCAL session_replication_role = 'replica'; TRUNCATE office.step; TRUNCATE office.note; COMMIT",
-			shown: map[string][]string{"1": {"missing in the table step " + step1, "missing in the table note n"}}},
-		{name: "a partition's triggers disabled", sql: "ALTER TABLE office.note_0 DISABLE TRIGGER ALL; UPDATE office.note_0 SET body = 'x'",
+			shown: map[string][]string{"1": {"missing in the table step " + step1}},
+		},
+		{
+			name: "truncated as a replica", sql: "BEGIN; SET LOCAL session_replication_role = 'replica'; TRUNCATE office.step; TRUNCATE office.note; COMMIT",
+			shown: map[string][]string{"1": {"missing in the table step " + step1, "missing in the table note n"}},
+		},
+		{
+			name: "a partition's triggers disabled", sql: "ALTER TABLE office.note_0 DISABLE TRIGGER ALL; UPDATE office.note_0 SET body = 'x'",
 			back:  "ALTER TABLE office.note_0 ENABLE TRIGGER ALL",
-			shown: map[string][]string{"1": {"not the same note n"}}},
-		{name: "payload edited in the log", sql: `UPDATE sync.bundle_rows SET payload = '{"forged": true}' WHERE payload LIKE '%"t1"%'`,
-			shown: map[string][]string{"1": {"not the same task t1", "not the same step " + step1}}},
-		{name: "rows deleted from the log", sql: "DELETE FROM sync.bundle_rows WHERE sync.key_text(table_id, key_bytes) IN ('t1', 'blue')",
-			shown: map[string][]string{"1": {"missing in the log task t1"}, "2": {"missing in the log label blue"}}},
-		{name: "rows inserted into the log", sql: `INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
+			shown: map[string][]string{"1": {"not the same note n"}},
+		},
+		{
+			name: "payload edited in the log", sql: `UPDATE sync.bundle_rows SET payload = '{"forged": true}' WHERE payload LIKE '%"t1"%'`,
+			shown: map[string][]string{"1": {"not the same task t1", "not the same step " + step1}},
+		},
+		{
+			name: "rows deleted from the log", sql: "DELETE FROM sync.bundle_rows WHERE sync.key_text(table_id, key_bytes) IN ('t1', 'blue')",
+			shown: map[string][]string{"1": {"missing in the log task t1"}, "2": {"missing in the log label blue"}},
+		},
+		{
+			name: "rows inserted into the log", sql: `INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
 				SELECT u.user_pk, 1, 99, t.table_id, 'I', 'ghost', '{}' FROM sync.user_state u, sync.table_catalog t WHERE u.user_id = '1' AND t.table_name = 'label'`,
-			shown: map[string][]string{"1": {"missing in the table label ghost"}}},
-		{name: "deletes forged in the log", sql: "UPDATE sync.bundle_rows SET op = 'D', payload = NULL WHERE sync.key_text(table_id, key_bytes) = 't3'",
-			shown: map[string][]string{"2": {"missing in the log task t3"}}},
+			shown: map[string][]string{"1": {"missing in the table label ghost"}},
+		},
+		{
+			name: "deletes forged in the log", sql: "UPDATE sync.bundle_rows SET op = 'D', payload = NULL WHERE sync.key_text(table_id, key_bytes) = 't3'",
+			shown: map[string][]string{"2": {"missing in the log task t3"}},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -128,7 +128,7 @@ func (s *SyncService) sweep(ctx context.Context) error {
 func (s *SyncService) adoptPending(ctx context.Context) error {
 	rows := int32(rowsPerAdoption)
 	if limit := s.config.MaxRowsPerBundle; limit > 0 {
-		rows = int32(min(rowsPerAdoption, limit)) //nolint:gosec // at most rowsPerAdoption
+		rows = int32(min(rowsPerAdoption, limit))
 	}
 	for {
 		_, err := s.queries.TableAdoptPending(ctx, s.pool, rows)

@@ -293,7 +293,7 @@ func TestPruningLeavesWhatASnapshotCanSee(t *testing.T) {
 	// As if the session had been committed only after its sequence was pruned.
 	exec(t, pool, `UPDATE sync.snapshot_sessions SET expires_at = now() + interval '1 hour'`)
 	_, err = service.GetSnapshotChunk(t.Context(), reader, session.SnapshotID, 0, 1)
-	requireAs[*oversync.SnapshotSessionExpiredError](t, err)
+	requireType[*oversync.SnapshotSessionExpiredError](t, err)
 }
 
 func TestManyPruneAtOnce(t *testing.T) {
@@ -391,9 +391,9 @@ func TestSweepRemovesWhatExpiredLongAgo(t *testing.T) {
 	expire("14 minutes")
 	require.Zero(t, scalar[int64](t, pool, `SELECT sync.sweep()`))
 	_, err = service.CommitPushSession(t.Context(), phone.actor, staged.PushID)
-	requireAs[*oversync.PushSessionExpiredError](t, err)
+	requireType[*oversync.PushSessionExpiredError](t, err)
 	_, err = service.GetSnapshotChunk(t.Context(), phone.actor, snapshotID, 0, 1)
-	requireAs[*oversync.SnapshotSessionExpiredError](t, err)
+	requireType[*oversync.SnapshotSessionExpiredError](t, err)
 
 	expire("15 minutes")
 	tx, err := pool.Begin(t.Context())
@@ -407,7 +407,7 @@ func TestSweepRemovesWhatExpiredLongAgo(t *testing.T) {
 	require.Equal(t, "0 0 0 0", counts())
 
 	_, err = service.CommitPushSession(t.Context(), phone.actor, staged.PushID)
-	requireAs[*oversync.PushSessionNotFoundError](t, err)
+	requireType[*oversync.PushSessionNotFoundError](t, err)
 }
 
 // A transaction must not lose the bundle that it has open to a sweep.
@@ -456,7 +456,7 @@ func TestSnapshotSessionsOfAScopeAreBounded(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 65, scalar[int64](t, pool, `SELECT count(*) FROM sync.snapshot_sessions`))
 	_, err = service.GetSnapshotChunk(t.Context(), oversync.Actor{UserID: "ann", SourceID: "x"}, first, 0, 1)
-	requireAs[*oversync.SnapshotSessionNotFoundError](t, err)
+	requireType[*oversync.SnapshotSessionNotFoundError](t, err)
 	require.Len(t, readSnapshotOf(t, service, "ann", last), 1)
 	require.Len(t, readSnapshotOf(t, service, "bob", other.SnapshotID), 1)
 }
@@ -488,7 +488,7 @@ func TestBackgroundWorkPrunesAndFollowsTheCatalog(t *testing.T) {
 
 	require.NoError(t, first.Close(t.Context()))
 	require.NoError(t, first.Close(t.Context()))
-	requireAs[*oversync.ServiceClosedError](t, first.Bootstrap(t.Context()))
+	requireType[*oversync.ServiceClosedError](t, first.Bootstrap(t.Context()))
 }
 
 // lockedBuffer is a buffer that a logger and a test share.

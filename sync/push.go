@@ -277,13 +277,11 @@ func (s *SyncService) commitError(ctx context.Context, err error, actor Actor, p
 	if hasSQLState(err, sqlPushConflict) {
 		return s.conflictError(ctx, err)
 	}
-	if typed := typedError(err, actor, pushID); typed != err {
-		return typed
-	}
-	if rejected, ok := rejection(err); ok {
+	typed := typedError(err, actor, pushID)
+	if rejected, ok := rejection(typed); ok {
 		return rejected
 	}
-	return err
+	return typed
 }
 
 // conflictError reads the conflict that push_commit raised.

@@ -96,8 +96,10 @@ func typedError(err error, actor Actor, sessionID string) error {
 	case sqlSnapshotLimitExceeded:
 		return &SnapshotSessionLimitExceededError{Dimension: detail.Dimension, Actual: detail.Actual, Limit: detail.Limit}
 	case sqlSourceTuplePruned:
-		return &SourceTupleHistoryPrunedError{UserID: actor.UserID, SourceID: actor.SourceID,
-			SourceBundleID: detail.SourceBundleID, MaxCommittedSourceBundleIDHint: detail.LastSourceBundleID}
+		return &SourceTupleHistoryPrunedError{
+			UserID: actor.UserID, SourceID: actor.SourceID,
+			SourceBundleID: detail.SourceBundleID, MaxCommittedSourceBundleIDHint: detail.LastSourceBundleID,
+		}
 	case sqlUnsupportedSchema:
 		return &UnsupportedSchemaError{Message: sentence(pgErr)}
 	default:

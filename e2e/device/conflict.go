@@ -92,8 +92,10 @@ func (d *Device) resolveConflict(ctx context.Context, api *APIError) error {
 		decision := KeepLocal()
 		recreated := c.Op == opInsert && server == nil
 		if !recreated && !t.equal(local, server) {
-			decision, err = d.cfg.Resolver(ctx, Conflict{Table: t.Name, Key: key, Op: c.Op, Local: local, Server: server,
-				BaseVersion: c.Base, ServerVersion: c.ServerVersion})
+			decision, err = d.cfg.Resolver(ctx, Conflict{
+				Table: t.Name, Key: key, Op: c.Op, Local: local, Server: server,
+				BaseVersion: c.Base, ServerVersion: c.ServerVersion,
+			})
 			if err != nil {
 				return fmt.Errorf("device: resolve the conflict on %s %s: %w", t.Name, key, err)
 			}

@@ -13,8 +13,14 @@ import (
 
 var testTables = []Table{
 	{Schema: "app", Name: "notes", Key: "id", KeyType: TextKey, Columns: []Column{
-		{Name: "title", Type: Text}, {Name: "n", Type: Integer}, {Name: "x", Type: Real}, {Name: "done", Type: Bool},
-		{Name: "data", Type: Bytes}, {Name: "doc", Type: JSON}, {Name: "price", Type: Numeric}, {Name: "at", Type: Timestamp},
+		{Name: "title", Type: Text},
+		{Name: "n", Type: Integer},
+		{Name: "x", Type: Real},
+		{Name: "done", Type: Bool},
+		{Name: "data", Type: Bytes},
+		{Name: "doc", Type: JSON},
+		{Name: "price", Type: Numeric},
+		{Name: "at", Type: Timestamp},
 	}},
 	{Schema: "app", Name: "tags", Key: "id", KeyType: TextKey, Columns: []Column{
 		{Name: "note_id", Type: Text, References: "notes(id) ON DELETE CASCADE"},
@@ -28,8 +34,10 @@ type option func(*Config)
 
 func open(t *testing.T, path string, f *fake, options ...option) *Device {
 	t.Helper()
-	cfg := Config{Path: path, BaseURL: "http://fake", Tables: testTables, HTTPClient: &http.Client{Transport: f},
-		Backoff: Backoff{Attempts: 3, Sleep: func(context.Context, time.Duration) error { return nil }}}
+	cfg := Config{
+		Path: path, BaseURL: "http://fake", Tables: testTables, HTTPClient: &http.Client{Transport: f},
+		Backoff: Backoff{Attempts: 3, Sleep: func(context.Context, time.Duration) error { return nil }},
+	}
 	for _, o := range options {
 		o(&cfg)
 	}
@@ -188,8 +196,10 @@ func TestValuesSurviveTheRoundTrip(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []Row{
 		{"id": "edge", "title": "", "n": int64(-9223372036854775808), "x": 0.0, "done": false, "data": []byte{}, "doc": `"s"`, "price": "NaN", "at": nil},
-		{"id": "full", "title": "<é> &", "n": int64(9007199254740993), "x": 0.1, "done": true, "data": []byte{0, 0xff},
-			"doc": `{"b":1.50,"a":[null]}`, "price": "123456789012345678901234567890.120", "at": "2026-11-23T00:00:00.000001+00:00"},
+		{
+			"id": "full", "title": "<é> &", "n": int64(9007199254740993), "x": 0.1, "done": true, "data": []byte{0, 0xff},
+			"doc": `{"b":1.50,"a":[null]}`, "price": "123456789012345678901234567890.120", "at": "2026-11-23T00:00:00.000001+00:00",
+		},
 		{"id": "null", "title": nil, "n": nil, "x": nil, "done": nil, "data": nil, "doc": nil, "price": nil, "at": nil},
 	}, rows)
 	require.Equal(t, "123456789012345678901234567890.120", string(f.rows["notes/full"].payload["price"]))
@@ -221,11 +231,20 @@ func TestEqualValues(t *testing.T) {
 		a, b any
 		want bool
 	}{
-		{Numeric, "1.50", "1.5", true}, {Numeric, "1.5", "1.6", false}, {Numeric, "NaN", "NaN", true},
-		{JSON, `{"a":1,"b":2}`, `{"b":2, "a":1.0}`, true}, {JSON, `[1]`, `[2]`, false},
-		{Timestamp, "2026-01-01T00:00:00Z", "2026-01-01T00:00:00+00:00", true}, {Timestamp, "yesterday", "today", false},
-		{Text, "a", "a", true}, {Text, "a", nil, false}, {Text, nil, nil, true}, {Bytes, []byte{1}, []byte{1}, true}, {Bytes, []byte{1}, []byte{2}, false},
-		{Integer, int64(1), int64(1), true}, {Bool, true, false, false},
+		{Numeric, "1.50", "1.5", true},
+		{Numeric, "1.5", "1.6", false},
+		{Numeric, "NaN", "NaN", true},
+		{JSON, `{"a":1,"b":2}`, `{"b":2, "a":1.0}`, true},
+		{JSON, `[1]`, `[2]`, false},
+		{Timestamp, "2026-01-01T00:00:00Z", "2026-01-01T00:00:00+00:00", true},
+		{Timestamp, "yesterday", "today", false},
+		{Text, "a", "a", true},
+		{Text, "a", nil, false},
+		{Text, nil, nil, true},
+		{Bytes, []byte{1}, []byte{1}, true},
+		{Bytes, []byte{1}, []byte{2}, false},
+		{Integer, int64(1), int64(1), true},
+		{Bool, true, false, false},
 	} {
 		require.Equal(t, c.want, equalValue(&Column{Type: c.typ}, c.a, c.b), fmt.Sprint(c))
 	}

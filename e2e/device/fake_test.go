@@ -52,8 +52,10 @@ type fakeSession struct {
 }
 
 func newFake() *fake {
-	return &fake{rows: map[string]fakeRow{}, next: map[string]int64{}, retired: map[string]string{},
-		sessions: map[string]*fakeSession{}, snapshots: map[string][]wireRow{}}
+	return &fake{
+		rows: map[string]fakeRow{}, next: map[string]int64{}, retired: map[string]string{},
+		sessions: map[string]*fakeSession{}, snapshots: map[string][]wireRow{},
+	}
 }
 
 var errCut = errors.New("connection cut by the test")
@@ -219,7 +221,8 @@ func (f *fake) commit(w http.ResponseWriter, id string, s *fakeSession) {
 			}
 			answer(w, 409, map[string]any{"error": "push_conflict", "message": "fake", "conflict": map[string]any{
 				"schema": p.Schema, "table": p.Table, "key": p.Key, "op": p.Op, "base_row_version": p.BaseRowVersion,
-				"server_row_version": now.version, "server_row_deleted": now.deleted, "server_row": row}})
+				"server_row_version": now.version, "server_row_deleted": now.deleted, "server_row": row,
+			}})
 			return
 		}
 	}
@@ -258,8 +261,10 @@ func (f *fake) bundle(source string, id int64, rows []wireRow) fakeBundle {
 	if err != nil {
 		panic(err)
 	}
-	b := fakeBundle{Rows: rows, committed: committed{BundleSeq: int64(len(f.bundles)) + 1, SourceID: source,
-		SourceBundleID: id, RowCount: int64(len(rows)), BundleHash: hash}}
+	b := fakeBundle{Rows: rows, committed: committed{
+		BundleSeq: int64(len(f.bundles)) + 1, SourceID: source,
+		SourceBundleID: id, RowCount: int64(len(rows)), BundleHash: hash,
+	}}
 	f.bundles = append(f.bundles, b)
 	return b
 }

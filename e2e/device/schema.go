@@ -64,8 +64,10 @@ type Column struct {
 
 var (
 	nameRE   = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
-	sqlTypes = map[Type]string{Text: "TEXT", Integer: "INTEGER", Real: "REAL", Bool: "INTEGER",
-		Bytes: "BLOB", JSON: "TEXT", Numeric: "TEXT", Timestamp: "TEXT"}
+	sqlTypes = map[Type]string{
+		Text: "TEXT", Integer: "INTEGER", Real: "REAL", Bool: "INTEGER",
+		Bytes: "BLOB", JSON: "TEXT", Numeric: "TEXT", Timestamp: "TEXT",
+	}
 )
 
 // uuidGlob matches a canonical UUID.

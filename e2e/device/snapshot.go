@@ -215,7 +215,8 @@ func (d *Device) swapTable(ctx context.Context, tx *sql.Tx, t *Table) error {
 	const isDirty = `EXISTS (SELECT 1 FROM _sync_dirty n WHERE n.tbl = ?1 AND n.key = `
 	_, err := tx.ExecContext(ctx, strings.Join([]string{
 		`DELETE FROM`, q(t.Name), `WHERE NOT`, isDirty, q(t.Name) + "." + q(t.Key) + `)`,
-		`AND NOT EXISTS (SELECT 1 FROM _sync_stage s WHERE s.tbl = ?1 AND s.key =`, q(t.Name) + "." + q(t.Key) + `)`}, " "), t.Name)
+		`AND NOT EXISTS (SELECT 1 FROM _sync_stage s WHERE s.tbl = ?1 AND s.key =`, q(t.Name) + "." + q(t.Key) + `)`,
+	}, " "), t.Name)
 	if err != nil {
 		return err
 	}
@@ -253,29 +254,16 @@ func (d *Device) swapTable(ctx context.Context, tx *sql.Tx, t *Table) error {
 	})
 }
 
+// stagedRow is a row of a snapshot that is being read.
+type stagedRow struct{ key, payload string }
+
 // eachStaged visits the staged rows of a table that are not changed here, some hundred at a time.
 func eachStaged(ctx context.Context, tx *sql.Tx, t *Table, visit func(key, payload string) error) error {
-	type staged struct{ key, payload string }
 	last, first := "", true
 	for {
-		rows, err := tx.QueryContext(ctx, `SELECT key, payload FROM _sync_stage s WHERE tbl = ?1 AND (?2 OR key > ?3)
-			AND NOT EXISTS (SELECT 1 FROM _sync_dirty n WHERE n.tbl = s.tbl AND n.key = s.key) ORDER BY key LIMIT 500`, t.Name, first, last)
-		if err != nil {
+		page, err := stagedPage(ctx, tx, t, first, last)
+		if err != nil || len(page) == 0 {
 			return err
-		}
-		var page []staged
-		for rows.Next() {
-			var s staged
-			if err := rows.Scan(&s.key, &s.payload); err != nil {
-				return errors.Join(err, rows.Close())
-			}
-			page = append(page, s)
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			return err
-		}
-		if len(page) == 0 {
-			return nil
 		}
 		for _, s := range page {
 			if err := visit(s.key, s.payload); err != nil {
@@ -284,4 +272,22 @@ func eachStaged(ctx context.Context, tx *sql.Tx, t *Table, visit func(key, paylo
 		}
 		last, first = page[len(page)-1].key, false
 	}
+}
+
+// stagedPage reads the next staged rows of a table after a key, or the first.
+func stagedPage(ctx context.Context, tx *sql.Tx, t *Table, first bool, last string) (page []stagedRow, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT key, payload FROM _sync_stage s WHERE tbl = ?1 AND (?2 OR key > ?3)
+		AND NOT EXISTS (SELECT 1 FROM _sync_dirty n WHERE n.tbl = s.tbl AND n.key = s.key) ORDER BY key LIMIT 500`, t.Name, first, last)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var s stagedRow
+		if err := rows.Scan(&s.key, &s.payload); err != nil {
+			return nil, err
+		}
+		page = append(page, s)
+	}
+	return page, rows.Err()
 }

@@ -72,9 +72,11 @@ func TestWhatTheDocumentAllows(t *testing.T) {
 		{"GET", "/sync/pull", ``, 401, `{"error":"authentication_failed","message":"m"}`, []string{"WWW-Authenticate", "Bearer"}},
 		{"GET", "/sync/pull", ``, 503, `{"error":"service_unavailable","message":"m"}`, []string{"Retry-After", "1"}},
 		{"GET", "/sync/watch", ``, 200, "event: bundle\n", []string{"Content-Type", "text/event-stream", "Cache-Control", "no-cache", "X-Accel-Buffering", "no"}},
-		{"POST", "/sync/push-sessions/0198f2a0-0000-7000-8000-000000000001/chunks",
+		{
+			"POST", "/sync/push-sessions/0198f2a0-0000-7000-8000-000000000001/chunks",
 			`{"start_row_ordinal":0,"rows":[{"schema":"s","table":"t","key":{"id":"k"},"op":"insert","base_row_version":0,"payload":{"n":1e400}}]}`,
-			200, `{"push_id":"0198f2a0-0000-7000-8000-000000000001","next_expected_row_ordinal":1}`, nil},
+			200, `{"push_id":"0198f2a0-0000-7000-8000-000000000001","next_expected_row_ordinal":1}`, nil,
+		},
 		{"POST", "/sync/push-sessions", `{"source_bundle_id":1,"planned_row_count":1}`, 409, `{"error":"source_retired","message":"m","source_id":"a"}`, nil},
 	} {
 		require.Empty(t, exchange(t, tc.method, tc.target, tc.request, tc.status, tc.answer, tc.headers...), tc.target)
@@ -101,9 +103,11 @@ func TestWhatTheDocumentRefuses(t *testing.T) {
 		{"no Allow", "GET", "/sync/connect", ``, 405, `{"error":"method_not_allowed","message":"m"}`, nil},
 		{"an unknown path that is served", "GET", "/nowhere", ``, 200, `{}`, nil},
 		{"a buffered stream", "GET", "/sync/watch", ``, 200, "", []string{"Content-Type", "text/event-stream"}},
-		{"a payload on a DELETE", "POST", "/sync/push-sessions/0198f2a0-0000-7000-8000-000000000001/chunks",
+		{
+			"a payload on a DELETE", "POST", "/sync/push-sessions/0198f2a0-0000-7000-8000-000000000001/chunks",
 			`{"rows":[{"table":"t","key":{"id":"k"},"op":"DELETE","payload":{}}]}`,
-			200, `{"push_id":"0198f2a0-0000-7000-8000-000000000001","next_expected_row_ordinal":1}`, nil},
+			200, `{"push_id":"0198f2a0-0000-7000-8000-000000000001","next_expected_row_ordinal":1}`, nil,
+		},
 	} {
 		require.NotEmpty(t, exchange(t, tc.method, tc.target, tc.request, tc.status, tc.answer, tc.headers...), tc.name)
 	}
