@@ -194,7 +194,7 @@ func (s *server) killAndRestart() error {
 	if err := s.process.Process.Kill(); err != nil {
 		return err
 	}
-	<-s.ended // it reports the signal
+	<-s.ended //nolint:errcheck // it reports the signal
 	s.process = nil
 	return s.start()
 }

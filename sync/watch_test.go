@@ -212,8 +212,8 @@ func TestWatchRefusals(t *testing.T) {
 		_, err := service.SubscribeBundleChanges(ctx, oversync.Actor{UserID: user}, after)
 		return err
 	}
-	requireAs[*oversync.BundleChangeWatchDisabledError](t, refusal(off, "ann", 5))
-	requireAs[*oversync.BundleChangeWatchDisabledError](t, off.RunBundleChangeListener(ctx))
+	requireType[*oversync.BundleChangeWatchDisabledError](t, refusal(off, "ann", 5))
+	requireType[*oversync.BundleChangeWatchDisabledError](t, off.RunBundleChangeListener(ctx))
 	requireAs[*oversync.BundleChangeWatchForbiddenError](t, refusal(service, "eve", 0))
 	require.ErrorIs(t, refusal(service, "eve", 0), reason)
 	requireAs[*oversync.ScopeUninitializedError](t, refusal(service, "nobody", 0))
