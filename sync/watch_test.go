@@ -214,12 +214,12 @@ func TestWatchRefusals(t *testing.T) {
 	}
 	requireType[*oversync.BundleChangeWatchDisabledError](t, refusal(off, "ann", 5))
 	requireType[*oversync.BundleChangeWatchDisabledError](t, off.RunBundleChangeListener(ctx))
-	requireAs[*oversync.BundleChangeWatchForbiddenError](t, refusal(service, "eve", 0))
+	requireType[*oversync.BundleChangeWatchForbiddenError](t, refusal(service, "eve", 0))
 	require.ErrorIs(t, refusal(service, "eve", 0), reason)
-	requireAs[*oversync.ScopeUninitializedError](t, refusal(service, "nobody", 0))
-	requireAs[*oversync.ScopeInitializingError](t, refusal(service, "bob", 0))
-	requireAs[*oversync.RequestInvalidError](t, refusal(service, "ann", -1))
-	requireAs[*oversync.RequestInvalidError](t, refusal(service, " ", 0))
+	requireType[*oversync.ScopeUninitializedError](t, refusal(service, "nobody", 0))
+	requireType[*oversync.ScopeInitializingError](t, refusal(service, "bob", 0))
+	requireType[*oversync.RequestInvalidError](t, refusal(service, "ann", -1))
+	requireType[*oversync.RequestInvalidError](t, refusal(service, " ", 0))
 	for _, after := range []int64{0, 1, 2, 6, 1 << 62} {
 		require.Equal(t, after, requireAs[*oversync.HistoryPrunedError](t, refusal(service, "ann", after)).ProvidedSeq)
 	}
@@ -227,7 +227,7 @@ func TestWatchRefusals(t *testing.T) {
 		subscribe(t, service, "ann", after)
 	}
 	require.NoError(t, service.Close(ctx))
-	requireAs[*oversync.ServiceClosedError](t, refusal(service, "ann", 5))
+	requireType[*oversync.ServiceClosedError](t, refusal(service, "ann", 5))
 }
 
 func TestCloseEndsWatchersAtOnce(t *testing.T) {
