@@ -385,13 +385,15 @@ func TestSettings() map[string]string {
 		"jit":                "off",
 		"log_checkpoints":    "off",
 		"max_connections":    "300",
-		"max_wal_senders":    "0",
-		"max_wal_size":       "8GB",
-		"shared_buffers":     "256MB",
-		"synchronous_commit": "off",
-		"wal_level":          "minimal",
-		"wal_init_zero":      "off",
-		"wal_recycle":        "off",
+		// Some tests prepare transactions.
+		"max_prepared_transactions": "20",
+		"max_wal_senders":           "0",
+		"max_wal_size":              "8GB",
+		"shared_buffers":            "256MB",
+		"synchronous_commit":        "off",
+		"wal_level":                 "minimal",
+		"wal_init_zero":             "off",
+		"wal_recycle":               "off",
 	}
 }
 
