@@ -140,7 +140,7 @@ func (n *northwind) waitForAdoption(t *testing.T) {
 func TestADatabaseThatWasThere(t *testing.T) {
 	t.Parallel()
 	orders, rows := 50_000, int64(200_000)
-	if testing.Short() {
+	if testing.Short() || underRace {
 		orders, rows = 5_000, 20_000
 	}
 	n := &northwind{server: &server{database: pgtest.NewEmptyDatabase(t), transport: &http.Transport{MaxIdleConnsPerHost: 8}}}
