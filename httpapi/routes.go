@@ -34,6 +34,8 @@ type RouterConfig struct {
 	// WatchHeartbeat is the time between heartbeats to a watcher;
 	// DefaultWatchHeartbeat if zero.
 	WatchHeartbeat time.Duration
+	// RateLimit bounds the requests of each user under /sync/; none if zero.
+	RateLimit RateLimit
 }
 
 // NewRouter returns a handler for every route of the protocol, at the root.
@@ -51,8 +53,8 @@ func NewRouter(cfg RouterConfig) http.Handler {
 	h := NewHTTPSyncHandlers(cfg.Service, cfg.Logger, WithMaxBodyBytes(cfg.MaxBodyBytes),
 		WithWatchHeartbeat(cfg.WatchHeartbeat), WithWatchWriteTimeout(cfg.WriteStallTimeout))
 
-	authenticate, withActor := AuthMiddleware(cfg.Authenticator), ActorMiddleware(ActorMiddlewareConfig{})
-	actor := func(handle http.HandlerFunc) http.Handler { return authenticate(withActor(handle)) }
+	authenticate, withActor, limited := AuthMiddleware(cfg.Authenticator), ActorMiddleware(ActorMiddlewareConfig{}), limitRate(cfg.RateLimit)
+	actor := func(handle http.HandlerFunc) http.Handler { return authenticate(withActor(limited(handle))) }
 
 	// Without SkipClean mux answers a path with a double slash by a redirect,
 	// which turns a POST into a GET.

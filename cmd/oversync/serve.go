@@ -33,6 +33,7 @@ type serverFlags struct {
 	JWTSecret       string        `name:"jwt-secret" group:"server" env:"OVERSYNC_JWT_SECRET" help:"Secret that signs the users' tokens (HS256)."`
 	JWTClaim        string        `name:"jwt-claim" group:"server" env:"OVERSYNC_JWT_CLAIM" default:"sub" help:"Claim of the token that holds the user id."`
 	MaxBodyBytes    int64         `group:"server" default:"67108864" env:"OVERSYNC_MAX_BODY_BYTES" help:"Largest request body, in bytes."`
+	RatePerUser     float64       `group:"server" default:"0" env:"OVERSYNC_RATE_PER_USER" help:"Requests a second that each user may send; 0 is no limit."`
 	PoolSize        int32         `group:"server" default:"0" env:"OVERSYNC_POOL_SIZE" help:"Most connections to the database; 0 is four for each processor, at least 16."`
 	ShutdownTimeout time.Duration `group:"server" default:"15s" env:"OVERSYNC_SHUTDOWN_TIMEOUT" help:"Time that running requests get to finish at shutdown."`
 }
@@ -90,7 +91,7 @@ func serve(ctx context.Context, logger *slog.Logger, pool *pgxpool.Pool, server 
 	defer cancelRequests()
 	httpServer := &http.Server{
 		Handler: httpapi.NewRouter(httpapi.RouterConfig{
-			Service: service, Authenticator: auth, Logger: logger, MaxBodyBytes: server.MaxBodyBytes,
+			Service: service, Authenticator: auth, Logger: logger, MaxBodyBytes: server.MaxBodyBytes, RateLimit: httpapi.RateLimit{PerSecond: server.RatePerUser},
 		}),
 		BaseContext:       func(net.Listener) context.Context { return requests },
 		ReadHeaderTimeout: readHeaderTimeout,
