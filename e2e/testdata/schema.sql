@@ -1438,9 +1438,10 @@ BEGIN
         USING p_push_id, p_user.user_id, v_group.first_row, v_group.last_row, p_user.user_pk, p_user.next_bundle_seq, v_group.ordinals, v_group.op;
         v_groups := v_groups + 1;
         IF v_is_as_staged THEN
+            -- One statement captured, and it touched these rows: a cascade may have touched the rows of a later group before it.
             SELECT c.* INTO v_captured FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.capture_no > v_last_no ORDER BY c.capture_no LIMIT 1;
             v_last_no := v_captured.capture_no;
-            v_is_as_staged := v_captured.table_id = v_group.table_id AND v_captured.keys = v_group.keys AND v_group.scope_via IS NULL;
+            v_is_as_staged := v_groups = (SELECT count(*) FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) AND v_captured.table_id = v_group.table_id AND v_captured.keys = v_group.keys AND v_group.scope_via IS NULL;
         END IF;
     END LOOP;
     PERFORM sync.fire_deferred();
