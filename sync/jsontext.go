@@ -235,7 +235,7 @@ func decodeEscape(text []byte, i int) (r rune, n int, err error) {
 	}
 }
 
-// decodeUnicodeEscape reads \uXXXX at i.
+// decodeUnicodeEscape reads the four hex digits of a \u escape at i.
 func decodeUnicodeEscape(text []byte, i int) (rune, bool) {
 	if len(text)-i < 6 || text[i] != '\\' || text[i+1] != 'u' {
 		return 0, false
