@@ -93,6 +93,12 @@ func (d *Device) freeze(ctx context.Context, tx *sql.Tx) error {
 		if err != nil {
 			return err
 		}
+		if row == nil && !n.live() {
+			// The answer that told of it may have been lost, and the row be on the server all the same.
+			if n.base, n.baseDeleted, err = knownVersion(ctx, tx, n.table, n.key); err != nil {
+				return err
+			}
+		}
 		if row != nil || n.live() { // else made and deleted between two pushes: the server need not know
 			op, payload := opDelete, json.RawMessage(nil)
 			if row != nil {
@@ -116,6 +122,16 @@ func (d *Device) freeze(ctx context.Context, tx *sql.Tx) error {
 		}
 	}
 	return nil
+}
+
+// knownVersion returns the version that the server is known to hold of a row, and whether that is a deletion; 0 for a row
+// that it has not told us of.
+func knownVersion(ctx context.Context, tx *sql.Tx, table, key string) (version int64, deleted bool, err error) {
+	err = tx.QueryRowContext(ctx, `SELECT row_version, deleted FROM _sync_rows WHERE tbl = ? AND key = ?`, table, key).Scan(&version, &deleted)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, false, nil
+	}
+	return version, deleted, err
 }
 
 // unfreeze makes local changes of the outbox again. Only do this when the server has refused the push: a push whose
