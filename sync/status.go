@@ -42,7 +42,7 @@ type CapabilitiesResponse struct {
 }
 
 // StatusResponse tells an operator how the service is. The counts of errors,
-// replays and rejections are of this process since it started. The figures about
+// replays and rejections are of all servers of the database, and survive restarts. The figures about
 // bundles are of the whole database.
 type StatusResponse struct {
 	// Status is healthy or unhealthy.
