@@ -171,7 +171,8 @@ func (q *Queries) BundleOpenRows(ctx context.Context, db DBTX) ([]BundleOpenRows
 }
 
 const BundlePull = `-- name: BundlePull :many
-SELECT u.state, u.lease_expires_at, u.retained_bundle_floor, u.next_bundle_seq,
+SELECT CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.state END AS state, CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.lease_expires_at END AS lease_expires_at,
+       CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.retained_bundle_floor END AS retained_bundle_floor, CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.next_bundle_seq END AS next_bundle_seq,
        r.bundle_seq, r.row_ordinal, r.table_id, r.op, r.key_bytes, r.payload,
        r.source_id, r.source_bundle_id, r.row_count, r.bundle_hash
 FROM sync.user_state u
@@ -197,10 +198,10 @@ type BundlePullParams struct {
 }
 
 type BundlePullRow struct {
-	State               string
-	LeaseExpiresAt      *time.Time
-	RetainedBundleFloor int64
-	NextBundleSeq       int64
+	State               interface{}
+	LeaseExpiresAt      interface{}
+	RetainedBundleFloor interface{}
+	NextBundleSeq       interface{}
 	BundleSeq           int64
 	RowOrdinal          int32
 	TableID             int32
@@ -213,7 +214,7 @@ type BundlePullRow struct {
 	BundleHash          []byte
 }
 
-// Answers a pull in one statement, so that scope and rows are of one moment: the state of the scope on every row, and
+// Answers a pull in one statement, so that scope and rows are of one moment: the state of the scope on the first row of each bundle, and
 // the rows of the bundles asked for. Streamed. No row: no such scope. A row without bundle_seq: nothing to send.
 func (q *Queries) BundlePull(ctx context.Context, db DBTX, arg BundlePullParams) ([]BundlePullRow, error) {
 	rows, err := db.Query(ctx, BundlePull,

@@ -40,23 +40,25 @@ COMMENT ON FUNCTION sync.source_next(bigint, text) IS 'The source_bundle_id that
 --
 -- Opening a bundle.
 --
--- sync.bundle_begin notes that this transaction writes the next bundle of a scope whose row it has locked.
+-- sync.bundle_begin notes that this transaction writes the next bundle of a scope whose row it has locked. Returns the bundle's sequence.
 -- Errors: OV023 if the transaction has written already. Locks: none beyond the caller's.
 CREATE FUNCTION sync.bundle_begin(p_user sync.user_state, p_source_id text, p_source_bundle_id bigint, p_push_id uuid)
-RETURNS void
+RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id())
-        OR EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
+    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id, is_implicit)
+    SELECT pg_current_xact_id(), p_user.user_pk, p_user.user_id, p_user.next_bundle_seq, p_source_id, p_source_bundle_id, p_push_id, false
+    WHERE NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id())
+      AND NOT EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id());
+    IF NOT FOUND THEN
         PERFORM sync.fail('OV023', 'this transaction has written synced tables already', NULL, 'Open a bundle first, and one only, in a transaction.');
     END IF;
-    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id, is_implicit)
-    VALUES (pg_current_xact_id(), p_user.user_pk, p_user.user_id, p_user.next_bundle_seq, p_source_id, p_source_bundle_id, p_push_id, false);
+    RETURN p_user.next_bundle_seq;
 END
 $$;
-COMMENT ON FUNCTION sync.bundle_begin(sync.user_state, text, bigint, uuid) IS 'Notes that this transaction writes the next bundle of a scope that it has locked.';
+COMMENT ON FUNCTION sync.bundle_begin(sync.user_state, text, bigint, uuid) IS 'Notes that this transaction writes the next bundle of a scope that it has locked, and returns its sequence.';
 
 -- sync.bundle_open begins a server-side bundle in this transaction: registered tables may then be written in that scope.
 -- p_source_bundle_id null means the source's next. p_initialize makes an uninitialized scope initialized.
@@ -97,8 +99,7 @@ BEGIN
         PERFORM sync.fail('OV006', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, p_source_bundle_id),
             jsonb_build_object('expected', v_next, 'actual', p_source_bundle_id));
     END IF;
-    PERFORM sync.bundle_begin(v_user, p_source_id, v_next, NULL);
-    RETURN QUERY SELECT v_user.next_bundle_seq, v_next, v_initialized;
+    RETURN QUERY SELECT sync.bundle_begin(v_user, p_source_id, v_next, NULL), v_next, v_initialized;
 END
 $$;
 COMMENT ON FUNCTION sync.bundle_open(text, text, bigint, boolean) IS 'Begins a server-side bundle in this transaction. Finish it with sync.bundle_emit and sync.bundle_close.';
@@ -161,16 +162,17 @@ END
 $$;
 COMMENT ON FUNCTION sync.scope_in_bundle() IS 'Scope id of the bundle that this transaction has open, or null. Registration makes it the default of scope columns.';
 
--- sync.capture notes that a statement touched these keys of a registered table. Triggers call it.
+-- sync.capture notes that a statement touched these keys of a registered table, and returns their number. Triggers call it.
 -- p_scopes are the scopes of the keys, or a single one for all; null where the scope is found through a parent.
 -- Errors: OV031 write outside a bundle (counted), OV032 row of another scope. Locks: none.
 CREATE FUNCTION sync.capture(p_table_id integer, p_keys bytea[], p_scopes text[])
-RETURNS void
+RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_scope text := sync.scope_in_bundle();
+    -- As sync.scope_in_bundle, without the cost of its call.
+    v_scope text := (SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id_if_assigned() AND NOT b.is_implicit);
     v_table sync.table_catalog;
 BEGIN
     IF v_scope IS NULL THEN
@@ -185,6 +187,7 @@ BEGIN
     END IF;
     INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
     VALUES (pg_current_xact_id(), p_table_id, v_scope IS NULL, p_keys, CASE WHEN v_scope IS NULL THEN p_scopes END);
+    RETURN cardinality(p_keys);
 END
 $$;
 COMMENT ON FUNCTION sync.capture(integer, bytea[], text[]) IS 'Notes the keys that a statement touched, for the bundle that this transaction writes. Called by the capture triggers.';
@@ -482,44 +485,46 @@ COMMENT ON FUNCTION sync.bundle_emit() IS 'Writes the log of the bundle that thi
 --
 -- Closing.
 --
--- sync.bundle_close enters the emitted bundles of this transaction, and moves their scopes and sources on.
--- The hash is null for bundles that plain SQL wrote: a server seals them later.
+-- sync.bundle_close enters the bundle that this transaction has opened and emitted, and moves its scope and source on.
 -- History older than the newest p_retained_bundles is refused from now on; deleting it is left to sync.prune.
--- Errors: none of its own. Locks: the scopes' rows, which the transaction holds already.
+-- Errors: none of its own. Locks: the scope's row, which the transaction holds already.
 CREATE FUNCTION sync.bundle_close(p_bundle_hash bytea, p_byte_count bigint, p_retained_bundles bigint)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
-    v_xid xid8 := pg_current_xact_id();
-    v_push_id uuid;
+    v_bundle sync.open_bundles;
 BEGIN
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() RETURNING b.* INTO v_bundle;
+    DELETE FROM sync.captured_keys c WHERE c.xid = v_bundle.xid;
     INSERT INTO sync.bundle_log (user_pk, bundle_seq, source_id, source_bundle_id, row_count, byte_count, bundle_hash)
-    SELECT b.user_pk, b.bundle_seq, b.source_id, b.source_bundle_id, b.row_count, p_byte_count, p_bundle_hash
-    FROM sync.open_bundles b WHERE b.xid = v_xid;
+    VALUES (v_bundle.user_pk, v_bundle.bundle_seq, v_bundle.source_id, v_bundle.source_bundle_id, v_bundle.row_count, p_byte_count, p_bundle_hash);
     UPDATE sync.user_state u
-    SET next_bundle_seq = b.bundle_seq + 1,
-        retained_bundle_floor = greatest(u.retained_bundle_floor, b.bundle_seq - p_retained_bundles),
-        live_row_count = u.live_row_count + b.live_row_delta,
-        live_byte_count = u.live_byte_count + b.live_byte_delta,
-        bundle_byte_count = u.bundle_byte_count + coalesce(p_byte_count, 0),
-        last_bundle_at = now(),
-        state = 'initialized', initialization_id = NULL, lease_source_id = NULL, lease_expires_at = NULL
-    FROM sync.open_bundles b WHERE b.xid = v_xid AND u.user_pk = b.user_pk;
-    INSERT INTO sync.source_state AS s (user_pk, source_id, last_source_bundle_id)
-    SELECT b.user_pk, b.source_id, b.source_bundle_id FROM sync.open_bundles b WHERE b.xid = v_xid
-    ON CONFLICT ON CONSTRAINT source_state_pkey DO UPDATE
-    SET last_source_bundle_id = excluded.last_source_bundle_id, state = 'active', updated_at = now();
-    DELETE FROM sync.captured_keys c WHERE c.xid = v_xid;
-    DELETE FROM sync.open_bundles b WHERE b.xid = v_xid AND NOT b.is_implicit RETURNING b.push_id INTO v_push_id;
-    IF v_push_id IS NOT NULL THEN
-        DELETE FROM sync.push_chunks c WHERE c.push_id = v_push_id;
-        DELETE FROM sync.push_sessions p WHERE p.push_id = v_push_id;
+    SET next_bundle_seq = v_bundle.bundle_seq + 1,
+        retained_bundle_floor = greatest(u.retained_bundle_floor, v_bundle.bundle_seq - p_retained_bundles),
+        live_row_count = u.live_row_count + v_bundle.live_row_delta,
+        live_byte_count = u.live_byte_count + v_bundle.live_byte_delta,
+        bundle_byte_count = u.bundle_byte_count + p_byte_count,
+        last_bundle_at = now()
+    WHERE u.user_pk = v_bundle.user_pk;
+    UPDATE sync.source_state s SET last_source_bundle_id = v_bundle.source_bundle_id, updated_at = now()
+    WHERE s.user_pk = v_bundle.user_pk AND s.source_id = v_bundle.source_id AND s.state = 'active';
+    IF NOT FOUND THEN
+        INSERT INTO sync.source_state AS s (user_pk, source_id, last_source_bundle_id)
+        VALUES (v_bundle.user_pk, v_bundle.source_id, v_bundle.source_bundle_id)
+        ON CONFLICT ON CONSTRAINT source_state_pkey DO UPDATE
+        SET last_source_bundle_id = excluded.last_source_bundle_id, state = 'active', updated_at = now();
+    END IF;
+    IF v_bundle.push_id IS NOT NULL THEN
+        DELETE FROM sync.push_chunks c WHERE c.push_id = v_bundle.push_id;
+        DELETE FROM sync.push_sessions p WHERE p.push_id = v_bundle.push_id;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync.bundle_close(bytea, bigint, bigint) IS 'Enters the emitted bundles of this transaction, and moves their scopes and sources on.';
+COMMENT ON FUNCTION sync.bundle_close(bytea, bigint, bigint) IS 'Enters the bundle that this transaction has opened and emitted, and moves its scope and source on.';
 
 -- sync.bundle_abandon ends a bundle that has no effects: a bundle without rows is no bundle, and uses no sequence number.
 -- Errors: none. Locks: none.

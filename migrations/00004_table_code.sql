@@ -318,6 +318,7 @@ AS $$
 DECLARE
     v_keys bytea[]; v_min text; v_max text; v_scopes text[];
     v_old_keys bytea[]; v_old_min text; v_old_max text; v_old_scopes text[];
+    v_noted integer;
     v_table sync.table_catalog;
     v_is_stale boolean := sync.columns_fingerprint(TG_RELID) <> %2$s;
 BEGIN
@@ -347,10 +348,10 @@ BEGIN
     END IF;
     -- An update that changes neither key nor scope gives the same twice, in the same order.
     IF v_old_keys IS NOT NULL AND (v_old_keys IS DISTINCT FROM v_keys OR v_old_scopes IS DISTINCT FROM v_scopes) THEN
-        PERFORM sync.capture(%1$s, v_old_keys, v_old_scopes);
+        v_noted := sync.capture(%1$s, v_old_keys, v_old_scopes);
     END IF;
     IF v_keys IS NOT NULL THEN
-        PERFORM sync.capture(%1$s, v_keys, v_scopes);
+        v_noted := sync.capture(%1$s, v_keys, v_scopes);
     END IF;%7$s
     RETURN NULL;
 END
@@ -365,9 +366,10 @@ $$;
 COMMENT ON FUNCTION sync.capture_body(sync.table_catalog) IS 'Body of the trigger function made for a table.';
 
 -- sync.stale_condition returns the SQL condition that the code made for a table no longer fits: it, or a table that its code names, was
--- altered, renamed or moved.
+-- altered, renamed or moved. Code names the parents that say whose a row is, and with p_refers those that it refers to.
+-- The condition does not depend on the search path: the application's own is set where its triggers run.
 -- Errors: none. Locks: none.
-CREATE FUNCTION sync.stale_condition(p_table sync.table_catalog)
+CREATE FUNCTION sync.stale_condition(p_table sync.table_catalog, p_refers boolean)
 RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -378,15 +380,14 @@ AS $$
         SELECT p.relation::oid, p.columns_fingerprint
         FROM named n
         JOIN sync.table_catalog t ON t.relation = n.oid AND t.unregistered_at IS NULL
-        JOIN sync.foreign_keys f ON f.table_id = t.table_id AND (t.table_id = p_table.table_id OR f.columns = ARRAY[t.scope_via])
+        JOIN sync.foreign_keys f ON f.table_id = t.table_id AND (p_refers AND t.table_id = p_table.table_id OR f.columns = ARRAY[t.scope_via])
         JOIN sync.table_catalog p ON p.table_id = f.parent_table_id
     )
-    SELECT format('%s OR ARRAY[%s]::regclass[]::text[] <> %L',
-                  string_agg(format('sync.columns_fingerprint(%s) <> %s', n.oid, n.columns_fingerprint), ' OR ' ORDER BY n.oid),
-                  string_agg(n.oid::text, ', ' ORDER BY n.oid), array_agg(n.oid::regclass::text ORDER BY n.oid))
-    FROM named n
+    SELECT string_agg(format('sync.columns_fingerprint(%s) <> %s OR to_regclass(%L) IS DISTINCT FROM %s::regclass',
+                             n.oid, n.columns_fingerprint, format('%I.%I', s.nspname, c.relname), n.oid), ' OR ' ORDER BY n.oid)
+    FROM named n JOIN pg_class c ON c.oid = n.oid JOIN pg_namespace s ON s.oid = c.relnamespace
 $$;
-COMMENT ON FUNCTION sync.stale_condition(sync.table_catalog) IS 'SQL condition that the code made for a table no longer fits.';
+COMMENT ON FUNCTION sync.stale_condition(sync.table_catalog, boolean) IS 'SQL condition that the code made for a table no longer fits.';
 
 -- sync.settle_statements returns what sync.settle_<id> runs once effects are in the log: the guard against references across scopes, and
 -- whose row is whose where the scope is found through a parent. Its parameters are $1 user_pks and $3 keys ($2 goes unused), as of sync.emit_<id>.
@@ -432,7 +433,7 @@ BEGIN
         %3$s;
     END IF;
 END
-$f$, sync.stale_condition(p_table), p_table.table_id, sync.emit_statement(p_table))
+$f$, sync.stale_condition(p_table, false), p_table.table_id, sync.emit_statement(p_table))
 $$;
 COMMENT ON FUNCTION sync.emit_body(sync.table_catalog) IS 'Body of the function that writes effects of a table into the log.';
 
@@ -455,7 +456,7 @@ BEGIN
         %3$s;
     END IF;
 END
-$f$, sync.stale_condition(p_table), p_table.table_id,
+$f$, sync.stale_condition(p_table, true), p_table.table_id,
         string_agg(regexp_replace(s.sql, '^\s*SELECT', 'PERFORM'), E';\n        ' ORDER BY s.place))
     FROM unnest(sync.settle_statements(p_table)) WITH ORDINALITY AS s(sql, place)
     HAVING count(*) > 0
@@ -470,6 +471,8 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format($f$
+DECLARE
+    v_applied bigint;
 BEGIN
     IF %1$s THEN
         EXECUTE sync.apply_statement(sync.catalog_entry(%2$s), $8) USING $1, $2, $3, $4, $5, $6, $7;
@@ -477,8 +480,10 @@ BEGIN
     ELSIF $8 = 'U' THEN %4$s;
     ELSE %5$s;
     END IF;
+    GET DIAGNOSTICS v_applied = ROW_COUNT;
+    RETURN v_applied;
 END
-$f$, sync.stale_condition(p_table), p_table.table_id,
+$f$, sync.stale_condition(p_table, false), p_table.table_id,
         sync.apply_statement(p_table, 'I'), sync.apply_statement(p_table, 'U'), sync.apply_statement(p_table, 'D'))
 $$;
 COMMENT ON FUNCTION sync.apply_body(sync.table_catalog) IS 'Body of the function that applies staged rows to a table.';
@@ -569,7 +574,7 @@ BEGIN
         PERFORM sync.fail('OV033', %4$L, NULL, 'Write the parent first.');
     END IF;
 END
-$f$, sync.stale_condition(p_table), p_table.table_id, sync.resolve_statement(p_table),
+$f$, sync.stale_condition(p_table, false), p_table.table_id, sync.resolve_statement(p_table),
         format('a row of %I.%I refers to no parent that says whose it is', p_table.schema_name, p_table.table_name))
 $$;
 COMMENT ON FUNCTION sync.resolve_body(sync.table_catalog) IS 'Body of the function that finds the scopes of keys.';
@@ -584,7 +589,7 @@ DROP FUNCTION sync.apply_body(sync.table_catalog);
 DROP FUNCTION sync.emit_body(sync.table_catalog);
 DROP FUNCTION sync.settle_body(sync.table_catalog);
 DROP FUNCTION sync.settle_statements(sync.table_catalog);
-DROP FUNCTION sync.stale_condition(sync.table_catalog);
+DROP FUNCTION sync.stale_condition(sync.table_catalog, boolean);
 DROP FUNCTION sync.capture_body(sync.table_catalog);
 DROP FUNCTION sync.unadopted_statement(sync.table_catalog);
 DROP FUNCTION sync.require_columns(sync.table_catalog);

@@ -24,8 +24,7 @@ COMMENT ON COLUMN sync.push_sessions.staged_row_count IS 'Rows staged so far; th
 COMMENT ON COLUMN sync.push_sessions.expires_at IS 'When the session ends unless another chunk comes.';
 COMMENT ON COLUMN sync.push_sessions.source_id IS 'Source that pushes.';
 COMMENT ON COLUMN sync.push_sessions.initialization_id IS 'Lease under which a first push initializes its scope.';
-CREATE INDEX push_sessions_by_expiry ON sync.push_sessions (expires_at);
-COMMENT ON INDEX sync.push_sessions_by_expiry IS 'Finds expired sessions.';
+-- No index on expires_at, since each chunk changes it: sweeping reads the few sessions there are.
 
 CREATE UNLOGGED TABLE sync.push_chunks (
     push_id           uuid NOT NULL,
@@ -67,7 +66,7 @@ COMMENT ON COLUMN sync.staged_rows.payload IS 'Payload as JSON; null for a delet
 -- Sessions.
 --
 -- sync.push_create begins a push session, replacing an uncommitted one of the same bundle, or says that the bundle is committed.
--- Returns status staging with push_id, or already_committed with the bundle.
+-- Returns push_id; or, where the bundle is committed, no push_id and the bundle.
 -- Errors: OV001, OV003, OV004, OV009 as sync.require_initialization; OV008 source retired; OV022 bundle pruned; OV006 not the next bundle.
 -- Locks: an older session of the same bundle.
 CREATE FUNCTION sync.push_create(p_user_id text, p_source_id text, p_source_bundle_id bigint, p_planned_row_count bigint, p_initialization_id text,
@@ -75,23 +74,28 @@ CREATE FUNCTION sync.push_create(p_user_id text, p_source_id text, p_source_bund
 RETURNS TABLE (push_id uuid, bundle_seq bigint, row_count bigint, bundle_hash bytea)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
+    -- Losing a session costs a client a retry, never a row: nobody waits for the disk here.
+    v_commit text := set_config('synchronous_commit', 'off', true);
     v_user sync.user_state;
     v_next bigint;
 BEGIN
-    -- Losing a session costs a client a retry, never a row: nobody waits for the disk here.
-    PERFORM set_config('synchronous_commit', 'off', true);
     SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
-    RETURN QUERY
-        SELECT NULL::uuid, l.bundle_seq, l.row_count, l.bundle_hash FROM sync.bundle_log l
-        WHERE l.user_pk = v_user.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id
-          AND l.bundle_seq > v_user.retained_bundle_floor;
+    SELECT l.bundle_seq, l.row_count, l.bundle_hash INTO bundle_seq, row_count, bundle_hash
+    FROM sync.bundle_log l
+    WHERE l.user_pk = v_user.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id
+      AND l.bundle_seq > v_user.retained_bundle_floor;
     IF FOUND THEN
         PERFORM nextval('sync.push_replay_count');
+        RETURN NEXT;
         RETURN;
     END IF;
-    PERFORM sync.require_initialization(v_user, p_user_id, p_source_id, p_initialization_id, p_lease_ttl);
+    IF v_user.state IS DISTINCT FROM 'initialized' OR p_initialization_id IS NOT NULL THEN
+        PERFORM sync.require_initialization(v_user, p_user_id, p_source_id, p_initialization_id, p_lease_ttl);
+    END IF;
     v_next := sync.source_next(v_user.user_pk, p_source_id);
     IF p_source_bundle_id < v_next THEN
         PERFORM nextval('sync.history_pruned_count');
@@ -102,15 +106,20 @@ BEGIN
         PERFORM sync.fail('OV006', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, p_source_bundle_id),
             jsonb_build_object('expected', v_next, 'actual', p_source_bundle_id), 'Take a snapshot with a source replacement.');
     END IF;
-    DELETE FROM sync.push_chunks c USING sync.push_sessions s
-    WHERE s.user_pk = v_user.user_pk AND s.source_id = p_source_id AND s.source_bundle_id = p_source_bundle_id AND c.push_id = s.push_id;
-    RETURN QUERY
+    LOOP
         INSERT INTO sync.push_sessions AS s (user_pk, source_id, source_bundle_id, planned_row_count, initialization_id, expires_at)
         VALUES (v_user.user_pk, p_source_id, p_source_bundle_id, p_planned_row_count, p_initialization_id, clock_timestamp() + p_session_ttl)
-        ON CONFLICT ON CONSTRAINT one_session_a_bundle DO UPDATE
-        SET push_id = excluded.push_id, planned_row_count = excluded.planned_row_count, staged_row_count = 0,
-            initialization_id = excluded.initialization_id, expires_at = excluded.expires_at
-        RETURNING s.push_id, NULL::bigint, NULL::bigint, NULL::bytea;
+        ON CONFLICT ON CONSTRAINT one_session_a_bundle DO NOTHING
+        RETURNING s.push_id INTO push_id;
+        EXIT WHEN FOUND;
+        WITH replaced AS (
+            DELETE FROM sync.push_sessions s
+            WHERE s.user_pk = v_user.user_pk AND s.source_id = p_source_id AND s.source_bundle_id = p_source_bundle_id
+            RETURNING s.push_id
+        )
+        DELETE FROM sync.push_chunks c USING replaced r WHERE c.push_id = r.push_id;
+    END LOOP;
+    RETURN NEXT;
 END
 $$;
 COMMENT ON FUNCTION sync.push_create(text, text, bigint, bigint, text, interval, interval) IS 'Begins a push session, or returns the bundle if it is committed already.';
@@ -146,13 +155,15 @@ CREATE FUNCTION sync.push_stage(p_push_id uuid, p_user_id text, p_source_id text
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
+    v_commit text := set_config('synchronous_commit', 'off', true);
     v_user sync.user_state;
     v_session sync.push_sessions;
     v_next bigint;
 BEGIN
-    PERFORM set_config('synchronous_commit', 'off', true);
     SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
     v_session := sync.push_session(p_push_id, v_user.user_pk, p_source_id);
     IF v_session.initialization_id IS NOT NULL THEN
@@ -166,11 +177,12 @@ BEGIN
     IF v_next > v_session.planned_row_count THEN
         PERFORM sync.fail('OV010', format('%s rows are more than the %s planned', v_next, v_session.planned_row_count));
     END IF;
-    IF p_catalog_version <> (SELECT c.version FROM sync.catalog_version c) THEN
+    INSERT INTO sync.push_chunks (push_id, start_row_ordinal, table_ids, ops, base_row_versions, keys, payloads)
+    SELECT p_push_id, p_start_row_ordinal, p_table_ids, p_ops, p_base_row_versions, p_keys, p_payloads
+    FROM sync.catalog_version c WHERE c.version = p_catalog_version;
+    IF NOT FOUND THEN
         PERFORM sync.fail('OV021', 'the catalog of tables has changed');
     END IF;
-    INSERT INTO sync.push_chunks (push_id, start_row_ordinal, table_ids, ops, base_row_versions, keys, payloads)
-    VALUES (p_push_id, p_start_row_ordinal, p_table_ids, p_ops, p_base_row_versions, p_keys, p_payloads);
     UPDATE sync.push_sessions s SET staged_row_count = v_next, expires_at = clock_timestamp() + p_session_ttl WHERE s.push_id = p_push_id;
     RETURN v_next;
 END
@@ -218,120 +230,149 @@ COMMENT ON FUNCTION sync.push_delete(uuid, text, text) IS 'Ends a push session a
 --
 -- Commit.
 --
--- sync.push_judge compares the staged rows with the state of the log. Returns the first, in push order, that conflicts with it, or null;
--- and how many bytes the payloads of the rows have that the push changes.
--- Errors: none. Locks: none beyond the scope's row that the caller holds.
-CREATE FUNCTION sync.push_judge(p_push_id uuid, p_user_pk bigint, OUT conflict jsonb, OUT bytes_before bigint)
-LANGUAGE plpgsql STABLE
+-- sync.is_conflict tells whether an operation on the state that a client last saw conflicts with the state that the log has: version and op of
+-- the newest entry, null for a row that has never existed. Inlined where it is used; its names are bound here, so it needs no search_path.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.is_conflict(p_op "char", p_base_row_version bigint, p_bundle_seq bigint, p_newest_op "char")
+RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN p_base_row_version <> coalesce(p_bundle_seq, 0) OR (p_op = 'I') = (p_newest_op IS NOT NULL AND p_newest_op <> 'D');
+COMMENT ON FUNCTION sync.is_conflict("char", bigint, bigint, "char") IS 'Whether an operation on the state that a client last saw conflicts with the state that the log has.';
+
+-- sync.fail_conflict refuses a push for a staged row that conflicts with the state of the log.
+-- Errors: OV013 always, with the row and its state. Locks: none.
+CREATE FUNCTION sync.fail_conflict(p_push_id uuid, p_user_pk bigint, p_row_ordinal integer)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_ordinal integer;
+    v_conflict jsonb;
 BEGIN
-    SELECT min(s.row_ordinal) FILTER (WHERE s.base_row_version <> coalesce(newest.bundle_seq, 0) OR (s.op = 'I') = (newest.op IS NOT NULL AND newest.op <> 'D')),
-           coalesce(sum(newest.payload_bytes), 0)
-    INTO v_ordinal, bytes_before
+    SELECT jsonb_build_object(
+        'table_id', s.table_id, 'key_bytes', encode(s.key_bytes, 'hex'), 'op', s.op, 'base_row_version', s.base_row_version,
+        'server_row_version', coalesce(newest.bundle_seq, 0), 'server_row_deleted', coalesce(newest.op = 'D', false),
+        -- As text: jsonb would not keep the row as it is on the wire.
+        'server_row', newest.payload)
+    INTO v_conflict
     FROM sync.staged_rows s
     LEFT JOIN LATERAL (
-        SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
+        SELECT r.bundle_seq, r.op, r.payload FROM sync.bundle_rows r
         WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
         ORDER BY r.bundle_seq DESC LIMIT 1
     ) AS newest ON true
-    WHERE s.push_id = p_push_id;
-    IF v_ordinal IS NOT NULL THEN
-        SELECT jsonb_build_object(
-            'table_id', s.table_id, 'key_bytes', encode(s.key_bytes, 'hex'), 'op', s.op, 'base_row_version', s.base_row_version,
-            'server_row_version', coalesce(newest.bundle_seq, 0), 'server_row_deleted', coalesce(newest.op = 'D', false),
-            -- As text: jsonb would not keep the row as it is on the wire.
-            'server_row', newest.payload)
-        INTO conflict
-        FROM sync.staged_rows s
-        LEFT JOIN LATERAL (
-            SELECT r.bundle_seq, r.op, r.payload FROM sync.bundle_rows r
-            WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
-            ORDER BY r.bundle_seq DESC LIMIT 1
-        ) AS newest ON true
-        WHERE s.push_id = p_push_id AND s.row_ordinal = v_ordinal;
-    END IF;
+    WHERE s.push_id = p_push_id AND s.row_ordinal = p_row_ordinal;
+    PERFORM sync.fail('OV013', 'a row was changed by someone else since the client last saw it', v_conflict, 'Resolve the conflict and push again.');
 END
 $$;
-COMMENT ON FUNCTION sync.push_judge(uuid, bigint) IS 'Compares the staged rows of a push with the state of the log: the first conflict, and the bytes of the rows that it changes.';
+COMMENT ON FUNCTION sync.fail_conflict(uuid, bigint, integer) IS 'Raises OV013: a staged row conflicts with the state of the log.';
 
--- sync.push_groups returns the staged rows in the groups that one statement applies: by table and operation, or by each run of them in push order.
--- Errors: none. Locks: none.
-CREATE FUNCTION sync.push_groups(p_push_id uuid, p_in_order boolean)
-RETURNS TABLE (table_id integer, op "char", first_row integer, last_row integer, ordinals integer[], keys bytea[])
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    IF p_in_order THEN
-        RETURN QUERY
-            SELECT m.table_id, m.op, min(m.row_ordinal), max(m.row_ordinal),
-                   array_agg(m.row_ordinal ORDER BY m.row_ordinal), array_agg(m.key_bytes ORDER BY m.row_ordinal)
-            FROM (SELECT s.row_ordinal, s.table_id, s.op, s.key_bytes,
-                         s.row_ordinal - row_number() OVER (PARTITION BY s.table_id, s.op ORDER BY s.row_ordinal) AS run
-                  FROM sync.staged_rows s WHERE s.push_id = p_push_id) AS m
-            GROUP BY m.table_id, m.op, m.run;
-    ELSE
-        RETURN QUERY
-            SELECT s.table_id, s.op, min(s.row_ordinal), max(s.row_ordinal),
-                   array_agg(s.row_ordinal ORDER BY s.row_ordinal), array_agg(s.key_bytes ORDER BY s.row_ordinal)
-            FROM sync.staged_rows s WHERE s.push_id = p_push_id
-            GROUP BY s.table_id, s.op;
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION sync.push_groups(uuid, boolean) IS 'Staged rows in the groups that one statement applies.';
-
--- sync.push_apply applies staged rows and logs them, a statement for each group. Grouped by table, which is right since each row states its
--- final state: upserts parents first, then deletes children first. Or strictly in push order, a group for each run of one table and operation.
+-- sync.push_apply judges the staged rows, then applies and logs them, a statement for each group. Grouped by table, which is right since each row
+-- states its final state: upserts parents first, then deletes children first. Or strictly in push order, a group for each run of one table and operation.
 -- Returns whether the statements touched the staged rows and nothing else, so that what they logged is the bundle.
--- Errors: OV012 a table is no longer registered; whatever the tables refuse. Locks: the rows written.
-CREATE FUNCTION sync.push_apply(p_push_id uuid, p_user sync.user_state, p_in_order boolean)
+-- Errors: OV012 a table is no longer registered; OV013 the first conflict in push order, before anything is applied; whatever the tables
+-- refuse. Locks: the rows written.
+CREATE FUNCTION sync.push_apply(p_push_id uuid, p_user sync.user_state, p_row_count bigint, p_in_order boolean)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_groups refcursor;
     v_group record;
-    v_last_no bigint := 0;
-    v_groups bigint := 0;
+    v_group_count bigint := 0;
+    v_row_count bigint;
+    v_applied bigint := 0;
+    v_live_rows bigint := 0;
+    v_bytes_before bigint;
+    v_settled integer[] := '{}';
     v_captured sync.captured_keys;
-    v_is_as_staged boolean := true;
 BEGIN
-    FOR v_group IN
-        SELECT g.*, t.schema_name, t.table_name, t.unregistered_at, t.scope_via
-        FROM sync.push_groups(p_push_id, p_in_order) AS g JOIN sync.table_catalog t ON t.table_id = g.table_id
-        ORDER BY CASE WHEN p_in_order THEN g.first_row END, g.op = 'D', CASE WHEN g.op = 'D' THEN -t.apply_order ELSE t.apply_order END, g.op
+    IF p_in_order THEN
+        OPEN v_groups FOR
+            SELECT t.table_id, m.op, min(m.row_ordinal) AS first_row, max(m.row_ordinal) AS last_row, array_agg(m.row_ordinal ORDER BY m.row_ordinal) AS ordinals,
+                   t.schema_name, t.table_name, t.unregistered_at, t.has_to_settle, t.scope_via, NULL::integer AS conflict_at, NULL::bigint AS bytes_before
+            FROM (SELECT s.row_ordinal, s.table_id, s.op,
+                         s.row_ordinal - row_number() OVER (PARTITION BY s.table_id, s.op ORDER BY s.row_ordinal) AS run
+                  FROM sync.staged_rows s WHERE s.push_id = p_push_id) AS m
+            JOIN sync.table_catalog t ON t.table_id = m.table_id
+            GROUP BY t.table_id, m.op, m.run
+            ORDER BY 3;
+    ELSIF p_row_count = 1 THEN
+        -- Most pushes. What the query below does, without its cost.
+        OPEN v_groups FOR
+            SELECT t.table_id, c.ops::"char" AS op, 0 AS first_row, 0 AS last_row, '{0}'::integer[] AS ordinals,
+                   t.schema_name, t.table_name, t.unregistered_at, t.has_to_settle, t.scope_via,
+                   CASE WHEN sync.is_conflict(c.ops::"char", c.base_row_versions[1], newest.bundle_seq, newest.op) THEN 0 END AS conflict_at,
+                   coalesce(newest.payload_bytes, 0) AS bytes_before
+            FROM sync.push_chunks c
+            JOIN sync.table_catalog t ON t.table_id = c.table_ids[1]
+            LEFT JOIN LATERAL (
+                SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
+                WHERE r.user_pk = p_user.user_pk AND r.table_id = c.table_ids[1] AND r.key_bytes = c.keys[1]
+                ORDER BY r.bundle_seq DESC LIMIT 1
+            ) AS newest ON true
+            WHERE c.push_id = p_push_id;
+    ELSE
+        OPEN v_groups FOR
+            SELECT t.table_id, g.op, g.first_row, g.last_row, g.ordinals,
+                   t.schema_name, t.table_name, t.unregistered_at, t.has_to_settle, t.scope_via,
+                   -- Over all groups, so that the first one knows.
+                   min(g.conflict_at) OVER () AS conflict_at, coalesce(sum(g.bytes_before) OVER (), 0) AS bytes_before
+            FROM (SELECT s.table_id, s.op, min(s.row_ordinal) AS first_row, max(s.row_ordinal) AS last_row, array_agg(s.row_ordinal ORDER BY s.row_ordinal) AS ordinals,
+                         min(s.row_ordinal) FILTER (WHERE sync.is_conflict(s.op, s.base_row_version, newest.bundle_seq, newest.op)) AS conflict_at,
+                         sum(newest.payload_bytes) AS bytes_before
+                  FROM sync.staged_rows s
+                  LEFT JOIN LATERAL (
+                      SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
+                      WHERE r.user_pk = p_user.user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
+                      ORDER BY r.bundle_seq DESC LIMIT 1
+                  ) AS newest ON true
+                  WHERE s.push_id = p_push_id
+                  GROUP BY s.table_id, s.op) AS g
+            JOIN sync.table_catalog t ON t.table_id = g.table_id
+            ORDER BY g.op = 'D', CASE WHEN g.op = 'D' THEN -t.apply_order ELSE t.apply_order END, g.op;
+    END IF;
     LOOP
-        IF v_group.unregistered_at IS NOT NULL THEN
+        FETCH v_groups INTO v_group;
+        EXIT WHEN NOT FOUND;
+        IF v_group.conflict_at IS NOT NULL THEN
+            PERFORM sync.fail_conflict(p_push_id, p_user.user_pk, v_group.conflict_at);
+        ELSIF v_group.unregistered_at IS NOT NULL THEN
             PERFORM sync.fail('OV012', format('table %I.%I is no longer registered', v_group.schema_name, v_group.table_name), NULL, 'Push without its rows.');
         END IF;
         EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5, $6, $7, $8)', v_group.table_id)
+        INTO v_row_count
         USING p_push_id, p_user.user_id, v_group.first_row, v_group.last_row, p_user.user_pk, p_user.next_bundle_seq, v_group.ordinals, v_group.op;
-        v_groups := v_groups + 1;
-        IF v_is_as_staged THEN
-            -- One statement captured, and it touched these rows: a cascade may have touched the rows of a later group before it.
-            SELECT c.* INTO v_captured FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.capture_no > v_last_no ORDER BY c.capture_no LIMIT 1;
-            v_last_no := v_captured.capture_no;
-            v_is_as_staged := v_groups = (SELECT count(*) FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) AND v_captured.table_id = v_group.table_id AND v_captured.keys = v_group.keys AND v_group.scope_via IS NULL;
+        v_group_count := v_group_count + 1;
+        v_bytes_before := v_group.bytes_before;
+        IF v_group.scope_via IS NULL THEN
+            v_applied := v_applied + v_row_count;
+        END IF;
+        v_live_rows := v_live_rows + CASE v_group.op WHEN 'I' THEN v_row_count WHEN 'D' THEN -v_row_count ELSE 0 END;
+        IF v_group.has_to_settle THEN
+            v_settled := v_settled || v_group.table_id;
         END IF;
     END LOOP;
+    CLOSE v_groups;
     PERFORM sync.fire_deferred();
-    IF NOT coalesce(v_is_as_staged, false) OR v_groups <> (SELECT count(*) FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
+    -- Each statement captured its own rows. If one found fewer, or one more captured something, a trigger or a foreign key has had a hand in it.
+    IF p_in_order OR v_applied <> p_row_count OR v_group_count <> (SELECT count(*) FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
         RETURN false;
     END IF;
-    FOR v_captured IN
-        SELECT c.* FROM sync.captured_keys c JOIN sync.table_catalog t ON t.table_id = c.table_id
-        WHERE c.xid = pg_current_xact_id() AND t.has_to_settle
-    LOOP
-        EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_captured.table_id) USING array_fill(p_user.user_pk, ARRAY[cardinality(v_captured.keys)]), v_captured.keys;
-    END LOOP;
+    IF v_settled <> '{}' THEN
+        FOR v_captured IN SELECT c.* FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.table_id = ANY (v_settled) LOOP
+            EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_captured.table_id) USING array_fill(p_user.user_pk, ARRAY[cardinality(v_captured.keys)]), v_captured.keys;
+        END LOOP;
+    END IF;
+    UPDATE sync.open_bundles b
+    SET row_count = p_row_count, live_row_delta = v_live_rows,
+        live_byte_delta = (SELECT coalesce(sum(octet_length(r.payload)), 0) FROM sync.bundle_rows r WHERE r.user_pk = p_user.user_pk AND r.bundle_seq = p_user.next_bundle_seq) - v_bytes_before
+    WHERE b.xid = pg_current_xact_id();
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION sync.push_apply(uuid, sync.user_state, boolean) IS 'Applies and logs the staged rows of a push, grouped by table or strictly in push order.';
+COMMENT ON FUNCTION sync.push_apply(uuid, sync.user_state, bigint, boolean) IS 'Judges, applies and logs the staged rows of a push, grouped by table or strictly in push order.';
 
 -- sync.give_way keeps a push from waiting long for rows that an application's transaction holds: that one may come to wait for the
 -- push's scope, and must never be the victim of the deadlock. The push fails with 55P03 before one is looked for, and starts over.
@@ -342,12 +383,10 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF EXISTS (SELECT FROM sync.table_catalog t WHERE t.policy = 'capture' AND t.unregistered_at IS NULL) THEN
-        PERFORM set_config('lock_timeout', greatest(1, least(150, extract(epoch FROM current_setting('deadlock_timeout')::interval) * 500)::integer)::text, true);
-    END IF;
+    PERFORM set_config('lock_timeout', greatest(1, least(150, extract(epoch FROM current_setting('deadlock_timeout')::interval) * 500)::integer)::text, true);
 END
 $$;
-COMMENT ON FUNCTION sync.give_way() IS 'Bounds how long a push waits for rows, where plain SQL writes synced tables too.';
+COMMENT ON FUNCTION sync.give_way() IS 'Bounds how long a push waits for rows, for where plain SQL writes synced tables too.';
 
 -- sync.push_commit judges a staged push, applies it and writes its log. The caller reads the rows, and ends with sync.bundle_close.
 -- Returns the bundle's sequence, number and effects.
@@ -374,62 +413,55 @@ DECLARE
     v_user sync.user_state;
     v_session sync.push_sessions;
     v_next bigint;
-    v_judged record;
     v_is_as_staged boolean;
+    v_bundle_seq bigint;
     v_row_count bigint;
     v_distinct bigint;
 BEGIN
     SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
     v_session := sync.push_session(p_push_id, v_user.user_pk, p_source_id);
+    v_row_count := v_session.planned_row_count;
     IF v_session.initialization_id IS NOT NULL THEN
         PERFORM sync.require_lease(v_user, v_session, p_lease_ttl);
-    ELSE
+        UPDATE sync.user_state u SET state = 'initialized', initialization_id = NULL, lease_source_id = NULL, lease_expires_at = NULL WHERE u.user_pk = v_user.user_pk;
+    ELSIF v_user.state <> 'initialized' THEN
         PERFORM sync.require_initialized(v_user, p_user_id);
     END IF;
     v_next := sync.source_next(v_user.user_pk, p_source_id);
     IF v_next <> v_session.source_bundle_id THEN
         PERFORM sync.fail('OV007', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, v_session.source_bundle_id),
             jsonb_build_object('expected', v_next, 'actual', v_session.source_bundle_id), 'Take a snapshot with a source replacement.');
-    ELSIF v_session.staged_row_count <> v_session.planned_row_count THEN
+    ELSIF v_session.staged_row_count <> v_row_count THEN
         PERFORM sync.fail('OV012', format('%s of %s planned rows are staged', v_session.staged_row_count, v_session.planned_row_count), NULL, 'Upload the remaining chunks.');
     END IF;
-    IF v_session.planned_row_count > 100 THEN
+    IF v_row_count > 100 THEN
         -- A plan kept from when a table had a few rows must not meet a hundred thousand. What planning costs is nothing beside so many rows.
         PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('work_mem', '64MB', true);
     END IF;
-    IF v_session.planned_row_count > 1 THEN
+    IF v_row_count > 1 THEN
         SELECT count(*) INTO v_distinct FROM (SELECT DISTINCT s.table_id, s.key_bytes FROM sync.staged_rows s WHERE s.push_id = p_push_id) AS d;
-        IF v_distinct <> v_session.planned_row_count THEN
+        IF v_distinct <> v_row_count THEN
             PERFORM sync.fail('OV012', 'a row is pushed more than once', NULL, 'Push each row once, in its final state.');
         END IF;
     END IF;
-    v_judged := sync.push_judge(p_push_id, v_user.user_pk);
-    IF v_judged.conflict IS NOT NULL THEN
-        PERFORM sync.fail('OV013', 'a row was changed by someone else since the client last saw it', v_judged.conflict, 'Resolve the conflict and push again.');
+    v_bundle_seq := sync.bundle_begin(v_user, p_source_id, v_session.source_bundle_id, p_push_id);
+    IF EXISTS (SELECT FROM sync.table_catalog t WHERE t.policy = 'capture' AND t.unregistered_at IS NULL) THEN
+        PERFORM sync.give_way();
     END IF;
-    PERFORM sync.bundle_begin(v_user, p_source_id, v_session.source_bundle_id, p_push_id);
-    PERFORM sync.give_way();
     SET CONSTRAINTS ALL DEFERRED;
-    IF v_session.planned_row_count = 1 THEN
-        v_is_as_staged := sync.push_apply(p_push_id, v_user, false);
+    IF v_row_count = 1 THEN
+        v_is_as_staged := sync.push_apply(p_push_id, v_user, v_row_count, false);
     ELSE
         BEGIN
-            v_is_as_staged := sync.push_apply(p_push_id, v_user, false);
+            v_is_as_staged := sync.push_apply(p_push_id, v_user, v_row_count, false);
         EXCEPTION WHEN integrity_constraint_violation OR raise_exception THEN
             -- A value that moves from one row to another, say, is refused in this order but not in the client's.
             SET CONSTRAINTS ALL DEFERRED;
-            v_is_as_staged := sync.push_apply(p_push_id, v_user, true);
+            v_is_as_staged := sync.push_apply(p_push_id, v_user, v_row_count, true);
         END;
     END IF;
-    IF v_is_as_staged THEN
-        v_row_count := v_session.planned_row_count;
-        UPDATE sync.open_bundles b
-        SET row_count = v_row_count, live_row_delta = n.live_rows, live_byte_delta = n.payload_bytes - v_judged.bytes_before
-        FROM (SELECT count(*) FILTER (WHERE r.op = 'I') - count(*) FILTER (WHERE r.op = 'D') AS live_rows, coalesce(sum(octet_length(r.payload)), 0) AS payload_bytes
-              FROM sync.bundle_rows r WHERE r.user_pk = v_user.user_pk AND r.bundle_seq = v_user.next_bundle_seq) AS n
-        WHERE b.xid = pg_current_xact_id();
-    ELSE
-        DELETE FROM sync.bundle_rows r WHERE r.user_pk = v_user.user_pk AND r.bundle_seq = v_user.next_bundle_seq;
+    IF NOT v_is_as_staged THEN
+        DELETE FROM sync.bundle_rows r WHERE r.user_pk = v_user.user_pk AND r.bundle_seq = v_bundle_seq;
         v_row_count := sync.bundle_emit();
     END IF;
     IF v_row_count = 0 THEN
@@ -437,7 +469,7 @@ BEGIN
     ELSIF v_row_count > p_max_rows AND p_max_rows > 0 THEN
         PERFORM sync.fail('OV012', format('the bundle has %s rows, more than the %s allowed', v_row_count, p_max_rows), NULL, 'Push fewer rows at a time.');
     END IF;
-    RETURN QUERY SELECT v_user.next_bundle_seq, v_session.source_bundle_id, v_row_count;
+    RETURN QUERY SELECT v_bundle_seq, v_session.source_bundle_id, v_row_count;
 END
 $$;
 COMMENT ON FUNCTION sync.push_commit(uuid, text, text, bigint, interval) IS 'Judges a staged push, applies it and writes its log; sync.bundle_close then ends it.';
@@ -446,9 +478,9 @@ COMMENT ON FUNCTION sync.push_commit(uuid, text, text, bigint, interval) IS 'Jud
 -- +goose Down
 DROP FUNCTION sync.push_commit(uuid, text, text, bigint, interval);
 DROP FUNCTION sync.give_way();
-DROP FUNCTION sync.push_apply(uuid, sync.user_state, boolean);
-DROP FUNCTION sync.push_groups(uuid, boolean);
-DROP FUNCTION sync.push_judge(uuid, bigint);
+DROP FUNCTION sync.push_apply(uuid, sync.user_state, bigint, boolean);
+DROP FUNCTION sync.fail_conflict(uuid, bigint, integer);
+DROP FUNCTION sync.is_conflict("char", bigint, bigint, "char");
 DROP FUNCTION sync.push_delete(uuid, text, text);
 DROP FUNCTION sync.require_lease(sync.user_state, sync.push_sessions, interval);
 DROP FUNCTION sync.push_stage(uuid, text, text, bigint, bigint, integer[], text, bigint[], bytea[], text[], interval, interval);

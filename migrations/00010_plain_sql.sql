@@ -127,6 +127,37 @@ END
 $$;
 COMMENT ON FUNCTION sync.require_finite() IS 'Refuses rows with a number that has no finite double.';
 
+-- sync.close_implicit enters the emitted bundles of plain SQL, and moves their scopes and sources on. They have no hash: a server
+-- seals them later.
+-- Errors: none of its own. Locks: the scopes' rows, which the transaction holds already.
+CREATE FUNCTION sync.close_implicit()
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_xid xid8 := pg_current_xact_id();
+BEGIN
+    INSERT INTO sync.bundle_log (user_pk, bundle_seq, source_id, source_bundle_id, row_count)
+    SELECT b.user_pk, b.bundle_seq, b.source_id, b.source_bundle_id, b.row_count
+    FROM sync.open_bundles b WHERE b.xid = v_xid;
+    UPDATE sync.user_state u
+    SET next_bundle_seq = b.bundle_seq + 1,
+        live_row_count = u.live_row_count + b.live_row_delta,
+        live_byte_count = u.live_byte_count + b.live_byte_delta,
+        last_bundle_at = now(),
+        state = 'initialized', initialization_id = NULL, lease_source_id = NULL, lease_expires_at = NULL
+    FROM sync.open_bundles b WHERE b.xid = v_xid AND u.user_pk = b.user_pk;
+    INSERT INTO sync.source_state AS s (user_pk, source_id, last_source_bundle_id)
+    SELECT b.user_pk, b.source_id, b.source_bundle_id FROM sync.open_bundles b WHERE b.xid = v_xid
+    ON CONFLICT ON CONSTRAINT source_state_pkey DO UPDATE
+    SET last_source_bundle_id = excluded.last_source_bundle_id, state = 'active', updated_at = now();
+    DELETE FROM sync.captured_keys c WHERE c.xid = v_xid;
+    UPDATE sync.open_bundles b SET is_closed = true WHERE b.xid = v_xid;
+END
+$$;
+COMMENT ON FUNCTION sync.close_implicit() IS 'Enters the emitted bundles of plain SQL, and moves their scopes and sources on.';
+
 -- sync.commit_captured makes a bundle for each scope among the captured keys and enters it. p_only_missing leaves out rows that the
 -- log has live already; p_as_given takes the scopes of the keys as they are, rather than look after moved rows. Returns the number of effects.
 -- Errors: OV008, OV033, OV034; 22003 a number too large. Locks: the rows of these scopes until the transaction ends.
@@ -158,8 +189,7 @@ BEGIN
     -- A bundle without rows is no bundle.
     DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.row_count = 0;
     SELECT coalesce(sum(b.row_count), 0) INTO v_row_count FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id();
-    PERFORM sync.bundle_close(NULL, NULL, NULL);
-    UPDATE sync.open_bundles b SET is_closed = true WHERE b.xid = pg_current_xact_id();
+    PERFORM sync.close_implicit();
     RETURN v_row_count;
 END
 $$;
@@ -231,6 +261,7 @@ DROP TRIGGER plain_sql_becomes_bundles_at_commit ON sync.captured_keys;
 DROP FUNCTION sync.capture_commit();
 DROP FUNCTION sync.finish_captured();
 DROP FUNCTION sync.commit_captured(text, boolean, boolean);
+DROP FUNCTION sync.close_implicit();
 DROP FUNCTION sync.require_finite();
 DROP FUNCTION sync.reopen_implicit();
 DROP FUNCTION sync.open_implicit(text);

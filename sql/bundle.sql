@@ -40,9 +40,10 @@ WHERE r.user_pk = @user_pk AND r.bundle_seq = @bundle_seq AND r.row_ordinal >= @
 ORDER BY r.row_ordinal;
 
 -- name: BundlePull :many
--- Answers a pull in one statement, so that scope and rows are of one moment: the state of the scope on every row, and
+-- Answers a pull in one statement, so that scope and rows are of one moment: the state of the scope on the first row of each bundle, and
 -- the rows of the bundles asked for. Streamed. No row: no such scope. A row without bundle_seq: nothing to send.
-SELECT u.state, u.lease_expires_at, u.retained_bundle_floor, u.next_bundle_seq,
+SELECT CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.state END AS state, CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.lease_expires_at END AS lease_expires_at,
+       CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.retained_bundle_floor END AS retained_bundle_floor, CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.next_bundle_seq END AS next_bundle_seq,
        r.bundle_seq, r.row_ordinal, r.table_id, r.op, r.key_bytes, r.payload,
        r.source_id, r.source_bundle_id, r.row_count, r.bundle_hash
 FROM sync.user_state u

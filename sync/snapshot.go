@@ -128,6 +128,7 @@ func (s *SyncService) WriteSnapshotChunk(ctx context.Context, actor Actor, snaps
 		out                         = s.newAnswer(w)
 		returned                    int64
 	)
+	defer out.release()
 	for rows.Next() {
 		if err := rows.Scan(&userID, &snapshotBundleSeq, &rowCount, &isExpired, &tableID, &key, &rowVersion, &payload); err != nil {
 			return err

@@ -1,0 +1,145 @@
+package oversync
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"strconv"
+	"sync"
+)
+
+// answerBufferBytes is how much of a streamed answer is held back. An error
+// within the first part of that can still be told as an error.
+const answerBufferBytes = 32 << 10
+
+// answer writes JSON piece by piece. A failed write is remembered by the buffer
+// and comes back from Flush.
+type answer struct {
+	*bufio.Writer
+	service *SyncService
+	known   *catalog
+	table   *catalogTable
+	scratch []byte
+
+	// A bundle that plain SQL wrote has no hash yet. It is made while the bundle
+	// is streamed, and told after the rows.
+	hasher *bundleHasher
+	sealed []sealedBundle
+}
+
+// sealedBundle is a hash that was made while streaming, to be kept.
+type sealedBundle struct {
+	bundleSeq, byteCount int64
+	hash                 [sha256.Size]byte
+}
+
+// endBundle ends the rows of a bundle, and tells its hash if that was not known
+// before.
+func (a *answer) endBundle(bundleSeq int64) *answer {
+	a.text("]")
+	if a.hasher != nil {
+		hash, byteCount, _ := a.hasher.sum()
+		a.hasher = nil
+		a.sealed = append(a.sealed, sealedBundle{bundleSeq, byteCount, hash})
+		a.text(`,"bundle_hash":"`).hex(hash[:]).text(`"`)
+	}
+	return a.text("}")
+}
+
+// answerBuffers keeps the buffers of answers that are over. Most answers are
+// short, and a buffer of its own would be most of what one costs.
+var answerBuffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, answerBufferBytes) }}
+
+// newAnswer returns an answer to w. The caller must call release when done.
+func (s *SyncService) newAnswer(w io.Writer) *answer {
+	buffer := answerBuffers.Get().(*bufio.Writer)
+	buffer.Reset(w)
+	return &answer{Writer: buffer, service: s}
+}
+
+// release gives the buffer back. What was not flushed is dropped.
+func (a *answer) release() {
+	a.Reset(nil)
+	answerBuffers.Put(a.Writer)
+	a.Writer = nil
+}
+
+func (a *answer) text(text string) *answer {
+	_, _ = a.WriteString(text)
+	return a
+}
+
+func (a *answer) int(n int64) *answer {
+	a.scratch = strconv.AppendInt(a.scratch[:0], n, 10)
+	_, _ = a.Write(a.scratch)
+	return a
+}
+
+func (a *answer) bool(b bool) *answer {
+	a.scratch = strconv.AppendBool(a.scratch[:0], b)
+	_, _ = a.Write(a.scratch)
+	return a
+}
+
+func (a *answer) string(text string) *answer {
+	a.scratch = appendQuoted(a.scratch[:0], text)
+	_, _ = a.Write(a.scratch)
+	return a
+}
+
+func (a *answer) hex(data []byte) *answer {
+	a.scratch = hex.AppendEncode(a.scratch[:0], data)
+	_, _ = a.Write(a.scratch)
+	return a
+}
+
+// rowStart writes what each row on the wire starts with: its table and key.
+func (a *answer) rowStart(ctx context.Context, tableID int32, key []byte) error {
+	if a.table == nil || a.table.id != tableID {
+		var err error
+		if a.known == nil {
+			if a.known, err = a.service.currentCatalog(ctx); err != nil {
+				return err
+			}
+		}
+		if a.known, err = a.service.catalogWith(ctx, a.known, tableID); err != nil {
+			return err
+		}
+		a.table = a.known.byID[tableID]
+	}
+	a.scratch = append(a.scratch[:0], a.table.wirePrefix...)
+	a.scratch = append(a.table.appendKeyJSON(a.scratch, key), '}')
+	_, err := a.Write(a.scratch)
+	return err
+}
+
+// bundleRow writes one row of a bundle.
+func (a *answer) bundleRow(ctx context.Context, bundleSeq int64, tableID int32, op, key, payload []byte) error {
+	if err := a.rowStart(ctx, tableID, key); err != nil {
+		return err
+	}
+	if a.hasher != nil {
+		a.scratch = a.table.appendKeyJSON(a.scratch[:0], key)
+		if err := a.hasher.addRow(a.table.schema, a.table.table, a.table.keyColumn, a.scratch, wireOp(op), bundleSeq, payload); err != nil {
+			return err
+		}
+	}
+	a.text(`,"op":"`).text(wireOp(op)).text(`","row_version":`).int(bundleSeq)
+	if payload != nil {
+		a.text(`,"payload":`)
+		_, _ = a.Write(payload)
+	}
+	return a.WriteByte('}')
+}
+
+// snapshotRow writes one row of a snapshot.
+func (a *answer) snapshotRow(ctx context.Context, rowVersion int64, tableID int32, key, payload []byte) error {
+	if err := a.rowStart(ctx, tableID, key); err != nil {
+		return err
+	}
+	a.text(`,"row_version":`).int(rowVersion).text(`,"payload":`)
+	_, _ = a.Write(payload)
+	return a.WriteByte('}')
+}
