@@ -131,7 +131,12 @@ func TestRejections(t *testing.T) {
 		"text for a time":           {row("notes", "a", "INSERT", 0, `{"at":"soon"}`), `{"sqlstate":"22007"}`},
 		"a time out of range":       {row("notes", "a", "INSERT", 0, `{"at":"2026-13-45T00:00:00Z"}`), `{"sqlstate":"22008"}`},
 		"an exception":              {user(`{"name":"refused"}`), `{"sqlstate":"P0001"}`},
-		"an exception of its own":   {user(`{"name":"own code"}`), `{"sqlstate":"APP01"}`},
+		"an exception of its own":   {user(`{"name":"code APP01"}`), `{"sqlstate":"APP01"}`},
+		// Raised by a trigger, these are no faults of the server.
+		"an exception, denied":      {user(`{"name":"code 42501"}`), `{"sqlstate":"42501"}`},
+		"an exception, unsupported": {user(`{"name":"code 0A000"}`), `{"sqlstate":"0A000"}`},
+		"an exception, no login":    {user(`{"name":"code 28000"}`), `{"sqlstate":"28000"}`},
+		"an exception, canceled":    {user(`{"name":"code 57014"}`), `{"sqlstate":"57014"}`},
 		"a number without double":   {row("notes", "a", "INSERT", 0, `{"meta":{"n":1e400}}`), `{"sqlstate":"22003","schema":"business","table":"notes","key":{"id":"a"}}`},
 		"half of a surrogate":       {row("notes", "a", "INSERT", 0, `{"meta":"\ud800"}`), `{"sqlstate":"22P02"}`},
 	} {
@@ -143,6 +148,8 @@ func TestRejections(t *testing.T) {
 		d.commit(pushID).is(422, want, name+", beside a row that is fine")
 	}
 	d.do("GET", "/sync/pull?after_bundle_seq=1", "").is(200, `{"stable_bundle_seq":1,"bundles":[],"has_more":false}`)
+	// A trigger that asks for another try gets it, and so does the client.
+	d.commit(d.staged(2, user(`{"name":"code 40001"}`))).refused(503, "service_unavailable")
 	require.Equal(t, 2, d.push(2, user(`{"name":"x"}`)))
 }
 
