@@ -59,7 +59,7 @@ func TestPushSessionChecksInOrder(t *testing.T) {
 		var hash string
 		require.NoError(t, a.pool.QueryRow(t.Context(), `select encode(l.bundle_hash, 'hex') from sync.bundle_log l
 			join sync.user_state u using (user_pk) where u.user_id = 'u3'`).Scan(&hash))
-		for _, initialization := range []string{"", unknown} {
+		for _, initialization := range []string{"", unknown, "no uuid", `a\u0000b`} {
 			d.create(1, 99, initialization).is(200, `{"status":"already_committed","bundle_seq":1,"source_id":"source","source_bundle_id":1,"row_count":1,"bundle_hash":"`+hash+`"}`)
 		}
 	})
