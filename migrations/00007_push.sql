@@ -69,7 +69,7 @@ COMMENT ON COLUMN sync.staged_rows.payload IS 'Payload as JSON; null for a delet
 -- sync.push_create begins a push session, replacing an uncommitted one of the same bundle, or says that the bundle is committed.
 -- Returns status staging with push_id, or already_committed with the bundle.
 -- Errors: OV001, OV003, OV004, OV009 as sync.require_initialization; OV008 source retired; OV022 bundle pruned; OV006 not the next bundle.
--- Locks: an older session of the same bundle.
+-- Locks: where it replaces a session, the scope's row and then that session.
 CREATE FUNCTION sync.push_create(p_user_id text, p_source_id text, p_source_bundle_id bigint, p_planned_row_count bigint, p_initialization_id text,
     p_session_ttl interval, p_lease_ttl interval)
 RETURNS TABLE (push_id uuid, bundle_seq bigint, row_count bigint, bundle_hash bytea)
@@ -83,6 +83,11 @@ BEGIN
     -- Losing a session costs a client a retry, never a row: nobody waits for the disk here.
     PERFORM set_config('synchronous_commit', 'off', true);
     SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
+    IF EXISTS (SELECT FROM sync.push_sessions s
+               WHERE s.user_pk = v_user.user_pk AND s.source_id = p_source_id AND s.source_bundle_id = p_source_bundle_id) THEN
+        -- A client whose connection broke comes again while that session may still be committing: wait for it, and see what became of it.
+        SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
+    END IF;
     RETURN QUERY
         SELECT NULL::uuid, l.bundle_seq, l.row_count, l.bundle_hash FROM sync.bundle_log l
         WHERE l.user_pk = v_user.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id

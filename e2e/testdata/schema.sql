@@ -1553,6 +1553,11 @@ BEGIN
     -- Losing a session costs a client a retry, never a row: nobody waits for the disk here.
     PERFORM set_config('synchronous_commit', 'off', true);
     SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
+    IF EXISTS (SELECT FROM sync.push_sessions s
+               WHERE s.user_pk = v_user.user_pk AND s.source_id = p_source_id AND s.source_bundle_id = p_source_bundle_id) THEN
+        -- A client whose connection broke comes again while that session may still be committing: wait for it, and see what became of it.
+        SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
+    END IF;
     RETURN QUERY
         SELECT NULL::uuid, l.bundle_seq, l.row_count, l.bundle_hash FROM sync.bundle_log l
         WHERE l.user_pk = v_user.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id
