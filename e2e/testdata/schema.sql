@@ -725,7 +725,7 @@ BEGIN
         PERFORM sync.resolve_scopes();
     END LOOP;
     PERFORM sync.emit_captured(p_only_missing);
-    PERFORM sync.require_finite();
+    PERFORM sync.require_canonical();
     -- A bundle without rows is no bundle.
     DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.row_count = 0;
     SELECT coalesce(sum(b.row_count), 0) INTO v_row_count FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id();
@@ -2019,6 +2019,42 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.repair(p_user_id text) IS 'Enters what sync.verify finds for a scope into the log, as one bundle; returns the number of effects.';
+CREATE FUNCTION sync.require_canonical() RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_row record;
+BEGIN
+    FOR v_row IN
+        SELECT t.schema_name, t.table_name, regexp_replace(r.payload, '"(?:[^"\\]|\\.)*"', '', 'g') AS without_strings
+        FROM sync.open_bundles b
+        JOIN sync.bundle_rows r ON r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq
+        JOIN sync.table_catalog t ON t.table_id = r.table_id
+        -- Without so many digits or such an exponent, every number is finite. The cheap looks come first: long repetitions cost a regular
+        -- expression ten times what short ones do.
+        WHERE b.xid = pg_current_xact_id()
+          AND (CASE WHEN octet_length(r.payload) >= 200 THEN CASE WHEN r.payload ~ '[0-9]{25}' THEN r.payload ~ '[0-9]{200}' END END
+               OR CASE WHEN r.payload ~ '[eE]\+?[0-9]{3}' THEN r.payload ~ '[:,[[:space:]]-?[0-9]+(\.[0-9]+)?[eE]\+?0*[1-9][0-9]{2}' END
+               OR CASE WHEN octet_length(r.payload) > 20000 THEN octet_length(r.payload) - octet_length(replace(replace(r.payload, '[', ''), '{', '')) > 10000 END)
+    LOOP
+        -- From half way between the greatest double and what would be the next one, numbers round to infinity.
+        IF EXISTS (SELECT FROM regexp_matches(v_row.without_strings, '[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', 'g') AS n(value)
+                   WHERE n.value[1]::numeric >= power(2::numeric, 1024) - power(2::numeric, 970)) THEN
+            RAISE EXCEPTION USING ERRCODE = '22003',
+                MESSAGE = format('a row of %I.%I holds a number too large for a double, which clients cannot read', v_row.schema_name, v_row.table_name),
+                HINT = 'Store it as text, or leave the column out of synced tables.';
+        ELSIF 10000 < (SELECT max(d.depth)
+                       FROM (SELECT sum(CASE WHEN n.bracket IN ('[', '{') THEN 1 ELSE -1 END) OVER (ORDER BY n.place) AS depth
+                             FROM string_to_table(regexp_replace(v_row.without_strings, '[^][{}]+', '', 'g'), NULL) WITH ORDINALITY AS n(bracket, place)) AS d) THEN
+            RAISE EXCEPTION USING ERRCODE = '54000',
+                MESSAGE = format('a row of %I.%I is nested deeper than 10000 levels, which clients cannot read', v_row.schema_name, v_row.table_name),
+                HINT = 'Store it as text, or leave the column out of synced tables.';
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sync.require_canonical() IS 'Refuses rows that have no canonical form: a number without a finite double, or nested too deep.';
 CREATE FUNCTION sync.require_columns(p_table sync.table_catalog) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2051,35 +2087,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.require_finished() IS 'Trigger function: keeps a transaction from ending with a bundle open.';
-CREATE FUNCTION sync.require_finite() RETURNS void
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-DECLARE
-    v_row record;
-BEGIN
-    FOR v_row IN
-        SELECT t.schema_name, t.table_name, r.payload
-        FROM sync.open_bundles b
-        JOIN sync.bundle_rows r ON r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq
-        JOIN sync.table_catalog t ON t.table_id = r.table_id
-        -- Without so many digits or such an exponent, every number is finite. The cheap looks come first: long repetitions cost a regular
-        -- expression ten times what short ones do.
-        WHERE b.xid = pg_current_xact_id()
-          AND (CASE WHEN octet_length(r.payload) >= 200 THEN CASE WHEN r.payload ~ '[0-9]{25}' THEN r.payload ~ '[0-9]{200}' END END
-               OR CASE WHEN r.payload ~ '[eE]\+?[0-9]{3}' THEN r.payload ~ '[:,[[:space:]]-?[0-9]+(\.[0-9]+)?[eE]\+?0*[1-9][0-9]{2}' END)
-    LOOP
-        -- From half way between the greatest double and what would be the next one, numbers round to infinity.
-        IF EXISTS (SELECT FROM jsonb_path_query(v_row.payload::jsonb, 'strict $.** ? (@.type() == "number")') AS n(value)
-                   WHERE abs(n.value::numeric) >= power(2::numeric, 1024) - power(2::numeric, 970)) THEN
-            RAISE EXCEPTION USING ERRCODE = '22003',
-                MESSAGE = format('a row of %I.%I holds a number too large for a double, which clients cannot read', v_row.schema_name, v_row.table_name),
-                HINT = 'Store it as text, or leave the column out of synced tables.';
-        END IF;
-    END LOOP;
-END
-$_$;
-COMMENT ON FUNCTION sync.require_finite() IS 'Refuses rows with a number that has no finite double.';
 CREATE FUNCTION sync.require_initialization(p_user sync.user_state, p_user_id text, p_source_id text, p_initialization_id text, p_lease_ttl interval) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
