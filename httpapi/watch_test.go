@@ -118,7 +118,7 @@ func TestWatch(t *testing.T) {
 			t.Parallel()
 			a := newWatchAPI(t)
 			server := httptest.NewUnstartedServer(a.watchRouter(20*time.Millisecond, 0))
-			server.Config.ReadTimeout = 100 * time.Millisecond // a watcher must outlive it
+			server.Config.ReadTimeout = time.Second // a watcher must outlive it; a TLS handshake on a busy machine must not
 			start(server)
 			defer server.Close()
 
