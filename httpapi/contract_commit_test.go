@@ -153,6 +153,25 @@ func TestRejections(t *testing.T) {
 	require.Equal(t, 2, d.push(2, user(`{"name":"x"}`)))
 }
 
+// A trigger may refuse the order in which a push is applied at first, by whatever
+// code, and not that in which it was pushed.
+func TestATriggerThatWantsTheOrderPushed(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, nil)
+	d := a.device("user", "source").initialized()
+	a.execAny(`create function business.posts_first() returns trigger language plpgsql as $$
+		begin
+			if not exists (select from business.posts where author_id = new.id) then
+				raise exception 'no post yet' using errcode = 'APP01';
+			end if;
+			return new;
+		end $$`)
+	a.execAny(`create trigger posts_first before insert on business.users for each row execute function business.posts_first()`)
+	user, post := row("users", id(1), "INSERT", 0, `{"name":"x"}`), row("posts", id(2), "INSERT", 0, `{"author_id":"`+id(1)+`"}`)
+	d.commit(d.staged(1, user, post)).is(422, `{"error":"push_rejected","message":"*","rejection":{"sqlstate":"APP01"}}`)
+	require.Equal(t, 1, d.push(1, post, user))
+}
+
 // Types that have a language of their own refuse a text as a syntax error, which
 // is the row's and not the server's.
 func TestRejectionsOfSyntax(t *testing.T) {

@@ -1516,8 +1516,12 @@ BEGIN
     ELSE
         BEGIN
             v_is_as_staged := sync.push_apply(p_push_id, v_user, false);
-        EXCEPTION WHEN integrity_constraint_violation OR raise_exception THEN
-            -- A value that moves from one row to another, say, is refused in this order but not in the client's.
+        EXCEPTION WHEN OTHERS THEN
+            -- A value that moves from one row to another, say, is refused in this order but not in the client's. So is what a trigger
+            -- refuses, by whatever code; but a bad value, a wrong statement and a fault of the server stay what they are.
+            IF SQLSTATE ~ '^(08|22|40|42|53|55|57|58|F0|OV|XX)' THEN
+                RAISE;
+            END IF;
             SET CONSTRAINTS ALL DEFERRED;
             v_is_as_staged := sync.push_apply(p_push_id, v_user, true);
         END;
