@@ -77,7 +77,7 @@ func (q *Queries) WatchPoll(ctx context.Context, db DBTX, arg WatchPollParams) (
 }
 
 const WatchStart = `-- name: WatchStart :one
-SELECT u.state, u.lease_expires_at, u.retained_bundle_floor, u.next_bundle_seq,
+SELECT u.state, u.lease_expires_at, u.next_bundle_seq,
        coalesce(l.source_id, '')::text AS source_id, coalesce(l.source_bundle_id, 0)::bigint AS source_bundle_id
 FROM sync.user_state u
 LEFT JOIN sync.bundle_log l ON l.user_pk = u.user_pk AND l.bundle_seq = u.next_bundle_seq - 1
@@ -85,12 +85,11 @@ WHERE u.user_id = $1
 `
 
 type WatchStartRow struct {
-	State               string
-	LeaseExpiresAt      *time.Time
-	RetainedBundleFloor int64
-	NextBundleSeq       int64
-	SourceID            string
-	SourceBundleID      int64
+	State          string
+	LeaseExpiresAt *time.Time
+	NextBundleSeq  int64
+	SourceID       string
+	SourceBundleID int64
 }
 
 // State of a scope and its newest bundle, for a watcher that begins. No row: no such scope.
@@ -100,7 +99,6 @@ func (q *Queries) WatchStart(ctx context.Context, db DBTX, userID string) (Watch
 	err := row.Scan(
 		&i.State,
 		&i.LeaseExpiresAt,
-		&i.RetainedBundleFloor,
 		&i.NextBundleSeq,
 		&i.SourceID,
 		&i.SourceBundleID,

@@ -131,7 +131,12 @@ func TestRejections(t *testing.T) {
 		"text for a time":           {row("notes", "a", "INSERT", 0, `{"at":"soon"}`), `{"sqlstate":"22007"}`},
 		"a time out of range":       {row("notes", "a", "INSERT", 0, `{"at":"2026-13-45T00:00:00Z"}`), `{"sqlstate":"22008"}`},
 		"an exception":              {user(`{"name":"refused"}`), `{"sqlstate":"P0001"}`},
-		"an exception of its own":   {user(`{"name":"own code"}`), `{"sqlstate":"APP01"}`},
+		"an exception of its own":   {user(`{"name":"code APP01"}`), `{"sqlstate":"APP01"}`},
+		// Raised by a trigger, these are no faults of the server.
+		"an exception, denied":      {user(`{"name":"code 42501"}`), `{"sqlstate":"42501"}`},
+		"an exception, unsupported": {user(`{"name":"code 0A000"}`), `{"sqlstate":"0A000"}`},
+		"an exception, no login":    {user(`{"name":"code 28000"}`), `{"sqlstate":"28000"}`},
+		"an exception, canceled":    {user(`{"name":"code 57014"}`), `{"sqlstate":"57014"}`},
 		"a number without double":   {row("notes", "a", "INSERT", 0, `{"meta":{"n":1e400}}`), `{"sqlstate":"22003","schema":"business","table":"notes","key":{"id":"a"}}`},
 		"half of a surrogate":       {row("notes", "a", "INSERT", 0, `{"meta":"\ud800"}`), `{"sqlstate":"22P02"}`},
 	} {
@@ -143,7 +148,28 @@ func TestRejections(t *testing.T) {
 		d.commit(pushID).is(422, want, name+", beside a row that is fine")
 	}
 	d.do("GET", "/sync/pull?after_bundle_seq=1", "").is(200, `{"stable_bundle_seq":1,"bundles":[],"has_more":false}`)
+	// A trigger that asks for another try gets it, and so does the client.
+	d.commit(d.staged(2, user(`{"name":"code 40001"}`))).refused(503, "service_unavailable")
 	require.Equal(t, 2, d.push(2, user(`{"name":"x"}`)))
+}
+
+// A trigger may refuse the order in which a push is applied at first, by whatever
+// code, and not that in which it was pushed.
+func TestATriggerThatWantsTheOrderPushed(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, nil)
+	d := a.device("user", "source").initialized()
+	a.execAny(`create function business.posts_first() returns trigger language plpgsql as $$
+		begin
+			if not exists (select from business.posts where author_id = new.id) then
+				raise exception 'no post yet' using errcode = 'APP01';
+			end if;
+			return new;
+		end $$`)
+	a.execAny(`create trigger posts_first before insert on business.users for each row execute function business.posts_first()`)
+	user, post := row("users", id(1), "INSERT", 0, `{"name":"x"}`), row("posts", id(2), "INSERT", 0, `{"author_id":"`+id(1)+`"}`)
+	d.commit(d.staged(1, user, post)).is(422, `{"error":"push_rejected","message":"*","rejection":{"sqlstate":"APP01"}}`)
+	require.Equal(t, 1, d.push(1, post, user))
 }
 
 // Types that have a language of their own refuse a text as a syntax error, which

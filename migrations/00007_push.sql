@@ -68,7 +68,7 @@ COMMENT ON COLUMN sync.staged_rows.payload IS 'Payload as JSON; null for a delet
 -- sync.push_create begins a push session, replacing an uncommitted one of the same bundle, or says that the bundle is committed.
 -- Returns push_id; or, where the bundle is committed, no push_id and the bundle.
 -- Errors: OV001, OV003, OV004, OV009 as sync.require_initialization; OV008 source retired; OV022 bundle pruned; OV006 not the next bundle.
--- Locks: an older session of the same bundle.
+-- Locks: where it replaces a session, the scope's row and then that session.
 CREATE FUNCTION sync.push_create(p_user_id text, p_source_id text, p_source_bundle_id bigint, p_planned_row_count bigint, p_initialization_id text,
     p_session_ttl interval, p_lease_ttl interval)
 RETURNS TABLE (push_id uuid, bundle_seq bigint, row_count bigint, bundle_hash bytea)
@@ -81,18 +81,25 @@ DECLARE
     -- Losing a session costs a client a retry, never a row: nobody waits for the disk here.
     v_commit text := set_config('synchronous_commit', 'off', true);
     v_user sync.user_state;
+    v_older uuid;
     v_next bigint;
 BEGIN
     SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
-    SELECT l.bundle_seq, l.row_count, l.bundle_hash INTO bundle_seq, row_count, bundle_hash
-    FROM sync.bundle_log l
-    WHERE l.user_pk = v_user.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id
-      AND l.bundle_seq > v_user.retained_bundle_floor;
-    IF FOUND THEN
-        PERFORM nextval('sync.push_replay_count');
-        RETURN NEXT;
-        RETURN;
-    END IF;
+    FOR v_look IN 1..2 LOOP
+        SELECT l.bundle_seq, l.row_count, l.bundle_hash, s.push_id INTO bundle_seq, row_count, bundle_hash, v_older
+        FROM (SELECT) AS asked
+        LEFT JOIN sync.bundle_log l ON l.user_pk = v_user.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id
+            AND l.bundle_seq > v_user.retained_bundle_floor
+        LEFT JOIN sync.push_sessions s ON s.user_pk = v_user.user_pk AND s.source_id = p_source_id AND s.source_bundle_id = p_source_bundle_id;
+        IF bundle_seq IS NOT NULL THEN
+            PERFORM nextval('sync.push_replay_count');
+            RETURN NEXT;
+            RETURN;
+        END IF;
+        EXIT WHEN v_older IS NULL OR v_look = 2;
+        -- A client whose connection broke comes again while that session may still be committing: wait for it, and see what became of it.
+        SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
+    END LOOP;
     IF v_user.state IS DISTINCT FROM 'initialized' OR p_initialization_id IS NOT NULL THEN
         PERFORM sync.require_initialization(v_user, p_user_id, p_source_id, p_initialization_id, p_lease_ttl);
     END IF;
@@ -106,19 +113,15 @@ BEGIN
         PERFORM sync.fail('OV006', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, p_source_bundle_id),
             jsonb_build_object('expected', v_next, 'actual', p_source_bundle_id), 'Take a snapshot with a source replacement.');
     END IF;
-    LOOP
-        INSERT INTO sync.push_sessions AS s (user_pk, source_id, source_bundle_id, planned_row_count, initialization_id, expires_at)
-        VALUES (v_user.user_pk, p_source_id, p_source_bundle_id, p_planned_row_count, p_initialization_id, clock_timestamp() + p_session_ttl)
-        ON CONFLICT ON CONSTRAINT one_session_a_bundle DO NOTHING
-        RETURNING s.push_id INTO push_id;
-        EXIT WHEN FOUND;
-        WITH replaced AS (
-            DELETE FROM sync.push_sessions s
-            WHERE s.user_pk = v_user.user_pk AND s.source_id = p_source_id AND s.source_bundle_id = p_source_bundle_id
-            RETURNING s.push_id
-        )
-        DELETE FROM sync.push_chunks c USING replaced r WHERE c.push_id = r.push_id;
-    END LOOP;
+    IF v_older IS NOT NULL THEN
+        DELETE FROM sync.push_chunks c WHERE c.push_id = v_older;
+    END IF;
+    INSERT INTO sync.push_sessions AS s (user_pk, source_id, source_bundle_id, planned_row_count, initialization_id, expires_at)
+    VALUES (v_user.user_pk, p_source_id, p_source_bundle_id, p_planned_row_count, p_initialization_id, clock_timestamp() + p_session_ttl)
+    ON CONFLICT ON CONSTRAINT one_session_a_bundle DO UPDATE
+    SET push_id = excluded.push_id, planned_row_count = excluded.planned_row_count, staged_row_count = 0,
+        initialization_id = excluded.initialization_id, expires_at = excluded.expires_at
+    RETURNING s.push_id INTO push_id;
     RETURN NEXT;
 END
 $$;
@@ -304,7 +307,7 @@ BEGIN
             SELECT t.table_id, c.ops::"char" AS op, 0 AS first_row, 0 AS last_row, '{0}'::integer[] AS ordinals,
                    t.schema_name, t.table_name, t.unregistered_at, t.has_to_settle, t.scope_via,
                    CASE WHEN sync.is_conflict(c.ops::"char", c.base_row_versions[1], newest.bundle_seq, newest.op) THEN 0 END AS conflict_at,
-                   coalesce(newest.payload_bytes, 0) AS bytes_before
+                   coalesce(newest.payload_bytes, 0)::bigint AS bytes_before
             FROM sync.push_chunks c
             JOIN sync.table_catalog t ON t.table_id = c.table_ids[1]
             LEFT JOIN LATERAL (
@@ -318,7 +321,7 @@ BEGIN
             SELECT t.table_id, g.op, g.first_row, g.last_row, g.ordinals,
                    t.schema_name, t.table_name, t.unregistered_at, t.has_to_settle, t.scope_via,
                    -- Over all groups, so that the first one knows.
-                   min(g.conflict_at) OVER () AS conflict_at, coalesce(sum(g.bytes_before) OVER (), 0) AS bytes_before
+                   min(g.conflict_at) OVER () AS conflict_at, coalesce(sum(g.bytes_before) OVER (), 0)::bigint AS bytes_before
             FROM (SELECT s.table_id, s.op, min(s.row_ordinal) AS first_row, max(s.row_ordinal) AS last_row, array_agg(s.row_ordinal ORDER BY s.row_ordinal) AS ordinals,
                          min(s.row_ordinal) FILTER (WHERE sync.is_conflict(s.op, s.base_row_version, newest.bundle_seq, newest.op)) AS conflict_at,
                          sum(newest.payload_bytes) AS bytes_before
@@ -454,8 +457,12 @@ BEGIN
     ELSE
         BEGIN
             v_is_as_staged := sync.push_apply(p_push_id, v_user, v_row_count, false);
-        EXCEPTION WHEN integrity_constraint_violation OR raise_exception THEN
-            -- A value that moves from one row to another, say, is refused in this order but not in the client's.
+        EXCEPTION WHEN OTHERS THEN
+            -- A value that moves from one row to another, say, is refused in this order but not in the client's. So is what a trigger
+            -- refuses, by whatever code; but a bad value, a wrong statement and a fault of the server stay what they are.
+            IF SQLSTATE ~ '^(08|22|40|42|53|55|57|58|F0|OV|XX)' THEN
+                RAISE;
+            END IF;
             SET CONSTRAINTS ALL DEFERRED;
             v_is_as_staged := sync.push_apply(p_push_id, v_user, v_row_count, true);
         END;

@@ -94,9 +94,10 @@ END
 $$;
 COMMENT ON FUNCTION sync.reopen_implicit() IS 'Takes back the bundles that this transaction has already made for plain SQL, to make them again with what it wrote since.';
 
--- sync.require_finite refuses rows of the bundles being made that hold a number without a finite double: no hash can be made of them.
--- Errors: 22003. Locks: none.
-CREATE FUNCTION sync.require_finite()
+-- sync.require_canonical refuses rows of the bundles being made that have no canonical form, so that no hash can be made of them: with a
+-- number without a finite double, or nested deeper than encoding/json reads.
+-- Errors: 22003 a number too large, 54000 nested too deep. Locks: none.
+CREATE FUNCTION sync.require_canonical()
 RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -105,7 +106,7 @@ DECLARE
     v_row record;
 BEGIN
     FOR v_row IN
-        SELECT t.schema_name, t.table_name, r.payload
+        SELECT t.schema_name, t.table_name, regexp_replace(r.payload, '"(?:[^"\\]|\\.)*"', '', 'g') AS without_strings
         FROM sync.open_bundles b
         JOIN sync.bundle_rows r ON r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq
         JOIN sync.table_catalog t ON t.table_id = r.table_id
@@ -113,19 +114,26 @@ BEGIN
         -- expression ten times what short ones do.
         WHERE b.xid = pg_current_xact_id()
           AND (CASE WHEN octet_length(r.payload) >= 200 THEN CASE WHEN r.payload ~ '[0-9]{25}' THEN r.payload ~ '[0-9]{200}' END END
-               OR CASE WHEN r.payload ~ '[eE]\+?[0-9]{3}' THEN r.payload ~ '[:,[[:space:]]-?[0-9]+(\.[0-9]+)?[eE]\+?0*[1-9][0-9]{2}' END)
+               OR CASE WHEN r.payload ~ '[eE]\+?[0-9]{3}' THEN r.payload ~ '[:,[[:space:]]-?[0-9]+(\.[0-9]+)?[eE]\+?0*[1-9][0-9]{2}' END
+               OR CASE WHEN octet_length(r.payload) > 20000 THEN octet_length(r.payload) - octet_length(replace(replace(r.payload, '[', ''), '{', '')) > 10000 END)
     LOOP
         -- From half way between the greatest double and what would be the next one, numbers round to infinity.
-        IF EXISTS (SELECT FROM jsonb_path_query(v_row.payload::jsonb, 'strict $.** ? (@.type() == "number")') AS n(value)
-                   WHERE abs(n.value::numeric) >= power(2::numeric, 1024) - power(2::numeric, 970)) THEN
+        IF EXISTS (SELECT FROM regexp_matches(v_row.without_strings, '[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', 'g') AS n(value)
+                   WHERE n.value[1]::numeric >= power(2::numeric, 1024) - power(2::numeric, 970)) THEN
             RAISE EXCEPTION USING ERRCODE = '22003',
                 MESSAGE = format('a row of %I.%I holds a number too large for a double, which clients cannot read', v_row.schema_name, v_row.table_name),
+                HINT = 'Store it as text, or leave the column out of synced tables.';
+        ELSIF 10000 < (SELECT max(d.depth)
+                       FROM (SELECT sum(CASE WHEN n.bracket IN ('[', '{') THEN 1 ELSE -1 END) OVER (ORDER BY n.place) AS depth
+                             FROM string_to_table(regexp_replace(v_row.without_strings, '[^][{}]+', '', 'g'), NULL) WITH ORDINALITY AS n(bracket, place)) AS d) THEN
+            RAISE EXCEPTION USING ERRCODE = '54000',
+                MESSAGE = format('a row of %I.%I is nested deeper than 10000 levels, which clients cannot read', v_row.schema_name, v_row.table_name),
                 HINT = 'Store it as text, or leave the column out of synced tables.';
         END IF;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION sync.require_finite() IS 'Refuses rows with a number that has no finite double.';
+COMMENT ON FUNCTION sync.require_canonical() IS 'Refuses rows that have no canonical form: a number without a finite double, or nested too deep.';
 
 -- sync.close_implicit enters the emitted bundles of plain SQL, and moves their scopes and sources on. They have no hash: a server
 -- seals them later.
@@ -160,7 +168,7 @@ COMMENT ON FUNCTION sync.close_implicit() IS 'Enters the emitted bundles of plai
 
 -- sync.commit_captured makes a bundle for each scope among the captured keys and enters it. p_only_missing leaves out rows that the
 -- log has live already; p_as_given takes the scopes of the keys as they are, rather than look after moved rows. Returns the number of effects.
--- Errors: OV008, OV033, OV034; 22003 a number too large. Locks: the rows of these scopes until the transaction ends.
+-- Errors: OV008, OV033, OV034; as sync.require_canonical. Locks: the rows of these scopes until the transaction ends.
 CREATE FUNCTION sync.commit_captured(p_source_id text, p_only_missing boolean, p_as_given boolean)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -185,7 +193,7 @@ BEGIN
         PERFORM sync.resolve_scopes();
     END LOOP;
     PERFORM sync.emit_captured(p_only_missing);
-    PERFORM sync.require_finite();
+    PERFORM sync.require_canonical();
     -- A bundle without rows is no bundle.
     DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.row_count = 0;
     SELECT coalesce(sum(b.row_count), 0) INTO v_row_count FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id();
@@ -262,7 +270,7 @@ DROP FUNCTION sync.capture_commit();
 DROP FUNCTION sync.finish_captured();
 DROP FUNCTION sync.commit_captured(text, boolean, boolean);
 DROP FUNCTION sync.close_implicit();
-DROP FUNCTION sync.require_finite();
+DROP FUNCTION sync.require_canonical();
 DROP FUNCTION sync.reopen_implicit();
 DROP FUNCTION sync.open_implicit(text);
 DROP FUNCTION sync.writer_name();

@@ -16,7 +16,7 @@ JOIN sync.bundle_log l ON l.user_pk = u.user_pk AND l.bundle_seq = u.next_bundle
 
 -- name: WatchStart :one
 -- State of a scope and its newest bundle, for a watcher that begins. No row: no such scope.
-SELECT u.state, u.lease_expires_at, u.retained_bundle_floor, u.next_bundle_seq,
+SELECT u.state, u.lease_expires_at, u.next_bundle_seq,
        coalesce(l.source_id, '')::text AS source_id, coalesce(l.source_bundle_id, 0)::bigint AS source_bundle_id
 FROM sync.user_state u
 LEFT JOIN sync.bundle_log l ON l.user_pk = u.user_pk AND l.bundle_seq = u.next_bundle_seq - 1

@@ -555,3 +555,23 @@ func TestStatusCountersSurviveRestarts(t *testing.T) {
 	require.EqualValues(t, 2, status.CommittedBundleCount)
 	require.Equal(t, "healthy", status.Status)
 }
+
+// History may go between the two looks at a bundle. That is history_pruned, and no
+// fault of the server.
+func TestABundleThatIsPrunedWhileItIsRead(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewPool(t)
+	prune := oversync.StageMetricsRecorderFunc(func(ctx context.Context, timing oversync.StageTiming) {
+		if timing.Operation == "committed_bundle_rows" && timing.Stage == "header" {
+			_, err := pool.Exec(ctx, `SELECT sync.prune(1)`)
+			require.NoError(t, err)
+		}
+	})
+	service := newService(t, pool, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes"), StageMetrics: prune})
+	phone := newDevice(t, service, "anna", "phone")
+	phone.mustPush(t, insertNote(1, "a"), insertNote(2, "b"))
+	phone.mustPush(t, updateNote(1, 1, "c"))
+	phone.mustPush(t, updateNote(1, 2, "d"))
+	_, err := service.GetCommittedBundleRows(t.Context(), phone.actor, 1, nil, 0)
+	require.EqualValues(t, 2, requireAs[*oversync.HistoryPrunedError](t, err).RetainedFloor)
+}

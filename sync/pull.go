@@ -303,6 +303,10 @@ func (s *SyncService) WriteCommittedBundleRows(ctx context.Context, actor Actor,
 	}
 	err = rows.Err()
 	if err == nil && next != to {
+		// It may have been pruned since the header was read.
+		if _, err = s.bundleHeader(ctx, actor, bundleSeq); err != nil {
+			return err
+		}
 		err = fmt.Errorf("bundle %d of scope %s has no row %d any more", bundleSeq, actor.UserID, next)
 	}
 	clock.done(ctx, "stream", int(next-from), err)

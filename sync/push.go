@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgerrcode"
@@ -49,17 +48,18 @@ func (s *SyncService) CreatePushSession(ctx context.Context, actor Actor, req *P
 		return nil, &PushSessionInvalidError{Message: "source_bundle_id must be positive: send the number after the last one committed"}
 	case req.PlannedRowCount <= 0:
 		return nil, &PushSessionInvalidError{Message: "planned_row_count must be positive: a push without rows is not needed"}
-	case strings.ContainsRune(req.InitializationID, 0) || !utf8.ValidString(req.InitializationID):
-		return nil, &PushSessionInvalidError{Message: "initialization_id is not one that connect gave"}
 	case req.PlannedRowCount > maxPlannedRows:
 		return nil, &PushSessionInvalidError{Message: fmt.Sprintf("planned_row_count is over %d: push fewer rows at a time", maxPlannedRows)}
 	}
+	// The database cannot read every text. What is judged before the id must be
+	// judged all the same, so another that no lease has stands in for it.
+	initializationID := strings.ToValidUTF8(strings.ReplaceAll(req.InitializationID, "\x00", "?"), "?")
 	var row db.PushSessionCreateRow
 	err = retry(ctx, func(attempt int) error {
 		clock := s.stages("push_create", attempt)
 		row, err = s.queries.PushSessionCreate(ctx, s.pool, db.PushSessionCreateParams{
 			UserID: actor.UserID, SourceID: actor.SourceID,
-			SourceBundleID: req.SourceBundleID, PlannedRowCount: req.PlannedRowCount, InitializationID: req.InitializationID,
+			SourceBundleID: req.SourceBundleID, PlannedRowCount: req.PlannedRowCount, InitializationID: initializationID,
 			SessionTtl: s.config.PushSessionTTL, LeaseTtl: s.config.InitializationLeaseTTL,
 		})
 		clock.done(ctx, "create", 1, err)

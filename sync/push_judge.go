@@ -110,6 +110,8 @@ func (j *rowJudge) row(number int, row *pushedRow) error {
 	}
 	hasPayload := row.payload != nil && !bytes.Equal(row.payload, []byte("null"))
 	switch {
+	case len(row.op) != len(OpInsert): // all three have; what only Unicode folds to one has more
+		return fmt.Errorf("op %q is not INSERT, UPDATE or DELETE", row.op)
 	case strings.EqualFold(row.op, OpInsert):
 		j.op = 'I'
 	case strings.EqualFold(row.op, OpUpdate):
@@ -214,7 +216,7 @@ func (j *rowJudge) judgeColumn(rawName, value []byte) error {
 		column = j.columns.columns[strings.ToLower(string(rawName))]
 	}
 	switch {
-	case column == nil:
+	case column == nil || len(column.name) != len(rawName): // the latter is not ASCII, and only Unicode folds it to one
 		return fmt.Errorf("table %s.%s has no column %q", j.table.schema, j.table.table, rawName)
 	case column.isHidden:
 		return fmt.Errorf("column %s is the server's and must not be sent", column.name)

@@ -135,19 +135,7 @@ func rejection(err error) (_ *PushRejectedError, ok bool) {
 		return nil, false
 	}
 	pgErr, isPg := errors.AsType[*pgconn.PgError](err)
-	if !isPg || len(pgErr.Code) != 5 {
-		return nil, false
-	}
-	switch pgErr.Code[:2] {
-	case "08", "0A", "25", "26", "28", "34", "3B", "3D", "3F", "40", "53", "57", "58", "F0", "XX":
-		return nil, false
-	}
-	// A statement that is wrong is the server's fault. But types with a language of
-	// their own (tsquery, jsonpath) refuse a value by the same code.
-	if pgErr.Code[:2] == "42" && (pgErr.Code != pgerrcode.SyntaxError || pgErr.Routine == "scanner_yyerror") {
-		return nil, false
-	}
-	if pgErr.Code == pgerrcode.LockNotAvailable {
+	if !isPg || len(pgErr.Code) != 5 || isRetryable(err) || isServerFault(pgErr) {
 		return nil, false
 	}
 	return &PushRejectedError{
@@ -157,4 +145,23 @@ func rejection(err error) (_ *PushRejectedError, ok bool) {
 			Column: pgErr.ColumnName, Constraint: pgErr.ConstraintName,
 		},
 	}, true
+}
+
+// isServerFault says whether an error tells of the server and not of the rows that
+// were being written.
+func isServerFault(err *pgconn.PgError) bool {
+	// What a trigger raises is its judgement of the rows, whatever code it took.
+	if err.Routine == "exec_stmt_raise" {
+		return false
+	}
+	switch err.Code[:2] {
+	case "08", "0A", "25", "26", "28", "34", "3B", "3D", "3F", "40", "53", "57", "58", "F0", "XX":
+		return true
+	case "42":
+		// A statement that is wrong is the server's fault. But types with a language of
+		// their own (tsquery, jsonpath) refuse a value by the same code.
+		return err.Code != pgerrcode.SyntaxError || err.Routine == "scanner_yyerror"
+	default:
+		return false
+	}
 }

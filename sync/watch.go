@@ -72,9 +72,11 @@ func (w *BundleChangeSubscription) Close() { w.hub.remove(w) }
 // closes. It costs no database connection, and does not count as an operation in
 // flight.
 //
+// A sequence that is no longer, or not yet, in the history is no error: the newest
+// bundle is reported, and the pull that follows says that the client must rebuild.
+//
 // It fails with BundleChangeWatchDisabledError, BundleChangeWatchForbiddenError,
-// and as WritePull does where the scope, or the history after the sequence, cannot
-// be read.
+// and as WritePull does where the scope cannot be read.
 func (s *SyncService) SubscribeBundleChanges(ctx context.Context, actor Actor, afterBundleSeq int64) (*BundleChangeSubscription, error) {
 	end, err := s.begin()
 	if err != nil {
@@ -102,13 +104,13 @@ func (s *SyncService) SubscribeBundleChanges(ctx context.Context, actor Actor, a
 		return nil, err
 	}
 	clock := s.stages("watch", 1)
-	newest, err := s.watchStart(ctx, actor, afterBundleSeq)
+	newest, err := s.watchStart(ctx, actor)
 	clock.done(ctx, "start", 1, err)
 	if err != nil {
 		subscription.Close()
 		return nil, err
 	}
-	s.watch.startAt(subscription, newest)
+	s.watch.startAt(subscription, afterBundleSeq, newest)
 	return subscription, nil
 }
 
@@ -119,9 +121,8 @@ func (s *SyncService) bundleCommitted(userID string, bundleSeq int64, sourceID s
 	}
 }
 
-// watchStart checks that the scope can be pulled from a sequence on, and returns
-// its newest bundle.
-func (s *SyncService) watchStart(ctx context.Context, actor Actor, after int64) (newest BundleChange, err error) {
+// watchStart checks that the scope can be pulled, and returns its newest bundle.
+func (s *SyncService) watchStart(ctx context.Context, actor Actor) (newest BundleChange, err error) {
 	scope, err := s.queries.WatchStart(ctx, s.pool, actor.UserID)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return newest, &ScopeUninitializedError{UserID: actor.UserID}
@@ -130,9 +131,6 @@ func (s *SyncService) watchStart(ctx context.Context, actor Actor, after int64) 
 	}
 	if err := s.checkScope(actor, scope.State, scope.LeaseExpiresAt); err != nil {
 		return newest, err
-	}
-	if after >= scope.NextBundleSeq || scope.RetainedBundleFloor > 0 && after <= scope.RetainedBundleFloor {
-		return newest, s.historyPruned(ctx, actor, after, scope.RetainedBundleFloor)
 	}
 	return BundleChange{BundleSeq: scope.NextBundleSeq - 1, SourceID: scope.SourceID, SourceBundleID: scope.SourceBundleID}, nil
 }

@@ -94,10 +94,14 @@ func (h *watchHub) close() {
 }
 
 // startAt tells a new subscription, and whoever else does not know it, of the
-// newest bundle of its scope.
-func (h *watchHub) startAt(w *BundleChangeSubscription, newest BundleChange) {
+// newest bundle of its scope. after is where the subscription was to begin.
+func (h *watchHub) startAt(w *BundleChangeSubscription, after int64, newest BundleChange) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if w.seen == after && after > newest.BundleSeq {
+		// It is ahead, as after a restore from a backup, and a pull is to tell it so.
+		w.seen = 0
+	}
 	w.offer(newest)
 	h.deliver(w.scope.userID, newest)
 }
