@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,9 +61,9 @@ func (s *SyncService) requireSchema(ctx context.Context) error {
 func (s *SyncService) registerTables(ctx context.Context) error {
 	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		for _, table := range s.config.RegisteredTables {
-			params := db.CatalogRegisterParams{Relation: quotedName(table)}
+			params := db.CatalogRegisterParams{Relation: quotedName(Key(table.Schema, table.Table))}
 			if len(table.SyncKeyColumns) == 1 {
-				params.SyncKey = table.SyncKeyColumns[0]
+				params.SyncKey = strings.ToLower(strings.TrimSpace(table.SyncKeyColumns[0]))
 			}
 			_, err := s.queries.CatalogRegister(ctx, tx, params)
 			if hasSQLState(err, pgerrcode.UndefinedTable) || hasSQLState(err, pgerrcode.InvalidSchemaName) {
@@ -74,7 +75,7 @@ func (s *SyncService) registerTables(ctx context.Context) error {
 		changed := int64(0)
 		for _, child := range slices.Sorted(maps.Keys(s.config.DependencyOverrides)) {
 			for _, parent := range s.config.DependencyOverrides[child] {
-				added, err := s.queries.CatalogOverride(ctx, tx, db.CatalogOverrideParams{Child: child, Parent: parent})
+				added, err := s.queries.CatalogOverride(ctx, tx, db.CatalogOverrideParams{Child: quotedName(foldedName(child)), Parent: quotedName(foldedName(parent))})
 				if hasSQLState(err, pgerrcode.NotNullViolation) {
 					return &UnsupportedSchemaError{Message: fmt.Sprintf("the dependency override %s after %s names a table that does not exist: create it or drop the override", child, parent)}
 				} else if err != nil {
@@ -90,13 +91,20 @@ func (s *SyncService) registerTables(ctx context.Context) error {
 	})
 }
 
-// quotedName is a table's name as SQL reads it.
-func quotedName(table RegisteredTable) string {
-	schema := table.Schema
-	if schema == "" {
-		schema = defaultSchema
+// foldedName is Key for a name that is "schema.table" already, or a table alone.
+func foldedName(name string) string {
+	schema, table, qualified := strings.Cut(name, ".")
+	if !qualified {
+		schema, table = "", name
 	}
-	return pgx.Identifier{schema, table.Table}.Sanitize()
+	return Key(schema, table)
+}
+
+// quotedName is a table's name as SQL reads it. Only tables whose names are in
+// lower case can be registered, so that folding loses nothing.
+func quotedName(key string) string {
+	schema, table, _ := strings.Cut(key, ".")
+	return pgx.Identifier{schema, table}.Sanitize()
 }
 
 // bootstrapError turns what kept tables from being registered into
