@@ -180,7 +180,11 @@ LEFT JOIN LATERAL (
     SELECT b.bundle_seq, b.row_ordinal, b.table_id, b.op::text AS op, b.key_bytes, b.payload,
            l.source_id, l.source_bundle_id, l.row_count, l.bundle_hash
     FROM sync.bundle_rows b
-    LEFT JOIN sync.bundle_log l ON b.row_ordinal = 0 AND l.user_pk = b.user_pk AND l.bundle_seq = b.bundle_seq
+    -- Looked up for the first row of each bundle. A plain join may become a merge, which reads all bundles of the scope.
+    LEFT JOIN LATERAL (
+        SELECT h.source_id, h.source_bundle_id, h.row_count, h.bundle_hash FROM sync.bundle_log h
+        WHERE b.row_ordinal = 0 AND h.user_pk = b.user_pk AND h.bundle_seq = b.bundle_seq LIMIT 1
+    ) AS l ON true
     WHERE b.user_pk = u.user_pk AND b.bundle_seq > $1::bigint
       AND b.bundle_seq <= $1::bigint + $2::bigint
       AND b.bundle_seq <= coalesce(nullif($3::bigint, 0), u.next_bundle_seq - 1)
@@ -208,9 +212,9 @@ type BundlePullRow struct {
 	Op                  string
 	KeyBytes            []byte
 	Payload             *string
-	SourceID            *string
-	SourceBundleID      *int64
-	RowCount            *int64
+	SourceID            string
+	SourceBundleID      int64
+	RowCount            int64
 	BundleHash          []byte
 }
 

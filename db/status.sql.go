@@ -32,7 +32,8 @@ func (q *Queries) StatusErrors(ctx context.Context, db DBTX) (int64, error) {
 }
 
 const StatusTotals = `-- name: StatusTotals :one
-SELECT count(*) FILTER (WHERE u.retained_bundle_floor > u.next_bundle_seq - 1)::bigint AS floor_ahead_count,
+SELECT count(*)::bigint AS scope_count,
+       count(*) FILTER (WHERE u.retained_bundle_floor > u.next_bundle_seq - 1)::bigint AS floor_ahead_count,
        coalesce(max(u.next_bundle_seq - 1), 0)::bigint AS latest_bundle_seq_max,
        coalesce(min(u.retained_bundle_floor), 0)::bigint AS retained_floor_min,
        coalesce(max(u.retained_bundle_floor), 0)::bigint AS retained_floor_max,
@@ -47,6 +48,7 @@ FROM sync.user_state u
 `
 
 type StatusTotalsRow struct {
+	ScopeCount           int64
 	FloorAheadCount      int64
 	LatestBundleSeqMax   int64
 	RetainedFloorMin     int64
@@ -65,6 +67,7 @@ func (q *Queries) StatusTotals(ctx context.Context, db DBTX) (StatusTotalsRow, e
 	row := db.QueryRow(ctx, StatusTotals)
 	var i StatusTotalsRow
 	err := row.Scan(
+		&i.ScopeCount,
 		&i.FloorAheadCount,
 		&i.LatestBundleSeqMax,
 		&i.RetainedFloorMin,

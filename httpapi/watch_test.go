@@ -199,6 +199,10 @@ func TestWatchRefusals(t *testing.T) {
 	a.device("nobody", "phone").do("GET", "/sync/watch", "").refused(409, "scope_uninitialized")
 	a.device("bob", "phone").connect(true).ok()
 	a.device("bob", "phone").do("GET", "/sync/watch", "").refused(409, "scope_initializing")
+	a.execAny(`alter schema sync rename to secret`)
+	ann.do("GET", "/sync/watch?after_bundle_seq=5", "").refused(500, "bundle_change_watch_failed")
+	a.forbidConnections()
+	ann.do("GET", "/sync/watch?after_bundle_seq=5", "").refused(503, "service_unavailable")
 	require.NoError(t, a.service.Close(t.Context()))
 	ann.do("GET", "/sync/watch?after_bundle_seq=5", "").refused(503, "service_unavailable")
 }

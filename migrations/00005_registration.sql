@@ -172,8 +172,8 @@ AS $$
 DECLARE
     v_id integer := p_table.table_id;
     v_name text := format('%I.%I', p_table.schema_name, p_table.table_name);
-    -- The application's own triggers run under the search path they know, not under ours.
-    v_path text := concat_ws(', ', 'pg_catalog', (SELECT nullif(s.reset_val, '') FROM pg_settings s WHERE s.name = 'search_path'), 'pg_temp');
+    -- The application's own triggers run under the search path they know, not under ours. One that was set to '' reads "".
+    v_path text := concat_ws(', ', 'pg_catalog', (SELECT nullif(btrim(replace(s.reset_val, '""', ''), ', '), '') FROM pg_settings s WHERE s.name = 'search_path'), 'pg_temp');
     -- A disabled plan node looks so dear that the plan would be compiled: hence jit = off wherever one is.
     -- Other settings are made once, by sync.push_commit and sync.emit_captured.
 BEGIN

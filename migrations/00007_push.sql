@@ -408,6 +408,7 @@ SET intervalstyle = 'postgres'
 SET extra_float_digits = 1
 SET bytea_output = 'hex'
 SET array_nulls = on
+SET xmloption = 'content'
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off

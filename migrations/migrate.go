@@ -159,6 +159,7 @@ func migrate(ctx context.Context, databaseURL string, run func(*goose.Provider) 
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "oversync-migrate"
 	}
+	config.RuntimeParams["client_encoding"] = "UTF8" // what pgx sends, whatever the database is set to
 	if err := refuseNewer(ctx, config); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 -- name: StatusTotals :one
 -- What operators watch, over all scopes. The cost goes with the number of scopes, not with the history.
-SELECT count(*) FILTER (WHERE u.retained_bundle_floor > u.next_bundle_seq - 1)::bigint AS floor_ahead_count,
+SELECT count(*)::bigint AS scope_count,
+       count(*) FILTER (WHERE u.retained_bundle_floor > u.next_bundle_seq - 1)::bigint AS floor_ahead_count,
        coalesce(max(u.next_bundle_seq - 1), 0)::bigint AS latest_bundle_seq_max,
        coalesce(min(u.retained_bundle_floor), 0)::bigint AS retained_floor_min,
        coalesce(max(u.retained_bundle_floor), 0)::bigint AS retained_floor_max,

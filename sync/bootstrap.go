@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,9 +61,9 @@ func (s *SyncService) requireSchema(ctx context.Context) error {
 func (s *SyncService) registerTables(ctx context.Context) error {
 	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		for _, table := range s.config.RegisteredTables {
-			params := db.CatalogRegisterParams{Relation: quotedName(table)}
+			params := db.CatalogRegisterParams{Relation: quotedName(Key(table.Schema, table.Table))}
 			if len(table.SyncKeyColumns) == 1 {
-				params.SyncKey = table.SyncKeyColumns[0]
+				params.SyncKey = strings.ToLower(strings.TrimSpace(table.SyncKeyColumns[0]))
 			}
 			_, err := s.queries.CatalogRegister(ctx, tx, params)
 			if hasSQLState(err, pgerrcode.UndefinedTable) || hasSQLState(err, pgerrcode.InvalidSchemaName) {
@@ -74,7 +75,7 @@ func (s *SyncService) registerTables(ctx context.Context) error {
 		changed := int64(0)
 		for _, child := range slices.Sorted(maps.Keys(s.config.DependencyOverrides)) {
 			for _, parent := range s.config.DependencyOverrides[child] {
-				added, err := s.queries.CatalogOverride(ctx, tx, db.CatalogOverrideParams{Child: child, Parent: parent})
+				added, err := s.queries.CatalogOverride(ctx, tx, db.CatalogOverrideParams{Child: quotedName(foldedName(child)), Parent: quotedName(foldedName(parent))})
 				if hasSQLState(err, pgerrcode.NotNullViolation) {
 					return &UnsupportedSchemaError{Message: fmt.Sprintf("the dependency override %s after %s names a table that does not exist: create it or drop the override", child, parent)}
 				} else if err != nil {
@@ -90,13 +91,20 @@ func (s *SyncService) registerTables(ctx context.Context) error {
 	})
 }
 
-// quotedName is a table's name as SQL reads it.
-func quotedName(table RegisteredTable) string {
-	schema := table.Schema
-	if schema == "" {
-		schema = defaultSchema
+// foldedName is Key for a name that is "schema.table" already, or a table alone.
+func foldedName(name string) string {
+	schema, table, qualified := strings.Cut(name, ".")
+	if !qualified {
+		schema, table = "", name
 	}
-	return pgx.Identifier{schema, table.Table}.Sanitize()
+	return Key(schema, table)
+}
+
+// quotedName is a table's name as SQL reads it. Only tables whose names are in
+// lower case can be registered, so that folding loses nothing.
+func quotedName(key string) string {
+	schema, table, _ := strings.Cut(key, ".")
+	return pgx.Identifier{schema, table}.Sanitize()
 }
 
 // bootstrapError turns what kept tables from being registered into
@@ -171,11 +179,12 @@ func (s *SyncService) features() map[string]bool {
 
 // GetStatus returns the service's lifecycle and what operators watch. It is
 // unhealthy if a floor is ahead of its scope, or if SELECT * FROM sync.check()
-// shows an error: a trigger that is missing or disabled, say. The cost goes with
-// the number of scopes and tables, not with the history.
+// shows an error: a trigger that is missing or disabled, say. The cost does not go
+// with the history. What it says of the set-up, and of the totals where there are
+// 10,000 scopes or more, may be two seconds old.
 // It works while the service is closing, and fails only if the database does.
 func (s *SyncService) GetStatus(ctx context.Context) (*StatusResponse, error) {
-	totals, err := s.queries.StatusTotals(ctx, s.pool)
+	totals, err := s.statusTotals(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the totals over all scopes: %w", err)
 	}
@@ -212,27 +221,47 @@ func (s *SyncService) GetStatus(ctx context.Context) (*StatusResponse, error) {
 	}, nil
 }
 
-// setupCheck remembers what sync.check found, since looking takes tens of
-// milliseconds and health is asked for often.
-type setupCheck struct {
+// statusMemory remembers what is dear to find out, since anybody may ask for status
+// and health, and load balancers do so often.
+type statusMemory struct {
 	mu      sync.Mutex
-	errors  int64
+	errors  int64 // that sync.check found
 	checked time.Time
+	totals  db.StatusTotalsRow
+	counted time.Time
 }
 
-// setupCheckInterval is how long a finding may go unnoticed by the status.
-const setupCheckInterval = 2 * time.Second
+const (
+	// statusMemoryTime is how long something may go unnoticed by the status.
+	statusMemoryTime = 2 * time.Second
+	// manyScopes take some milliseconds to add up. Fewer are added up each time.
+	manyScopes = 10_000
+)
 
 // setupErrors returns how many errors sync.check finds.
 func (s *SyncService) setupErrors(ctx context.Context) (int64, error) {
-	s.setup.mu.Lock()
-	defer s.setup.mu.Unlock()
-	if time.Since(s.setup.checked) < setupCheckInterval {
-		return s.setup.errors, nil
+	s.status.mu.Lock()
+	defer s.status.mu.Unlock()
+	if time.Since(s.status.checked) < statusMemoryTime {
+		return s.status.errors, nil
 	}
 	found, err := s.queries.StatusErrors(ctx, s.pool)
 	if err == nil {
-		s.setup.errors, s.setup.checked = found, time.Now()
+		s.status.errors, s.status.checked = found, time.Now()
 	}
 	return found, err
+}
+
+// statusTotals returns what there is over all scopes.
+func (s *SyncService) statusTotals(ctx context.Context) (db.StatusTotalsRow, error) {
+	s.status.mu.Lock()
+	defer s.status.mu.Unlock()
+	if s.status.totals.ScopeCount >= manyScopes && time.Since(s.status.counted) < statusMemoryTime {
+		return s.status.totals, nil
+	}
+	totals, err := s.queries.StatusTotals(ctx, s.pool)
+	if err == nil {
+		s.status.totals, s.status.counted = totals, time.Now()
+	}
+	return totals, err
 }

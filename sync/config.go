@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// RegisteredTable names one table that takes part in sync.
+// RegisteredTable names one table that takes part in sync. Case does not count.
 type RegisteredTable struct {
 	// Schema is the table's schema. Empty means public.
 	Schema string `json:"schema"`
@@ -22,8 +22,9 @@ type ServiceConfig struct {
 	// MaxSupportedSchemaVersion is the application's own schema version. Clients
 	// read it from the capabilities.
 	MaxSupportedSchemaVersion int
-	// AppName names the application in the capabilities, in the status and in
-	// pg_stat_activity.
+	// AppName names the application in the capabilities and in the status. The
+	// pool is the caller's: for the same name in pg_stat_activity, set its
+	// application_name, as the binary does.
 	AppName string
 	// RegisteredTables are the tables that may be synced. At least one is needed,
 	// unless the tables were registered in SQL.

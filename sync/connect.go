@@ -23,6 +23,20 @@ func (s *SyncService) Connect(ctx context.Context, actor Actor, req *ConnectRequ
 	if actor, err = actor.validate(); err != nil {
 		return nil, err
 	}
+	clock := s.stages("connect", 1)
+	head, err := s.heads.fetch(ctx, s, actor.UserID)
+	clock.done(ctx, "look", 1, err)
+	if err != nil {
+		return nil, err
+	}
+	if head.isInitialized { // and stays so: there is nothing to lock
+		return &ConnectResponse{Resolution: "remote_authoritative"}, nil
+	}
+	leave, err := s.scopes.enter(ctx, actor.UserID)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	var row db.ScopeConnectRow
 	err = retry(ctx, func(attempt int) error {
 		clock := s.stages("connect", attempt)

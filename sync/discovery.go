@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -69,8 +70,8 @@ func NewSchemaDiscovery(pool *pgxpool.Pool, logger *slog.Logger) *SchemaDiscover
 
 // DiscoverSchemaWithDependencyOverrides returns the order of the tables that
 // registeredTables maps to true. dependencyOverrides adds dependencies, child to
-// parents, that only bear on the order. registeredTableInfo is not needed for that
-// and may be nil.
+// parents, that only bear on the order. Names are taken in any case, as Key takes
+// them. registeredTableInfo is not needed for that and may be nil.
 //
 // It fails with UnsupportedSchemaError if a table, or one that an override names,
 // does not exist or is not among registeredTables.
@@ -80,14 +81,14 @@ func (sd *SchemaDiscovery) DiscoverSchemaWithDependencyOverrides(
 	_ map[string]RegisteredTableRuntimeInfo,
 	dependencyOverrides map[string][]string,
 ) (*DiscoveredSchema, error) {
-	var tables []string
+	wanted := make(map[string]bool)
 	for name, registered := range registeredTables {
 		if registered {
-			tables = append(tables, name)
+			wanted[foldedName(name)] = true
 		}
 	}
-	slices.Sort(tables)
-	overrides, err := overrideEdges(registeredTables, dependencyOverrides)
+	tables := slices.Sorted(maps.Keys(wanted))
+	overrides, err := overrideEdges(wanted, dependencyOverrides)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +126,9 @@ func overrideEdges(registered map[string]bool, overrides map[string][]string) ([
 	}
 	edges := []edge{}
 	for child, parents := range overrides {
+		child = foldedName(child)
 		for _, parent := range parents {
+			parent = foldedName(parent)
 			for _, name := range [...]string{child, parent} {
 				if !registered[name] {
 					return nil, &UnsupportedSchemaError{Message: fmt.Sprintf("the dependency override %s after %s names %s, which is not registered: register it or drop the override", child, parent, name)}

@@ -1,6 +1,7 @@
 package oversync_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -88,4 +89,28 @@ func TestDiscoverSchema(t *testing.T) {
 		require.ErrorIs(t, err, &oversync.UnsupportedSchemaError{})
 		require.ErrorContains(t, err, name)
 	}
+}
+
+func TestTableNamesAreTakenInAnyCase(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewPool(t)
+	_, err := pool.Exec(t.Context(), notesDDL+`
+CREATE TABLE public."order" (_sync_scope_id text NOT NULL, id text NOT NULL, PRIMARY KEY (_sync_scope_id, id));`)
+	require.NoError(t, err)
+	overrides := map[string][]string{"App.Notes": {"Order"}}
+	schema, err := oversync.NewSchemaDiscovery(pool, nil).DiscoverSchemaWithDependencyOverrides(t.Context(),
+		map[string]bool{"APP.notes": true, "public.Order": true}, nil, overrides)
+	require.NoError(t, err)
+	require.Equal(t, []string{"public.order", "app.notes"}, schema.TableOrder)
+	require.Equal(t, []string{"public.order"}, schema.Dependencies["app.notes"])
+
+	service, err := oversync.NewRuntimeService(pool, &oversync.ServiceConfig{
+		RegisteredTables:    []oversync.RegisteredTable{{Schema: "App", Table: " NOTES", SyncKeyColumns: []string{"ID"}}, {Table: "Order"}},
+		DependencyOverrides: overrides,
+	}, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, service.Close(context.Background())) })
+	require.NoError(t, service.Bootstrap(t.Context()))
+	require.Equal(t, []string{"app.notes", "public.order"}, service.GetCapabilities().RegisteredTables)
+	require.Equal(t, "public.\"order\"", scalar[string](t, pool, "SELECT parent::regclass::text FROM sync.table_order_overrides"))
 }

@@ -26,6 +26,8 @@ CREATE DOMAIN app.small_blob AS app.blob CHECK (octet_length(VALUE) < 10);
 CREATE DOMAIN app.document AS jsonb;
 CREATE TYPE app.pair AS (label text, amount numeric, at timestamptz, nested int8[]);
 CREATE TYPE app.span AS RANGE (subtype = float8);
+CREATE TYPE app.sealed AS (seal bytea, how app.mood, since interval);
+CREATE DOMAIN app.scores AS numeric[] CHECK (array_length(VALUE, 1) < 9);
 `
 
 // A valueCase is one value of one type, as a device pushes it.
@@ -138,6 +140,9 @@ var valueCases = []valueCase{
 	{columnType: "app.small_blob", pushed: `"AP9c"`, literal: `\x00ff5c`},
 	{columnType: "app.pair", pushed: `{"label":"a,\"(b)\"","amount":1.10,"at":"1883-11-18T12:03:58+00:00","nested":[9007199254740993,null]}`, literal: `("a,""(b)""",1.10,"1883-11-18 12:03:58+00","{9007199254740993,NULL}")`},
 	{columnType: "app.pair", pushed: `{"label":null,"amount":null,"at":null,"nested":null}`, literal: `(,,,)`},
+	{columnType: "app.pair[]", pushed: `[{"label":"a,\"(b)\"","amount":1.10,"at":"infinity","nested":[]},null]`, literal: `{"(\"a,\"\"(b)\"\"\",1.10,infinity,{})",NULL}`},
+	{columnType: "app.sealed", pushed: `{"seal":"\\x00ff5c","how":"it's \"fine\"","since":"-1 days +02:03:04"}`, literal: `("\\x00ff5c","it's ""fine""","-1 days +02:03:04")`},
+	{columnType: "app.scores", pushed: `[1.10,null,"NaN",123456789012345678901234567890.5]`, literal: `{1.10,NULL,NaN,123456789012345678901234567890.5}`},
 	{columnType: "public.citext", pushed: `"ÀÉ MiXeD"`, literal: `ÀÉ MiXeD`},
 
 	{columnType: "bytea", pushed: `""`, literal: `\x`},
@@ -152,6 +157,8 @@ var valueCases = []valueCase{
 	{columnType: "text", pushed: `"\\u0000 is six characters"`, literal: `\u0000 is six characters`},
 	{columnType: "text", pushed: `"null"`, literal: `null`},
 	{columnType: "char(5)", pushed: `"ab   "`, literal: `ab`},
+	{columnType: "char(3)[]", pushed: `["a  ","bcd"]`, literal: `{a,bcd}`},
+	{columnType: "varchar(5)", pushed: `"ab   "`, literal: `ab   `},
 	{columnType: "name", pushed: `"A b"`, literal: `A b`},
 	{columnType: "bool", pushed: `true`, literal: `true`},
 	{columnType: "uuid", pushed: `"01890a5d-ac96-774b-bcce-b302099a8057"`, literal: `01890a5d-ac96-774b-bcce-b302099a8057`},
@@ -163,6 +170,10 @@ var valueCases = []valueCase{
 	{columnType: "point", pushed: `"(0.30000000000000004,-1e+308)"`, literal: `(0.30000000000000004,-1e+308)`},
 	{columnType: "polygon", pushed: `"((0,0),(1,1),(0.1,0.7))"`, literal: `((0,0),(1,1),(0.1,0.7))`},
 	{columnType: "tsvector", pushed: `"'a':1A 'it''s':2"`, literal: `'a':1A 'it''s':2`},
+	{columnType: "tsquery", pushed: `"'a' & !'it''s'"`, literal: `'a' & !'it''s'`},
+	{columnType: "xml", pushed: `"<a b=\"1\">\u00e9 &amp; \u0026lt;</a>"`, literal: `<a b="1">é &amp; &lt;</a>`, pulled: `"<a b=\"1\">é &amp; &lt;</a>"`},
+	{columnType: "xml", pushed: `"a<b/>"`, literal: `a<b/>`},
+	{columnType: "money", pushed: `"-$92,233,720,368,547,758.08"`, literal: `-$92,233,720,368,547,758.08`},
 	{columnType: "pg_lsn", pushed: `"16/B374D848"`, literal: `16/B374D848`},
 	{columnType: "jsonpath", pushed: `"$.\"a\"[*]?(@ > 1)"`, literal: `$.a[*] ? (@ > 1)`, pulled: `"$.\"a\"[*]?(@ > 1)"`},
 }
@@ -185,6 +196,7 @@ var hostileSettings = map[string][]string{
 	"many float digits":   {"extra_float_digits = 3"},
 	"array_nulls":         {"array_nulls = off"},
 	"isolation":           {"default_transaction_isolation = 'serializable'"},
+	"search path":         {"search_path = ''"},
 	"string conformity":   {"standard_conforming_strings = off", "escape_string_warning = off"},
 	"everything together": everySetting,
 }
@@ -271,7 +283,7 @@ func newValues(t *testing.T, settings []string) *values {
 	require.NoError(t, err)
 	for name, value := range map[string]string{
 		"timezone": "UTC", "datestyle": "ISO, MDY", "intervalstyle": "postgres", "bytea_output": "hex",
-		"extra_float_digits": "1", "array_nulls": "on", "standard_conforming_strings": "on",
+		"extra_float_digits": "1", "array_nulls": "on", "standard_conforming_strings": "on", "xmloption": "content",
 	} {
 		config.ConnConfig.RuntimeParams[name] = value
 	}

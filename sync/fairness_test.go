@@ -3,9 +3,12 @@ package oversync_test
 import (
 	"context"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
@@ -78,4 +81,94 @@ func TestFloodOfOneUserLeavesConnections(t *testing.T) {
 	require.NoError(t, lock.Rollback(ctx))
 	require.NoError(t, commits.Wait())
 	require.EqualValues(t, devices, scalar[int](t, setup, "SELECT max(l.bundle_seq) FROM sync.bundle_log l JOIN sync.user_state u USING (user_pk) WHERE u.user_id = 'flooder'"))
+}
+
+// With two connections, one of them taken by a long transaction of a user, nothing
+// else that this user asks for may wait for its locks on the other one.
+func TestWaitersForALongTransactionHoldNoConnection(t *testing.T) {
+	t.Parallel()
+	config := pgtest.NewPool(t).Config()
+	config.MaxConns = 2
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	service := newService(t, pool, notesDDL+`
+CREATE TABLE app.gate (is_shut bool);
+CREATE FUNCTION app.wait() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN WHILE NEW.title = 'long' AND EXISTS (SELECT FROM app.gate) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN NEW; END $$;
+CREATE TRIGGER wait BEFORE INSERT ON app.notes FOR EACH ROW EXECUTE FUNCTION app.wait();`,
+		&oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
+	// What a hang would run into; nothing here is timed.
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	actor := oversync.Actor{UserID: "busy", SourceID: "phone"}
+	manager := oversync.NewScopeManager(service, oversync.ScopeManagerConfig{})
+
+	// beside runs operations of the busy user during a long transaction, each ten
+	// times at once, and requires that another user is served meanwhile.
+	users := 0
+	beside := func(long func() error, operations ...func() error) {
+		t.Helper()
+		exec(t, pool, "INSERT INTO app.gate VALUES (true)")
+		var group errgroup.Group
+		group.Go(long)
+		for waiting := 0; waiting == 0; {
+			require.NoError(t, ctx.Err())
+			waiting = scalar[int](t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'")
+		}
+		var begun sync.WaitGroup
+		for _, operation := range operations {
+			for range 10 {
+				begun.Add(1)
+				group.Go(func() error {
+					begun.Done()
+					return operation()
+				})
+			}
+		}
+		begun.Wait()
+		time.Sleep(50 * time.Millisecond) // for those that would take a connection to take it
+		users++
+		other := &device{service: service, actor: oversync.Actor{UserID: fmt.Sprint("other-", users), SourceID: "phone"}, next: 1}
+		_, err := service.Connect(ctx, other.actor, &oversync.ConnectRequest{})
+		require.NoError(t, err)
+		_, err = other.push(ctx, insertNote(1, "in peace"))
+		require.NoError(t, err)
+		_, err = pool.Exec(ctx, "DELETE FROM app.gate")
+		require.NoError(t, err)
+		require.NoError(t, group.Wait())
+	}
+
+	beside(func() error {
+		_, err := manager.ExecWrite(ctx, "busy", oversync.ScopeWriteOptions{WriterID: "job"}, func(tx pgx.Tx) error {
+			return insertNoteSQL(ctx, tx, 1, "long")
+		})
+		return err
+	}, func() error {
+		_, err := service.Connect(ctx, actor, &oversync.ConnectRequest{HasLocalPendingRows: true})
+		return err
+	})
+	var nextSource atomic.Int64
+	phone := &device{service: service, actor: actor, next: 1}
+	session, err := phone.stage(ctx, insertNote(2, "long"))
+	require.NoError(t, err)
+	beside(func() error {
+		_, err := service.CommitPushSession(ctx, actor, session.PushID)
+		return err
+	}, func() error {
+		return service.DeletePushSession(ctx, actor, session.PushID)
+	}, func() error {
+		_, err := phone.stage(ctx, insertNote(2, "long"))
+		return err
+	}, func() error {
+		_, err := service.UploadPushChunk(ctx, actor, session.PushID, &oversync.PushSessionChunkRequest{Rows: []oversync.PushRequestRow{insertNote(3, "x")}})
+		requireType[*oversync.PushSessionNotFoundError](t, err)
+		return nil
+	}, func() error {
+		source := fmt.Sprint("source-", nextSource.Add(1))
+		_, err := service.CreateSnapshotSessionWithRequest(ctx, oversync.Actor{UserID: "busy", SourceID: source}, &oversync.SnapshotSessionCreateRequest{
+			SourceReplacement: &oversync.SnapshotSourceReplacement{PreviousSourceID: source, NewSourceID: source + "b", Reason: "history_pruned"},
+		})
+		return err
+	})
 }

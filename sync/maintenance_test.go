@@ -575,3 +575,27 @@ func TestABundleThatIsPrunedWhileItIsRead(t *testing.T) {
 	_, err := service.GetCommittedBundleRows(t.Context(), phone.actor, 1, nil, 0)
 	require.EqualValues(t, 2, requireAs[*oversync.HistoryPrunedError](t, err).RetainedFloor)
 }
+
+// Anybody may ask for the status, as often as they like.
+func TestStatusOfManyScopesIsRemembered(t *testing.T) {
+	t.Parallel()
+	service, pool := newQuiet(t, oversync.ServiceConfig{})
+	newest := func() int64 {
+		status, err := service.GetStatus(t.Context())
+		require.NoError(t, err)
+		return status.LatestBundleSeqMax
+	}
+	for n := range int64(3) {
+		exec(t, pool, `INSERT INTO sync.user_state (user_id, state, next_bundle_seq) VALUES ($1, 'initialized', $2)`, fmt.Sprint("few-", n), n+1)
+		require.Equal(t, n, newest())
+	}
+	exec(t, pool, `INSERT INTO sync.user_state (user_id) SELECT 'user-' || n FROM generate_series(1, 10000) AS n`)
+	// On a machine that is busy the memory may have faded before it is asked.
+	require.Eventually(t, func() bool {
+		before := newest()
+		exec(t, pool, `UPDATE sync.user_state SET next_bundle_seq = next_bundle_seq + 1 WHERE user_id = 'few-2'`)
+		return newest() == before
+	}, time.Minute, time.Millisecond, "remembered")
+	exec(t, pool, `UPDATE sync.user_state SET next_bundle_seq = 1001 WHERE user_id = 'few-2'`)
+	require.Eventually(t, func() bool { return newest() == 1000 }, time.Minute, 100*time.Millisecond, "for a while")
+}

@@ -54,6 +54,18 @@ func (s *SyncService) CreatePushSession(ctx context.Context, actor Actor, req *P
 	// The database cannot read every text. What is judged before the id must be
 	// judged all the same, so another that no lease has stands in for it.
 	initializationID := strings.ToValidUTF8(strings.ReplaceAll(req.InitializationID, "\x00", "?"), "?")
+	leave, err := s.scopes.enterSource(ctx, actor)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if req.InitializationID != "" { // the lease is in the scope's row
+		leave, err := s.scopes.enter(ctx, actor.UserID)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
+	}
 	var row db.PushSessionCreateRow
 	err = retry(ctx, func(attempt int) error {
 		clock := s.stages("push_create", attempt)
@@ -105,6 +117,11 @@ func (s *SyncService) CommitPushSession(ctx context.Context, actor Actor, pushID
 	if !ok {
 		return nil, &PushSessionNotFoundError{PushID: pushID}
 	}
+	leaveSource, err := s.scopes.enterSource(ctx, actor)
+	if err != nil {
+		return nil, err
+	}
+	defer leaveSource()
 	leave, err := s.scopes.enter(ctx, actor.UserID)
 	if err != nil {
 		return nil, err
@@ -337,6 +354,11 @@ func (s *SyncService) DeletePushSession(ctx context.Context, actor Actor, pushID
 	if !ok {
 		return &PushSessionNotFoundError{PushID: pushID}
 	}
+	leave, err := s.scopes.enterSource(ctx, actor)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	err = s.queries.PushSessionDelete(ctx, s.pool, db.PushSessionDeleteParams{PushID: id, UserID: actor.UserID, SourceID: actor.SourceID})
 	return typedError(err, actor, pushID)
 }

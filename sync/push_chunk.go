@@ -81,6 +81,11 @@ func (s *SyncService) uploadPushChunk(ctx context.Context, actor Actor, pushID s
 	if err := s.checkChunkShape(start, rows); err != nil {
 		return nil, err
 	}
+	leave, err := s.scopes.enterSource(ctx, actor)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	known, err := s.currentCatalog(ctx)
 	if err != nil {
 		return nil, err

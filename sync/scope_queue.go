@@ -5,11 +5,13 @@ import (
 	"sync"
 )
 
-// scopeQueue lets one commit of a scope go on at a time within this process, so
-// that the others wait in memory and not with a pooled connection each. The
-// order between processes is made by the lock on the scope's row.
+// scopeQueue lets one operation that locks a scope's row go on at a time within
+// this process, and one step of a source's pushes, which lock its session. So the
+// others wait in memory and not with a pooled connection each. The order between
+// processes is made by the locks in the database.
 //
-// Its zero value is ready for use.
+// Whoever needs both turns takes that of the source first. Its zero value is ready
+// for use.
 type scopeQueue struct {
 	mu     sync.Mutex
 	scopes map[string]*scopeTurn
@@ -19,6 +21,11 @@ type scopeQueue struct {
 type scopeTurn struct {
 	turn   chan struct{} // holds a token while somebody has the turn
 	people int           // waiting or having the turn; guarded by scopeQueue.mu
+}
+
+// enterSource waits for the turn of a source in its scope.
+func (q *scopeQueue) enterSource(ctx context.Context, actor Actor) (leave func(), err error) {
+	return q.enter(ctx, actor.UserID+"\x00"+actor.SourceID) // no id has a control character
 }
 
 // enter waits for the turn of a scope. The caller must call leave when done. It

@@ -44,7 +44,7 @@ type SyncService struct {
 	catalog atomic.Pointer[catalog]
 	scopes  scopeQueue
 	heads   scopeHeads
-	setup   setupCheck
+	status  statusMemory
 
 	background background
 	watch      *watchHub

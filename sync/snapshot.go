@@ -44,6 +44,11 @@ func (s *SyncService) CreateSnapshotSessionWithRequest(ctx context.Context, acto
 			return nil, err
 		}
 		params.Reason = req.SourceReplacement.Reason
+		leave, err := s.scopes.enter(ctx, actor.UserID)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
 	}
 	var row db.SnapshotCreateRow
 	err = retry(ctx, func(attempt int) error {

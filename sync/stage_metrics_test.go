@@ -54,7 +54,7 @@ func TestStageTimingsOfEveryHotPath(t *testing.T) {
 		return timings
 	}
 	phone := newDevice(t, service, "anna", "phone")
-	expect("connect/resolve")
+	expect("connect/look", "connect/resolve")
 	phone.mustPush(t, insertNote(1, "a"), insertNote(2, "b"))
 	timings := expect("push_create/create", "push_chunk/judge", "push_chunk/stage", "push_commit/acquire", "push_commit/apply", "push_commit/hash", "push_commit/commit")
 	apply := slices.IndexFunc(timings, func(timing oversync.StageTiming) bool { return timing.Stage == "apply" })

@@ -46,6 +46,7 @@ func (f databaseFlags) connect(ctx context.Context) (*pgx.Conn, error) {
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "oversync-cli"
 	}
+	config.RuntimeParams["client_encoding"] = "UTF8" // as openPool
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the database: %w", err)
@@ -69,6 +70,8 @@ func openPool(ctx context.Context, url, applicationName string, size int32) (*pg
 		size = int32(max(16, 4*runtime.NumCPU())) //nolint:gosec // the number of processors is small
 	}
 	config.MaxConns = size
+	// What pgx sends and reads, whatever the database is set to.
+	config.ConnConfig.RuntimeParams["client_encoding"] = "UTF8"
 	// Statements here are short. Compiling one costs more than it can save.
 	config.ConnConfig.RuntimeParams["jit"] = "off"
 	pool, err := pgxpool.NewWithConfig(ctx, config)

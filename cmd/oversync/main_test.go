@@ -54,6 +54,28 @@ func connect(t *testing.T, url string) *pgx.Conn {
 	return conn
 }
 
+// pgx speaks UTF-8 alone: with another encoding every letter beyond ASCII would be
+// stored as two wrong ones.
+func TestTheDatabasesClientEncodingDoesNotCount(t *testing.T) {
+	t.Parallel()
+	url := pgtest.NewDatabase(t)
+	_, err := connect(t, url).Exec(t.Context(), `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET client_encoding = LATIN1', current_database()); END $$`)
+	require.NoError(t, err)
+	pool, err := openPool(t.Context(), url, "test", 1)
+	require.NoError(t, err)
+	defer pool.Close()
+	conn, err := databaseFlags{DatabaseURL: url}.connect(t.Context())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close(context.Background())) }()
+	for _, db := range []interface {
+		QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	}{pool, conn} {
+		var letters int
+		require.NoError(t, db.QueryRow(t.Context(), "SELECT length($1::text)", "é").Scan(&letters))
+		require.Equal(t, 1, letters)
+	}
+}
+
 func TestUsageErrors(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{{}, {"nothing"}, {"serve", "--nope"}, {"token"}, {"migrate", "down", "--to", "x"}, {"table", "register"}} {

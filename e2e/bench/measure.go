@@ -12,9 +12,10 @@ import (
 
 // bench is what scenarios work with.
 type bench struct {
-	lab  *lab
-	site *site // shared by the scenarios that need no database of their own
-	size size
+	lab   *lab
+	site  *site  // shared by the scenarios that need no database of their own
+	crowd *crowd // of watchers; made by the first scenario that needs it
+	size  size
 
 	endings []func() // what scenarios started, to be stopped at the end
 }
@@ -39,16 +40,17 @@ func (b *bench) newSite(ctx context.Context) (*site, error) {
 
 // size says how much is measured.
 type size struct {
-	rounds  int
-	window  time.Duration // how long a rate is measured in a round
-	bulk    int           // rows of a large push, where the names say 100,000
-	bundles int           // bundles of a catch-up pull, where they say 1,000
-	million int           // rows where memory is measured, where they say 1,000,000
+	rounds   int
+	window   time.Duration // how long a rate is measured in a round
+	bulk     int           // rows of a large push, where the names say 100,000
+	bundles  int           // bundles of a catch-up pull, where they say 1,000
+	million  int           // rows where memory is measured, where they say 1,000,000
+	watchers int           // sockets that watch, where they say 10,000
 }
 
 var (
-	fullSize  = size{rounds: 5, window: 2 * time.Second, bulk: 100_000, bundles: 1000, million: 1_000_000}
-	quickSize = size{rounds: 1, window: 300 * time.Millisecond, bulk: 2000, bundles: 50, million: 10_000}
+	fullSize  = size{rounds: 5, window: 2 * time.Second, bulk: 100_000, bundles: 1000, million: 1_000_000, watchers: 10_000}
+	quickSize = size{rounds: 1, window: 300 * time.Millisecond, bulk: 2000, bundles: 50, million: 10_000, watchers: 200}
 )
 
 // scenario is one line of the report.

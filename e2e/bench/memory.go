@@ -95,7 +95,7 @@ func (b *bench) peakGrowth(ctx context.Context, operation func(rows, which int) 
 		if err := operation(rows, i); err != nil {
 			return s, err
 		}
-		if peaks[i], err = b.site.server.peakMemory(); err != nil {
+		if peaks[i], err = b.site.server.memory(peakMemory); err != nil {
 			return s, err
 		}
 	}

@@ -81,19 +81,25 @@ func (p *process) stop() {
 	}
 }
 
-// peakMemory returns the most memory that the process has ever held, in bytes.
-func (p *process) peakMemory() (int64, error) {
+// What /proc says of a process's memory.
+const (
+	peakMemory     = "VmHWM" // the most it has ever held
+	residentMemory = "VmRSS" // what it holds now
+)
+
+// memory returns what the process holds, in bytes.
+func (p *process) memory(what string) (int64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.command.Process.Pid))
 	if err != nil {
 		return 0, fmt.Errorf("memory can be measured on Linux only: %w", err)
 	}
 	for line := range strings.Lines(string(status)) {
 		var kilobytes int64
-		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kilobytes); n == 1 {
+		if n, _ := fmt.Sscanf(line, what+": %d kB", &kilobytes); n == 1 {
 			return kilobytes << 10, nil
 		}
 	}
-	return 0, fmt.Errorf("no VmHWM in /proc/%d/status", p.command.Process.Pid)
+	return 0, fmt.Errorf("no %s in /proc/%d/status", what, p.command.Process.Pid)
 }
 
 // emptyHandlerArgument makes this program the server of floor D.

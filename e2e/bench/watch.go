@@ -12,6 +12,29 @@ var watchScenarios = []scenario{
 		name: "watch-push", what: "pushes of 1 row by 32 users with watch on, against off", unit: "pushes/s", target: atLeast(0.95),
 		setup: pushWithWatch,
 	},
+	{
+		name: "watch-memory", what: "the server's memory for each of 10,000 watchers on sockets of their own", unit: "KiB", target: atMost(20), single: true,
+		setup: func(ctx context.Context, b *bench) (round, error) {
+			c, err := b.watchers(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return func(context.Context) (sample, error) { return sample{Figure: c.bytesEach / 1024}, nil }, nil
+		},
+	},
+	{
+		name: "watch-wake", what: "within which 99 of 100 of them hear of a push while pushes go on, half of them through another server", unit: "ms", target: atMost(250),
+		setup: func(ctx context.Context, b *bench) (round, error) {
+			c, err := b.watchers(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return func(ctx context.Context) (s sample, err error) {
+				s.Figure, err = c.wake(ctx, b.size.window)
+				return s, err
+			}, nil
+		},
+	},
 }
 
 // pushWithWatch compares two servers on the same database.

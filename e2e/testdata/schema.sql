@@ -1200,8 +1200,8 @@ CREATE FUNCTION sync.install_functions(p_table sync.table_catalog) RETURNS void
 DECLARE
     v_id integer := p_table.table_id;
     v_name text := format('%I.%I', p_table.schema_name, p_table.table_name);
-    -- The application's own triggers run under the search path they know, not under ours.
-    v_path text := concat_ws(', ', 'pg_catalog', (SELECT nullif(s.reset_val, '') FROM pg_settings s WHERE s.name = 'search_path'), 'pg_temp');
+    -- The application's own triggers run under the search path they know, not under ours. One that was set to '' reads "".
+    v_path text := concat_ws(', ', 'pg_catalog', (SELECT nullif(btrim(replace(s.reset_val, '""', ''), ', '), '') FROM pg_settings s WHERE s.name = 'search_path'), 'pg_temp');
     -- A disabled plan node looks so dear that the plan would be compiled: hence jit = off wherever one is.
     -- Other settings are made once, by sync.push_commit and sync.emit_captured.
 BEGIN
@@ -1467,6 +1467,7 @@ CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id tex
     SET extra_float_digits TO '1'
     SET bytea_output TO 'hex'
     SET array_nulls TO 'on'
+    SET xmloption TO 'content'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
     SET jit TO 'off'

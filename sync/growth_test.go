@@ -1,0 +1,125 @@
+package oversync_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/oversync/oversync/db/pgembed/pgtest"
+	oversync "github.com/oversync/oversync/sync"
+)
+
+// fullLog makes 5,000 scopes, 200 of them with 10 bundles of 80 rows, and one,
+// "long", of 1,000 bundles of one row: the planner takes each for one of the many.
+const fullLog = `
+INSERT INTO sync.user_state (user_id, state, next_bundle_seq, live_row_count, live_byte_count, bundle_byte_count)
+SELECT CASE i WHEN 0 THEN 'long' ELSE 'user-' || i END, 'initialized', CASE WHEN i = 0 THEN 1001 WHEN i <= 200 THEN 11 ELSE 1 END, 10, 1000, 2000
+FROM generate_series(0, 5000) AS i;
+INSERT INTO sync.source_state (user_pk, source_id, last_source_bundle_id) SELECT user_pk, 'phone', next_bundle_seq - 1 FROM sync.user_state;
+INSERT INTO sync.bundle_log (user_pk, bundle_seq, source_id, source_bundle_id, row_count, byte_count, bundle_hash)
+SELECT user_pk, b, 'phone', b, CASE user_id WHEN 'long' THEN 1 ELSE 80 END, 200, sha256('')
+FROM sync.user_state, generate_series(1, next_bundle_seq - 1) AS b;
+INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
+SELECT l.user_pk, l.bundle_seq, o, t.table_id, 'I', uuid_send(id), format('{"id":"%s","stars":0,"title":"t"}', id)
+FROM sync.table_catalog t, sync.bundle_log l, generate_series(0, l.row_count - 1) AS o,
+    LATERAL (SELECT md5(format('%s %s %s', l.user_pk, l.bundle_seq, o))::uuid AS id) AS i;
+SET session_replication_role = replica; -- the log has them
+INSERT INTO app.notes (_sync_scope_id, id, title)
+SELECT u.user_id, encode(r.key_bytes, 'hex')::uuid, 't' FROM sync.bundle_rows r JOIN sync.user_state u USING (user_pk);
+RESET session_replication_role;
+ANALYZE sync.user_state, sync.source_state, sync.bundle_log, sync.bundle_rows, app.notes;`
+
+// The cost of an operation goes with what it asks for, however long the log of all
+// scopes, or of this one, has become.
+func TestOperationsOnAFullLogReadWhatTheyNeed(t *testing.T) {
+	t.Parallel()
+	config := pgtest.NewPool(t).Config()
+	config.MaxConns = 1 // so that one connection has counted all
+	// The plans that a connection comes to keep, which do not know what they are for.
+	config.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	exec(t, pool, notesDDL)
+	exec(t, pool, `SELECT sync.register_table('app.notes')`)
+	require.NoError(t, pool.AcquireFunc(t.Context(), func(conn *pgxpool.Conn) error {
+		_, err := conn.Conn().PgConn().Exec(t.Context(), fullLog).ReadAll()
+		return err
+	}))
+	service, err := oversync.NewRuntimeService(pool, &oversync.ServiceConfig{RetainedBundlesPerUser: 1000}, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, service.Close(context.Background())) })
+	_, err = service.GetStatus(t.Context()) // learns the catalog
+	require.NoError(t, err)
+	d := &device{service: service, actor: oversync.Actor{UserID: "long", SourceID: "tablet"}, next: 1}
+	var newest int64
+
+	for _, operation := range []struct {
+		name string
+		run  func() error
+	}{
+		{"push", func() error {
+			committed, err := d.push(t.Context(), insertNote(1, "new"))
+			newest = committed.BundleSeq
+			return err
+		}},
+		{"push of an update", func() error {
+			_, err := d.push(t.Context(), updateNote(1, newest, "newer"))
+			newest++
+			return err
+		}},
+		{"pull of the newest bundle", func() error {
+			page, err := service.ProcessPull(t.Context(), d.actor, newest-1, 0, 0)
+			require.Len(t, page.Bundles, 1)
+			return err
+		}},
+		{"pull of 5 old bundles", func() error {
+			page, err := service.ProcessPull(t.Context(), d.actor, 100, 5, 0)
+			require.Len(t, page.Bundles, 5)
+			return err
+		}},
+		{"idle pull", func() error {
+			_, err := service.ProcessPull(t.Context(), d.actor, newest, 0, 0)
+			return err
+		}},
+		{"rows of a bundle", func() error {
+			_, err := service.GetCommittedBundleRows(t.Context(), d.actor, 500, nil, 0)
+			return err
+		}},
+		{"snapshot chunk", func() error {
+			session, err := service.CreateSnapshotSession(t.Context(), d.actor)
+			if err != nil {
+				return err
+			}
+			chunk, err := service.GetSnapshotChunk(t.Context(), d.actor, session.SnapshotID, 0, 10)
+			require.Len(t, chunk.Rows, 10)
+			return err
+		}},
+		{"server write", func() error {
+			return service.WithinSyncBundle(t.Context(), d.actor, oversync.BundleSource{SourceID: "job", SourceBundleID: 1}, func(tx pgx.Tx) error {
+				return insertNoteSQL(t.Context(), tx, 2, "by a job")
+			})
+		}},
+		{"pruning of one bundle", func() error {
+			_, err := pool.Exec(t.Context(), `SELECT sync.prune_scope(u.user_pk, 1000, 1) FROM sync.user_state u WHERE u.user_id = 'long'`)
+			return err
+		}},
+	} {
+		before := rowsRead(t, pool)
+		require.NoError(t, operation.run(), operation.name)
+		// None needs more than ten rows; some are read twice.
+		require.LessOrEqual(t, rowsRead(t, pool)-before, int64(30), operation.name)
+	}
+}
+
+// rowsRead returns how many rows of the log, of the state of scopes and of the
+// business table were read so far.
+func rowsRead(t *testing.T, pool *pgxpool.Pool) int64 {
+	t.Helper()
+	exec(t, pool, `SELECT pg_stat_force_next_flush()`)
+	return scalar[int64](t, pool, `SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables
+		WHERE relname IN ('user_state', 'source_state', 'bundle_log', 'bundle_rows', 'notes')`)
+}
