@@ -134,12 +134,15 @@ func TestASessionIsNotReplacedWhileItCommits(t *testing.T) {
 	a := newAPI(t, nil)
 	a.execAny(`create function business.wait() returns trigger language plpgsql as 'begin perform pg_advisory_xact_lock(1); return null; end'`)
 	a.execAny(`create trigger wait after insert on business.notes execute function business.wait()`)
-	waiting := func(n int) func() bool {
-		return func() bool {
-			var got int
-			require.NoError(t, a.pool.QueryRow(t.Context(), `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&got))
-			return got == n
-		}
+	commitWaits := func() bool {
+		var got int
+		require.NoError(t, a.pool.QueryRow(t.Context(), `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&got))
+		return got == 1
+	}
+	createWaits := func() bool { // in memory, behind the commit
+		status, err := a.service.GetStatus(t.Context())
+		require.NoError(t, err)
+		return status.InFlightOperations == 2
 	}
 	for _, user := range []string{"initialized", "initializing"} {
 		d, initialization := a.device(user, "source"), ""
@@ -157,9 +160,9 @@ func TestASessionIsNotReplacedWhileItCommits(t *testing.T) {
 
 		committed, again := make(chan answer, 1), make(chan answer, 1)
 		go func() { committed <- d.commit(pushID) }()
-		require.Eventually(t, waiting(1), time.Minute, 5*time.Millisecond)
+		require.Eventually(t, commitWaits, time.Minute, 5*time.Millisecond)
 		go func() { again <- d.create(1, 1, initialization) }()
-		require.Eventually(t, waiting(2), time.Minute, 5*time.Millisecond)
+		require.Eventually(t, createWaits, time.Minute, 5*time.Millisecond)
 		require.NoError(t, tx.Rollback(t.Context()))
 
 		first := <-committed

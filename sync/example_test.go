@@ -250,6 +250,7 @@ func ExampleStageMetricsRecorderFunc() {
 		fmt.Println(line)
 	}
 	// Output:
+	// connect/look count=1 attempt=1 error=false
 	// connect/resolve count=1 attempt=1 error=false
 	// pull/head count=1 attempt=1 error=false
 }
