@@ -1272,11 +1272,16 @@ CREATE FUNCTION sync.key_expression(p_table sync.table_catalog, p_key_bytes text
 $$;
 COMMENT ON FUNCTION sync.key_expression(p_table sync.table_catalog, p_key_bytes text) IS 'SQL that makes a key of the table''s type from key bytes.';
 CREATE FUNCTION sync.key_text(p_table_id integer, p_key_bytes bytea) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT CASE t.key_type WHEN 'uuid' THEN encode(p_key_bytes, 'hex')::uuid::text ELSE convert_from(p_key_bytes, 'UTF8') END
-    FROM sync.table_catalog t WHERE t.table_id = p_table_id
+BEGIN
+    -- Not a CASE of both: PostgreSQL may compute what depends on parameters alone when it plans, and one of the two fails.
+    IF (SELECT t.key_type = 'uuid' FROM sync.table_catalog t WHERE t.table_id = p_table_id) THEN
+        RETURN encode(p_key_bytes, 'hex')::uuid::text;
+    END IF;
+    RETURN convert_from(p_key_bytes, 'UTF8');
+END
 $$;
 COMMENT ON FUNCTION sync.key_text(p_table_id integer, p_key_bytes bytea) IS 'A key of the log as clients know it.';
 CREATE FUNCTION sync.last_bundle() RETURNS TABLE(user_id text, bundle_seq bigint, source_id text, source_bundle_id bigint, row_count bigint)
@@ -1873,7 +1878,10 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = p_relation
     ), cols AS (
-        SELECT a.attname, a.attnum, a.attnotnull, a.atttypid::regtype::text AS type_name, a.attgenerated, coalesce(l.collisdeterministic, true) AS is_deterministic
+        -- A NOT NULL that is not valid, which PostgreSQL 18 has, says nothing about the rows that are there.
+        SELECT a.attname, a.attnum,
+               a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = p_relation AND k.contype = 'n' AND NOT k.convalidated AND k.conkey = ARRAY[a.attnum]) AS attnotnull,
+               a.atttypid::regtype::text AS type_name, a.attgenerated, coalesce(l.collisdeterministic, true) AS is_deterministic
         FROM pg_attribute a LEFT JOIN pg_collation l ON l.oid = a.attcollation
         WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
     ), key_col AS (SELECT * FROM cols WHERE attname = p_key),
