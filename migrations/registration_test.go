@@ -211,6 +211,11 @@ func TestForeignKeyRefusals(t *testing.T) {
 			register: "SELECT sync.register_table('public.child', sync_key => 'id', scope_via => 'parent_id')",
 			message:  "the scope of public.child is found through public.parent, which is not registered",
 			hint:     "Register it in the same transaction: SELECT sync.register_table('public.parent');", mend: "SELECT sync.register_table('public.parent')",
+		}, {
+			name: "scope through a key that is not valid", ddl: "ALTER TABLE public.parent ADD UNIQUE (id); ALTER TABLE public.child ALTER parent_id SET NOT NULL, ADD UNIQUE (id), ADD CONSTRAINT fk FOREIGN KEY (parent_id) REFERENCES public.parent (id) NOT VALID",
+			register: "SELECT sync.register_table('public.parent'); SELECT sync.register_table('public.child', sync_key => 'id', scope_via => 'parent_id')",
+			message:  "the scope of public.child is found through foreign key fk, which is not valid",
+			hint:     "ALTER TABLE public.child VALIDATE CONSTRAINT fk;", mend: "ALTER TABLE public.child VALIDATE CONSTRAINT fk",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -132,3 +132,41 @@ func TestNotNullThatIsNotValid(t *testing.T) {
 	exec(t, conn, refusal.Hint)
 	exec(t, conn, "SELECT sync.register_table('public.t', scope => 'owner')")
 }
+
+// TestForeignKeysOfNewerVersions: what PostgreSQL 18 has beside the foreign keys of old is refused where sync could not keep it.
+func TestForeignKeysOfNewerVersions(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, ddl, register, message, hint string }{
+		{
+			name: "not enforced", ddl: `
+				CREATE TABLE public.parent (owner text NOT NULL, id text PRIMARY KEY);
+				CREATE TABLE public.child (id text PRIMARY KEY, parent_id text NOT NULL CONSTRAINT fk REFERENCES public.parent NOT ENFORCED)`,
+			register: "SELECT sync.register_table('public.child', scope_via => 'parent_id')",
+			message:  "the scope of public.child is found through foreign key fk, which is not valid", hint: "ALTER TABLE public.child ALTER CONSTRAINT fk ENFORCED;",
+		}, {
+			name: "for a period", ddl: `
+				CREATE TABLE public.parent (owner text NOT NULL, id text PRIMARY KEY, rooms int4range, days daterange, UNIQUE (rooms, days WITHOUT OVERLAPS));
+				CREATE TABLE public.child (owner text NOT NULL, id text PRIMARY KEY, rooms int4range, days daterange, CONSTRAINT fk FOREIGN KEY (rooms, PERIOD days) REFERENCES public.parent (rooms, PERIOD days))`,
+			register: "SELECT sync.register_table('public.child', scope => 'owner')",
+			message:  "foreign key fk of public.child holds for a period", hint: "ALTER TABLE public.child DROP CONSTRAINT fk;",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			conn := connect(t, pgtest.NewDatabase(t))
+			if versionOf(t, conn) < 18 {
+				require.Equal(t, pgerrcode.SyntaxError, refused(t, conn, c.ddl).Code)
+				return
+			}
+			exec(t, conn, c.ddl)
+			register := "SELECT sync.register_table('public.parent', scope => 'owner'); " + c.register
+			exec(t, conn, "BEGIN; "+register)
+			refusal := refused(t, conn, "COMMIT")
+			require.Equal(t, "OV030", refusal.Code)
+			require.Equal(t, c.message, refusal.Message)
+			require.Equal(t, c.hint, refusal.Hint)
+			exec(t, conn, refusal.Hint)
+			exec(t, conn, "BEGIN; "+register+"; COMMIT")
+		})
+	}
+}

@@ -1151,6 +1151,23 @@ CREATE FUNCTION sync.foreign_key_problems() RETURNS TABLE(table_id integer, prob
     FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
     WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via]
     UNION ALL
+    -- Rows without a parent would be nobody's. What PostgreSQL 18 calls not enforced is never valid.
+    SELECT f.table_id, format('the scope of %I.%I is found through foreign key %I, which is not valid', f.schema_name, f.table_name, f.constraint_name),
+           format(CASE to_jsonb(k) ->> 'conenforced' WHEN 'false' THEN 'ALTER TABLE %I.%I ALTER CONSTRAINT %I ENFORCED;' ELSE 'ALTER TABLE %I.%I VALIDATE CONSTRAINT %I;' END,
+                  f.schema_name, f.table_name, f.constraint_name)
+    FROM sync.foreign_keys f
+    JOIN sync.table_catalog t ON t.table_id = f.table_id
+    JOIN pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conname = f.constraint_name
+    WHERE NOT k.convalidated AND f.columns = ARRAY[t.scope_via]
+    UNION ALL
+    -- A reference is followed by columns that are equal; periods, since PostgreSQL 18, only overlap.
+    SELECT f.table_id, format('foreign key %I of %I.%I holds for a period', f.constraint_name, f.schema_name, f.table_name),
+           format('ALTER TABLE %I.%I DROP CONSTRAINT %I;', f.schema_name, f.table_name, f.constraint_name)
+    FROM sync.foreign_keys f
+    JOIN sync.table_catalog t ON t.table_id = f.table_id
+    JOIN pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conname = f.constraint_name
+    WHERE f.parent_table_id IS NOT NULL AND to_jsonb(k) ->> 'conperiod' = 'true'
+    UNION ALL
     SELECT f.table_id, format('foreign key %I of %I.%I is not deferrable, and its tables refer to each other in a cycle', f.constraint_name, f.schema_name, f.table_name),
            format('ALTER TABLE %I.%I ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED;', f.schema_name, f.table_name, f.constraint_name)
     FROM sync.foreign_keys f
