@@ -188,6 +188,7 @@ CREATE FUNCTION sync.install_functions(p_table sync.table_catalog)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET client_min_messages = warning -- what DROP IF EXISTS does not find is no news
 AS $$
 DECLARE
     v_id integer := p_table.table_id;
@@ -305,6 +306,7 @@ CREATE FUNCTION sync.end_registration(p_table sync.table_catalog)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET client_min_messages = warning -- what DROP IF EXISTS does not find is no news
 AS $$
 DECLARE
     v_id integer := p_table.table_id;

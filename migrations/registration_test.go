@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
@@ -298,6 +299,25 @@ func catalogPicture(t *testing.T, conn *pgx.Conn) []string {
 		UNION ALL SELECT 'function ' || p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace IN ('app'::regnamespace, 'sync'::regnamespace)
 		UNION ALL SELECT format('depends %s %s on %s', d.classid::regclass, d.deptype, d.refclassid::regclass) FROM pg_depend d JOIN rel r ON d.refobjid = r.oid
 		ORDER BY 1`)
+}
+
+// TestRegistrationIsQuiet: whoever registers a table in psql sees no notice about things they never heard of.
+func TestRegistrationIsQuiet(t *testing.T) {
+	t.Parallel()
+	config, err := pgx.ParseConfig(pgtest.NewDatabase(t))
+	require.NoError(t, err)
+	var notices []string
+	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { notices = append(notices, n.Message) }
+	conn, err := pgx.ConnectConfig(t.Context(), config)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close(t.Context())) }()
+	exec(t, conn, "DO $$ BEGIN RAISE NOTICE 'heard'; END $$")
+	exec(t, conn, note)
+	exec(t, conn, "SELECT sync.register_table('public.note')")
+	exec(t, conn, "ALTER TABLE public.note ADD COLUMN n integer")
+	exec(t, conn, "SELECT sync.refresh_table('public.note')")
+	exec(t, conn, "SELECT sync.unregister_table('public.note')")
+	require.Equal(t, []string{"heard"}, notices)
 }
 
 func TestUnregisterLeavesTheTableAsFound(t *testing.T) {

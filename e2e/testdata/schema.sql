@@ -981,6 +981,7 @@ COMMENT ON FUNCTION sync.emit_statement(p_table sync.table_catalog) IS 'Text of 
 CREATE FUNCTION sync.end_registration(p_table sync.table_catalog) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET client_min_messages TO 'warning'
     AS $$
 DECLARE
     v_id integer := p_table.table_id;
@@ -1213,6 +1214,7 @@ COMMENT ON FUNCTION sync.guard_statement(p_table sync.table_catalog) IS 'Text of
 CREATE FUNCTION sync.install_functions(p_table sync.table_catalog) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET client_min_messages TO 'warning'
     AS $_$
 DECLARE
     v_id integer := p_table.table_id;
