@@ -1,9 +1,8 @@
-# Every tool is built by Go from a pinned version, so Go, make, gcc and PostgreSQL 15 to 18 are all
-# that is needed. Without PostgreSQL programs on the machine, and without TEST_DATABASE_URL or
-# DATABASE_URL, they are downloaded.
+# Every tool is built by Go from a pinned version, so Go, make and PostgreSQL 15 to 18 are all that is
+# needed, and gcc for the race detector. Without PostgreSQL programs on the machine, and without
+# TEST_DATABASE_URL or DATABASE_URL, they are downloaded, or else installed with the package manager.
 
-SHELL       := /bin/bash
-.SHELLFLAGS := -euo pipefail -c
+.SHELLFLAGS := -eu -c
 
 PGRUN     := go run ./db/pgembed/pgrun --
 SQLC      := go tool -modfile=tools/go.mod sqlc

@@ -20,7 +20,10 @@ AS $$
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = p_relation
     ), cols AS (
-        SELECT a.attname, a.attnum, a.attnotnull, a.atttypid::regtype::text AS type_name, a.attgenerated, coalesce(l.collisdeterministic, true) AS is_deterministic
+        -- A NOT NULL that is not valid, which PostgreSQL 18 has, says nothing about the rows that are there.
+        SELECT a.attname, a.attnum,
+               a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = p_relation AND k.contype = 'n' AND NOT k.convalidated AND k.conkey = ARRAY[a.attnum]) AS attnotnull,
+               a.atttypid::regtype::text AS type_name, a.attgenerated, coalesce(l.collisdeterministic, true) AS is_deterministic
         FROM pg_attribute a LEFT JOIN pg_collation l ON l.oid = a.attcollation
         WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
     ), key_col AS (SELECT * FROM cols WHERE attname = p_key),
@@ -124,6 +127,23 @@ AS $$
     FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
     WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via]
     UNION ALL
+    -- Rows without a parent would be nobody's. What PostgreSQL 18 calls not enforced is never valid.
+    SELECT f.table_id, format('the scope of %I.%I is found through foreign key %I, which is not valid', f.schema_name, f.table_name, f.constraint_name),
+           format(CASE to_jsonb(k) ->> 'conenforced' WHEN 'false' THEN 'ALTER TABLE %I.%I ALTER CONSTRAINT %I ENFORCED;' ELSE 'ALTER TABLE %I.%I VALIDATE CONSTRAINT %I;' END,
+                  f.schema_name, f.table_name, f.constraint_name)
+    FROM sync.foreign_keys f
+    JOIN sync.table_catalog t ON t.table_id = f.table_id
+    JOIN pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conname = f.constraint_name
+    WHERE NOT k.convalidated AND f.columns = ARRAY[t.scope_via]
+    UNION ALL
+    -- A reference is followed by columns that are equal; periods, since PostgreSQL 18, only overlap.
+    SELECT f.table_id, format('foreign key %I of %I.%I holds for a period', f.constraint_name, f.schema_name, f.table_name),
+           format('ALTER TABLE %I.%I DROP CONSTRAINT %I;', f.schema_name, f.table_name, f.constraint_name)
+    FROM sync.foreign_keys f
+    JOIN sync.table_catalog t ON t.table_id = f.table_id
+    JOIN pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conname = f.constraint_name
+    WHERE f.parent_table_id IS NOT NULL AND to_jsonb(k) ->> 'conperiod' = 'true'
+    UNION ALL
     SELECT f.table_id, format('foreign key %I of %I.%I is not deferrable, and its tables refer to each other in a cycle', f.constraint_name, f.schema_name, f.table_name),
            format('ALTER TABLE %I.%I ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED;', f.schema_name, f.table_name, f.constraint_name)
     FROM sync.foreign_keys f
@@ -168,6 +188,7 @@ CREATE FUNCTION sync.install_functions(p_table sync.table_catalog)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET client_min_messages = warning -- what DROP IF EXISTS does not find is no news
 AS $$
 DECLARE
     v_id integer := p_table.table_id;
@@ -285,6 +306,7 @@ CREATE FUNCTION sync.end_registration(p_table sync.table_catalog)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET client_min_messages = warning -- what DROP IF EXISTS does not find is no news
 AS $$
 DECLARE
     v_id integer := p_table.table_id;

@@ -131,11 +131,16 @@ COMMENT ON FUNCTION sync.differences(integer, text) IS 'Rows of a scope in one t
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.key_text(p_table_id integer, p_key_bytes bytea)
 RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE t.key_type WHEN 'uuid' THEN encode(p_key_bytes, 'hex')::uuid::text ELSE convert_from(p_key_bytes, 'UTF8') END
-    FROM sync.table_catalog t WHERE t.table_id = p_table_id
+BEGIN
+    -- Not a CASE of both: PostgreSQL may compute what depends on parameters alone when it plans, and one of the two fails.
+    IF (SELECT t.key_type = 'uuid' FROM sync.table_catalog t WHERE t.table_id = p_table_id) THEN
+        RETURN encode(p_key_bytes, 'hex')::uuid::text;
+    END IF;
+    RETURN convert_from(p_key_bytes, 'UTF8');
+END
 $$;
 COMMENT ON FUNCTION sync.key_text(integer, bytea) IS 'A key of the log as clients know it.';
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
@@ -211,6 +212,11 @@ func TestForeignKeyRefusals(t *testing.T) {
 			register: "SELECT sync.register_table('public.child', sync_key => 'id', scope_via => 'parent_id')",
 			message:  "the scope of public.child is found through public.parent, which is not registered",
 			hint:     "Register it in the same transaction: SELECT sync.register_table('public.parent');", mend: "SELECT sync.register_table('public.parent')",
+		}, {
+			name: "scope through a key that is not valid", ddl: "ALTER TABLE public.parent ADD UNIQUE (id); ALTER TABLE public.child ALTER parent_id SET NOT NULL, ADD UNIQUE (id), ADD CONSTRAINT fk FOREIGN KEY (parent_id) REFERENCES public.parent (id) NOT VALID",
+			register: "SELECT sync.register_table('public.parent'); SELECT sync.register_table('public.child', sync_key => 'id', scope_via => 'parent_id')",
+			message:  "the scope of public.child is found through foreign key fk, which is not valid",
+			hint:     "ALTER TABLE public.child VALIDATE CONSTRAINT fk;", mend: "ALTER TABLE public.child VALIDATE CONSTRAINT fk",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -293,6 +299,25 @@ func catalogPicture(t *testing.T, conn *pgx.Conn) []string {
 		UNION ALL SELECT 'function ' || p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace IN ('app'::regnamespace, 'sync'::regnamespace)
 		UNION ALL SELECT format('depends %s %s on %s', d.classid::regclass, d.deptype, d.refclassid::regclass) FROM pg_depend d JOIN rel r ON d.refobjid = r.oid
 		ORDER BY 1`)
+}
+
+// TestRegistrationIsQuiet: whoever registers a table in psql sees no notice about things they never heard of.
+func TestRegistrationIsQuiet(t *testing.T) {
+	t.Parallel()
+	config, err := pgx.ParseConfig(pgtest.NewDatabase(t))
+	require.NoError(t, err)
+	var notices []string
+	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { notices = append(notices, n.Message) }
+	conn, err := pgx.ConnectConfig(t.Context(), config)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close(t.Context())) }()
+	exec(t, conn, "DO $$ BEGIN RAISE NOTICE 'heard'; END $$")
+	exec(t, conn, note)
+	exec(t, conn, "SELECT sync.register_table('public.note')")
+	exec(t, conn, "ALTER TABLE public.note ADD COLUMN n integer")
+	exec(t, conn, "SELECT sync.refresh_table('public.note')")
+	exec(t, conn, "SELECT sync.unregister_table('public.note')")
+	require.Equal(t, []string{"heard"}, notices)
 }
 
 func TestUnregisterLeavesTheTableAsFound(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -83,15 +84,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 // describe adds what PostgreSQL says beside its message: the refusals of the
-// sync schema carry their remedy in the hint.
+// sync schema carry their remedy in the hint. To its own refusal of a role it
+// adds where the remedy is.
 func describe(err error) string {
 	text := err.Error()
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		if e.Detail != "" {
 			text += "\n  detail: " + e.Detail
 		}
-		if e.Hint != "" {
-			text += "\n  hint: " + e.Hint
+		hint := e.Hint
+		if hint == "" && e.Code == pgerrcode.InsufficientPrivilege {
+			hint = "The role of DATABASE_URL lacks a privilege. Migrating needs CREATE on the database and on schema public; " +
+				"docs/operations.md, Privileges, has the GRANT statements for the rest."
+		}
+		if hint != "" {
+			text += "\n  hint: " + hint
 		}
 	}
 	return text

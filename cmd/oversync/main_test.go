@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	neturl "net/url"
 	"os"
 	"strings"
 	"testing"
@@ -188,7 +189,14 @@ func TestServeRefusesToStart(t *testing.T) {
 	require.Contains(t, r.stderr, "oversync migrate up")
 
 	requireOK(t, oversyncCommand(t, "migrate", "up", "--database-url", url))
-	_, err := connect(t, url).Exec(t.Context(), "INSERT INTO public.oversync_goose_version (version_id, is_applied) VALUES (99999, true)")
+	taken, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, taken.Close()) }()
+	r = oversyncCommand(t, "serve", "--database-url", url, "--jwt-secret", testSecret, "--listen", taken.Addr().String())
+	require.Equal(t, exitFailed, r.status)
+	require.Contains(t, r.stderr, taken.Addr().String()+" (OVERSYNC_LISTEN chooses another address)")
+
+	_, err = connect(t, url).Exec(t.Context(), "INSERT INTO public.oversync_goose_version (version_id, is_applied) VALUES (99999, true)")
 	require.NoError(t, err)
 	r = serve()
 	require.Equal(t, exitFailed, r.status)
@@ -201,6 +209,30 @@ func TestServeRefusesToStart(t *testing.T) {
 	r = oversyncCommand(t, "dev", "--database-url", url, "--listen", ":0", "--jwt-secret", "")
 	require.Equal(t, exitFailed, r.status)
 	require.Contains(t, r.stderr, "OVERSYNC_JWT_SECRET")
+}
+
+// TestRoleWithoutPrivileges: whoever comes with a role that may do nothing is told what it needs.
+func TestRoleWithoutPrivileges(t *testing.T) {
+	t.Parallel()
+	url := pgtest.NewEmptyDatabase(t)
+	u, err := neturl.Parse(url)
+	require.NoError(t, err)
+	query := u.Query()
+	query.Set("role", "pg_monitor")
+	u.RawQuery = query.Encode()
+	weak := func(args ...string) {
+		t.Helper()
+		r := oversyncCommand(t, append(args, "--database-url", u.String())...)
+		require.Equal(t, exitFailed, r.status)
+		require.Contains(t, r.stderr, "SQLSTATE 42501")
+		require.Contains(t, r.stderr, "hint: The role of DATABASE_URL lacks a privilege. Migrating needs CREATE on the database and on schema public")
+	}
+	weak("migrate", "up")
+	weak("dev", "--listen", "127.0.0.1:0")
+	requireOK(t, oversyncCommand(t, "migrate", "up", "--database-url", url))
+	weak("migrate", "status")
+	weak("table", "list")
+	weak("serve", "--listen", "127.0.0.1:0", "--jwt-secret", testSecret)
 }
 
 // running is a server in this process.

@@ -82,7 +82,7 @@ func serve(ctx context.Context, logger *slog.Logger, pool *pgxpool.Pool, server 
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", server.Listen)
 	if err != nil {
-		return errors.Join(fmt.Errorf("listen on %s: %w", server.Listen, err), service.Close(context.WithoutCancel(ctx)))
+		return errors.Join(fmt.Errorf("listen on %s (OVERSYNC_LISTEN chooses another address): %w", server.Listen, err), service.Close(context.WithoutCancel(ctx)))
 	}
 
 	// Requests outlive the signal: they are cancelled only when the drain's time

@@ -17,6 +17,7 @@ import (
 // places are where packages put the server's programs, as glob patterns.
 var places = []string{
 	"/usr/lib/postgresql/*/bin",                      // Debian, Ubuntu
+	"/usr/lib/postgresql[0-9]*/bin",                  // openSUSE
 	"/usr/pgsql-*/bin",                               // the PGDG packages for RHEL
 	"/usr/libexec/postgresql*",                       // Alpine
 	"/usr/local/pgsql/bin",                           // built from source
@@ -61,9 +62,28 @@ func Program(ctx context.Context, name string, major int) (string, error) {
 }
 
 // findBinaries returns the programs to use: those of the given major version when it is not 0, since
-// a cluster runs only on the version that made it; else any supported. It downloads them when
-// nothing is installed.
+// a cluster runs only on the version that made it; else any supported. It obtains them when nothing
+// is installed.
 func findBinaries(ctx context.Context, major int, log *slog.Logger) (binaries, error) {
+	found, err := chooseInstalled(ctx, major)
+	if !errors.Is(err, errNoneInstalled) {
+		return found, err
+	}
+	if dir := os.Getenv("OVERSYNC_PG_BIN"); dir != "" {
+		return binaries{}, fmt.Errorf("pgembed: OVERSYNC_PG_BIN=%s holds no PostgreSQL that runs: name the folder of postgres and initdb, or unset it", dir)
+	}
+	base, err := cacheFolder()
+	if err != nil {
+		return binaries{}, err
+	}
+	return obtain(ctx, base, mavenCentral, major, log)
+}
+
+// errNoneInstalled reports that there is no PostgreSQL of any version where packages put it.
+var errNoneInstalled = errors.New("pgembed: no PostgreSQL is installed")
+
+// chooseInstalled is findBinaries among what is installed. It returns errNoneInstalled if nothing is.
+func chooseInstalled(ctx context.Context, major int) (binaries, error) {
 	all := installed(ctx, "postgres")
 	if err := ctx.Err(); err != nil {
 		return binaries{}, fmt.Errorf("pgembed: look for PostgreSQL: %w", err) // asking for versions may have failed for this alone
@@ -76,21 +96,15 @@ func findBinaries(ctx context.Context, major int, log *slog.Logger) (binaries, e
 		seen = append(seen, found.String())
 	}
 	switch {
-	case len(seen) > 0 && major != 0:
+	case len(seen) == 0:
+		return binaries{}, errNoneInstalled
+	case major != 0:
 		return binaries{}, fmt.Errorf("pgembed: the cluster is of PostgreSQL %d, but found only %s: install PostgreSQL %d or remove the cluster's folder",
 			major, strings.Join(seen, ", "), major)
-	case len(seen) > 0:
+	default:
 		return binaries{}, fmt.Errorf("pgembed: PostgreSQL %d to %d is supported, but found only %s: install a supported version, set OVERSYNC_PG_BIN to its folder, or set DATABASE_URL",
 			MinMajor, MaxMajor, strings.Join(seen, ", "))
 	}
-	if dir := os.Getenv("OVERSYNC_PG_BIN"); dir != "" {
-		return binaries{}, fmt.Errorf("pgembed: OVERSYNC_PG_BIN=%s holds no PostgreSQL that runs: name the folder of postgres and initdb, or unset it", dir)
-	}
-	base, err := cacheFolder()
-	if err != nil {
-		return binaries{}, err
-	}
-	return download(ctx, base, mavenCentral, major, log)
 }
 
 // installed lists the installations that have the program, best first: OVERSYNC_PG_BIN alone when

@@ -113,7 +113,7 @@ func TestDownload(t *testing.T) {
 	require.Equal(t, 2, requests, "the second call must find the first one's programs")
 
 	_, err = download(t.Context(), base, repository.URL, 17, log)
-	require.ErrorContains(t, err, "install it with the package manager")
+	require.ErrorContains(t, err, "download PostgreSQL 17: ")
 	leftovers, err := filepath.Glob(filepath.Join(base, "download-*"))
 	require.NoError(t, err)
 	require.Empty(t, leftovers)

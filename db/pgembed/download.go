@@ -23,7 +23,7 @@ var downloads = map[int]embeddedpostgres.PostgresVersion{
 }
 
 // download returns the programs of a major version, the newest for 0, from the cache or else from
-// the network. The library checks the archive's checksum.
+// the network. The library checks the archive's checksum. The caller lets one process do so at a time.
 func download(ctx context.Context, base, repository string, major int, log *slog.Logger) (binaries, error) {
 	if major == 0 {
 		major = MaxMajor
@@ -32,16 +32,6 @@ func download(ctx context.Context, base, repository string, major int, log *slog
 	if !ok {
 		return binaries{}, fmt.Errorf("pgembed: PostgreSQL %d is not supported, only %d to %d", major, MinMajor, MaxMajor)
 	}
-	if err := os.MkdirAll(base, 0o755); err != nil {
-		return binaries{}, fmt.Errorf("pgembed: %w", err)
-	}
-	// Two processes must not download the same archive into each other's way.
-	lock, err := waitForLock(filepath.Join(base, "download.lock"))
-	if err != nil {
-		return binaries{}, err
-	}
-	defer func() { _ = lock.Close() }()
-
 	home := filepath.Join(base, "postgresql-"+string(release))
 	bin := filepath.Join(home, "bin")
 	if found := inspect(ctx, "postgres", bin); len(found) == 1 {
@@ -49,12 +39,11 @@ func download(ctx context.Context, base, repository string, major int, log *slog
 	}
 	log.Info("no PostgreSQL found on this machine, downloading one", "version", string(release), "from", repository, "to", home)
 	if err := fetch(base, home, repository, release); err != nil {
-		return binaries{}, fmt.Errorf("pgembed: no PostgreSQL %d to %d found on this machine, and downloading one failed: install it with the package manager (Debian: apt-get install postgresql), or set DATABASE_URL: %w",
-			MinMajor, MaxMajor, err)
+		return binaries{}, fmt.Errorf("download PostgreSQL %d: %w", major, err)
 	}
 	found := inspect(ctx, "postgres", bin)
 	if len(found) != 1 {
-		return binaries{}, fmt.Errorf("pgembed: the programs in %s do not run on this machine: install PostgreSQL with the package manager, or set DATABASE_URL", bin)
+		return binaries{}, fmt.Errorf("the programs downloaded to %s do not run on this machine", bin)
 	}
 	return found[0], nil
 }

@@ -399,12 +399,16 @@ func TestSettings() map[string]string {
 
 // tail returns the last lines of a file.
 func tail(path string) string {
-	const most = 20
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return lastLines(string(text))
+}
+
+func lastLines(text string) string {
+	const most = 20
+	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-most):], "\n")
 }
 

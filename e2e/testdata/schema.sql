@@ -1023,6 +1023,7 @@ COMMENT ON FUNCTION sync.emit_statement(p_table sync.table_catalog) IS 'Text of 
 CREATE FUNCTION sync.end_registration(p_table sync.table_catalog) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET client_min_messages TO 'warning'
     AS $$
 DECLARE
     v_id integer := p_table.table_id;
@@ -1217,6 +1218,23 @@ CREATE FUNCTION sync.foreign_key_problems() RETURNS TABLE(table_id integer, prob
     FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
     WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via]
     UNION ALL
+    -- Rows without a parent would be nobody's. What PostgreSQL 18 calls not enforced is never valid.
+    SELECT f.table_id, format('the scope of %I.%I is found through foreign key %I, which is not valid', f.schema_name, f.table_name, f.constraint_name),
+           format(CASE to_jsonb(k) ->> 'conenforced' WHEN 'false' THEN 'ALTER TABLE %I.%I ALTER CONSTRAINT %I ENFORCED;' ELSE 'ALTER TABLE %I.%I VALIDATE CONSTRAINT %I;' END,
+                  f.schema_name, f.table_name, f.constraint_name)
+    FROM sync.foreign_keys f
+    JOIN sync.table_catalog t ON t.table_id = f.table_id
+    JOIN pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conname = f.constraint_name
+    WHERE NOT k.convalidated AND f.columns = ARRAY[t.scope_via]
+    UNION ALL
+    -- A reference is followed by columns that are equal; periods, since PostgreSQL 18, only overlap.
+    SELECT f.table_id, format('foreign key %I of %I.%I holds for a period', f.constraint_name, f.schema_name, f.table_name),
+           format('ALTER TABLE %I.%I DROP CONSTRAINT %I;', f.schema_name, f.table_name, f.constraint_name)
+    FROM sync.foreign_keys f
+    JOIN sync.table_catalog t ON t.table_id = f.table_id
+    JOIN pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conname = f.constraint_name
+    WHERE f.parent_table_id IS NOT NULL AND to_jsonb(k) ->> 'conperiod' = 'true'
+    UNION ALL
     SELECT f.table_id, format('foreign key %I of %I.%I is not deferrable, and its tables refer to each other in a cycle', f.constraint_name, f.schema_name, f.table_name),
            format('ALTER TABLE %I.%I ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED;', f.schema_name, f.table_name, f.constraint_name)
     FROM sync.foreign_keys f
@@ -1260,6 +1278,7 @@ COMMENT ON FUNCTION sync.guard_statement(p_table sync.table_catalog) IS 'Text of
 CREATE FUNCTION sync.install_functions(p_table sync.table_catalog) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET client_min_messages TO 'warning'
     AS $_$
 DECLARE
     v_id integer := p_table.table_id;
@@ -1340,11 +1359,16 @@ CREATE FUNCTION sync.key_expression(p_table sync.table_catalog, p_key_bytes text
 $$;
 COMMENT ON FUNCTION sync.key_expression(p_table sync.table_catalog, p_key_bytes text) IS 'SQL that makes a key of the table''s type from key bytes.';
 CREATE FUNCTION sync.key_text(p_table_id integer, p_key_bytes bytea) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT CASE t.key_type WHEN 'uuid' THEN encode(p_key_bytes, 'hex')::uuid::text ELSE convert_from(p_key_bytes, 'UTF8') END
-    FROM sync.table_catalog t WHERE t.table_id = p_table_id
+BEGIN
+    -- Not a CASE of both: PostgreSQL may compute what depends on parameters alone when it plans, and one of the two fails.
+    IF (SELECT t.key_type = 'uuid' FROM sync.table_catalog t WHERE t.table_id = p_table_id) THEN
+        RETURN encode(p_key_bytes, 'hex')::uuid::text;
+    END IF;
+    RETURN convert_from(p_key_bytes, 'UTF8');
+END
 $$;
 COMMENT ON FUNCTION sync.key_text(p_table_id integer, p_key_bytes bytea) IS 'A key of the log as clients know it.';
 CREATE FUNCTION sync.last_bundle() RETURNS TABLE(user_id text, bundle_seq bigint, source_id text, source_bundle_id bigint, row_count bigint)
@@ -1954,7 +1978,10 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = p_relation
     ), cols AS (
-        SELECT a.attname, a.attnum, a.attnotnull, a.atttypid::regtype::text AS type_name, a.attgenerated, coalesce(l.collisdeterministic, true) AS is_deterministic
+        -- A NOT NULL that is not valid, which PostgreSQL 18 has, says nothing about the rows that are there.
+        SELECT a.attname, a.attnum,
+               a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = p_relation AND k.contype = 'n' AND NOT k.convalidated AND k.conkey = ARRAY[a.attnum]) AS attnotnull,
+               a.atttypid::regtype::text AS type_name, a.attgenerated, coalesce(l.collisdeterministic, true) AS is_deterministic
         FROM pg_attribute a LEFT JOIN pg_collation l ON l.oid = a.attcollation
         WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
     ), key_col AS (SELECT * FROM cols WHERE attname = p_key),

@@ -39,15 +39,12 @@ func main() {
 }
 
 func run(args []string) (status int, err error) {
-	// Ctrl-C reaches the command too, since it is in our process group. Both signals must leave
-	// us alive until the command has ended and the server is stopped.
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if os.Getenv("TEST_DATABASE_URL") == "" && os.Getenv("DATABASE_URL") == "" {
-		server, err := pgembed.Start(context.Background(), pgembed.Config{
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		server, err := pgembed.Start(ctx, pgembed.Config{
 			Temporary: true,
 			Settings:  pgembed.TestSettings(),
 			Logger:    slog.New(slog.NewTextHandler(os.Stderr, nil)),
@@ -62,6 +59,10 @@ func run(args []string) (status int, err error) {
 		}()
 		cmd.Env = append(os.Environ(), "TEST_DATABASE_URL="+server.URL("postgres"))
 	}
+	// Ctrl-C reaches the command too, since it is in our process group. Both signals must leave
+	// us alive until the command has ended and the server is stopped.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	if err := cmd.Start(); err != nil {
 		return 1, err
 	}
