@@ -181,7 +181,7 @@ BEGIN
         v_id, sync.capture_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.capture_row_%s() RETURNS trigger LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
         v_id, sync.capture_row_body(p_table));
-    EXECUTE format('CREATE OR REPLACE FUNCTION sync.emit_%s(p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_was_live boolean[], p_bytes_before integer[]) RETURNS void
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.emit_%s(p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_only_missing boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS %L', v_id, sync.emit_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_push_id uuid, p_user_id text, p_from integer, p_to integer, p_user_pk bigint, p_bundle_seq bigint, p_ordinals integer[], p_op "char") RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
@@ -191,7 +191,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
     EXECUTE format('REVOKE ALL ON FUNCTION sync.capture_%1$s(), sync.capture_row_%1$s() FROM PUBLIC', v_id);
     EXECUTE format('COMMENT ON FUNCTION sync.capture_row_%s() IS %L', v_id, format('Trigger function of partitions added to %s since: notes the key of a row.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.capture_%s() IS %L', v_id, format('Trigger function of %s: notes the keys that a statement touched.', v_name));
-    EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint[], integer[], bytea[], boolean[], integer[]) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
+    EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint[], integer[], bytea[], boolean) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char") IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
     IF sync.settle_body(p_table) IS NULL THEN
         EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
@@ -305,7 +305,7 @@ BEGIN
     END IF;
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_row_%s()', v_id);
-    EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean[], integer[])', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean)', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char")', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.resolve_%s(bytea[])', v_id);

@@ -30,12 +30,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_scopes text[];
+    v_locked bigint;
     v_retired bigint;
 BEGIN
-    SELECT array_agg(DISTINCT s.scope COLLATE "C") INTO v_scopes
-    FROM sync.captured_keys c CROSS JOIN LATERAL unnest(c.scopes) AS s(scope)
-    WHERE c.xid = pg_current_xact_id()
-      AND NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.user_id = s.scope);
+    -- EXCEPT, since it never compares each with each, as a join would that expects few of them.
+    SELECT array_agg(n.scope) INTO v_scopes
+    FROM (SELECT s.scope FROM sync.captured_keys c CROSS JOIN LATERAL unnest(c.scopes) AS s(scope) WHERE c.xid = pg_current_xact_id()
+          EXCEPT SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id()) AS n;
     IF v_scopes IS NULL THEN
         RETURN 0;
     END IF;
@@ -46,8 +47,9 @@ BEGIN
         ORDER BY s.scope COLLATE "C"
         ON CONFLICT ON CONSTRAINT user_id_is_unique DO NOTHING;
         PERFORM FROM sync.user_state u WHERE u.user_id = ANY (v_scopes) ORDER BY u.user_pk FOR NO KEY UPDATE;
+        GET DIAGNOSTICS v_locked = ROW_COUNT;
         -- A scope may have been forgotten while this waited for it.
-        EXIT WHEN (SELECT count(*) FROM sync.user_state u WHERE u.user_id = ANY (v_scopes)) = cardinality(v_scopes);
+        EXIT WHEN v_locked = cardinality(v_scopes);
     END LOOP;
     INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, is_implicit)
     SELECT pg_current_xact_id(), u.user_pk, u.user_id, u.next_bundle_seq, p_source_id, coalesce(s.last_source_bundle_id, 0) + 1, true
@@ -102,8 +104,21 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_table_ids integer[];
     v_row record;
 BEGIN
+    -- Most tables have no column that could hold such a number: those of built-in types have none, but for numeric without a modest
+    -- precision, JSON, and what is made of them. Looking at each row costs as much as a third of writing it.
+    SELECT array_agg(t.table_id) INTO v_table_ids
+    FROM sync.table_catalog t
+    WHERE EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.table_id = t.table_id)
+      AND EXISTS (SELECT FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+                  WHERE a.attrelid = t.relation AND a.attnum > 0 AND NOT a.attisdropped AND y.typtype <> 'e'
+                    AND (y.oid >= 16384 OR y.typtype <> 'b' OR y.typcategory = 'A' OR y.typname IN ('json', 'jsonb')
+                         OR y.typname = 'numeric' AND (a.atttypmod < 0 OR (a.atttypmod - 4) >> 16 > 300 OR (a.atttypmod - 4) & 1024 <> 0)));
+    IF v_table_ids IS NULL THEN
+        RETURN;
+    END IF;
     FOR v_row IN
         SELECT t.schema_name, t.table_name, r.payload
         FROM sync.open_bundles b
@@ -111,7 +126,7 @@ BEGIN
         JOIN sync.table_catalog t ON t.table_id = r.table_id
         -- Without so many digits or such an exponent, every number is finite. The cheap looks come first: long repetitions cost a regular
         -- expression ten times what short ones do.
-        WHERE b.xid = pg_current_xact_id()
+        WHERE b.xid = pg_current_xact_id() AND r.table_id = ANY (v_table_ids)
           AND (CASE WHEN octet_length(r.payload) >= 200 THEN CASE WHEN r.payload ~ '[0-9]{25}' THEN r.payload ~ '[0-9]{200}' END END
                OR CASE WHEN r.payload ~ '[eE]\+?[0-9]{3}' THEN r.payload ~ '[:,[[:space:]]-?[0-9]+(\.[0-9]+)?[eE]\+?0*[1-9][0-9]{2}' END)
     LOOP

@@ -9,15 +9,16 @@
 CREATE UNLOGGED TABLE sync.adoption_queue (
     table_id       integer NOT NULL,
     queue_position bigint NOT NULL,
-    key_bytes      bytea NOT NULL,
     scope          text NOT NULL,
+    keys           bytea[] NOT NULL,
     CONSTRAINT adoption_queue_pkey PRIMARY KEY (table_id, queue_position)
 );
-COMMENT ON TABLE sync.adoption_queue IS 'Rows of registered tables that still have to enter the log, by scope. Lost in a crash, it is made again from what the log does not have.';
+ALTER TABLE sync.adoption_queue ALTER COLUMN keys SET STORAGE EXTERNAL;
+COMMENT ON TABLE sync.adoption_queue IS 'Rows of registered tables that still have to enter the log: a row per scope, or more where a scope has many. Lost in a crash, it is made again from what the log does not have.';
 COMMENT ON COLUMN sync.adoption_queue.table_id IS 'Table, see sync.table_catalog.';
-COMMENT ON COLUMN sync.adoption_queue.queue_position IS 'Order in which they are taken: scope by scope.';
-COMMENT ON COLUMN sync.adoption_queue.key_bytes IS 'Key of the row.';
-COMMENT ON COLUMN sync.adoption_queue.scope IS 'Scope of the row when it was queued.';
+COMMENT ON COLUMN sync.adoption_queue.queue_position IS 'Order in which they are taken: how many rows of the table were queued up to these and with them.';
+COMMENT ON COLUMN sync.adoption_queue.scope IS 'Scope of the rows when they were queued.';
+COMMENT ON COLUMN sync.adoption_queue.keys IS 'Keys of the rows, in order.';
 
 CREATE TABLE sync.adoptions (
     table_id   integer NOT NULL CONSTRAINT adoptions_pkey PRIMARY KEY,
@@ -232,6 +233,8 @@ CREATE FUNCTION sync.adopt_queue_rows(p_table_id integer)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET work_mem = '64MB'
+SET jit = off
 SET timezone = 'UTC'
 SET datestyle = 'ISO, MDY'
 SET intervalstyle = 'postgres'
@@ -240,31 +243,31 @@ SET bytea_output = 'hex'
 AS $$
 DECLARE
     v_table sync.table_catalog := sync.catalog_entry(p_table_id);
-    v_is_new boolean := NOT EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = p_table_id AND a.source_id <> 'oversync:adopt');
+    v_rows text;
     v_count bigint;
 BEGIN
     DELETE FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
-    IF v_is_new THEN
-        -- Only rows that the log has never seen: what was written since registration is captured.
-        EXECUTE format($f$
-            INSERT INTO sync.adoption_queue (table_id, queue_position, scope, key_bytes)
-            SELECT $1, row_number() OVER (ORDER BY t.scope), t.scope, t.key_bytes
-            FROM (SELECT %s AS scope, %s AS key_bytes FROM %s AS t OFFSET 0) AS t
-            WHERE t.scope IS NOT NULL$f$,
-            sync.scope_expression(v_table, 't'), sync.key_bytes_expression(v_table, 't'), v_table.relation) USING p_table_id;
-    ELSE
-        EXECUTE format($f$
-            INSERT INTO sync.adoption_queue (table_id, queue_position, scope, key_bytes)
-            SELECT $1, row_number() OVER (ORDER BY t.scope), t.scope, t.key_bytes
+    IF EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = p_table_id AND a.source_id <> 'oversync:adopt') THEN
+        v_rows := format($f$
+            SELECT t.scope, t.key_bytes
             FROM (%s) AS t
             LEFT JOIN sync.user_state u ON u.user_id = t.scope
             LEFT JOIN LATERAL (SELECT r.payload FROM sync.bundle_rows r
-                               WHERE r.user_pk = u.user_pk AND r.table_id = $1 AND r.key_bytes = t.key_bytes
+                               WHERE r.user_pk = u.user_pk AND r.table_id = %s AND r.key_bytes = t.key_bytes
                                ORDER BY r.bundle_seq DESC LIMIT 1) AS newest ON true
-            WHERE t.scope IS NOT NULL AND t.payload IS DISTINCT FROM newest.payload$f$,
-            sync.live_rows_statement(v_table, false)) USING p_table_id;
+            WHERE t.payload IS DISTINCT FROM newest.payload$f$, sync.live_rows_statement(v_table, false), p_table_id);
+    ELSE
+        -- Only rows that the log has never seen: what was written since registration is captured. They are left out when they are emitted.
+        v_rows := format('SELECT %s AS scope, %s AS key_bytes FROM %s AS t OFFSET 0', sync.scope_expression(v_table, 't'), sync.key_bytes_expression(v_table, 't'), v_table.relation);
     END IF;
-    GET DIAGNOSTICS v_count = ROW_COUNT;
+    EXECUTE format($f$
+        INSERT INTO sync.adoption_queue (table_id, queue_position, scope, keys)
+        SELECT $1, sum(cardinality(q.keys)) OVER (ORDER BY q.scope, q.part), q.scope, q.keys
+        FROM (SELECT t.scope, t.part, array_agg(t.key_bytes ORDER BY t.key_bytes) AS keys
+              FROM (SELECT t.scope, t.key_bytes, (row_number() OVER (PARTITION BY t.scope) - 1) / 10000 AS part
+                    FROM (SELECT r.scope COLLATE "C" AS scope, r.key_bytes FROM (%s) AS r WHERE r.scope IS NOT NULL) AS t) AS t
+              GROUP BY t.scope, t.part) AS q$f$, v_rows) USING p_table_id;
+    SELECT coalesce(sum(cardinality(q.keys)), 0) INTO v_count FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
     UPDATE sync.adoptions a SET row_count = v_count WHERE a.table_id = p_table_id;
     RETURN v_count;
 END
@@ -281,6 +284,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_adoption sync.adoptions;
+    v_end bigint;
     v_taken bigint;
 BEGIN
     PERFORM sync.finish_captured();
@@ -292,15 +296,20 @@ BEGIN
         -- Not queued yet, or the queue was lost in a crash.
         PERFORM sync.adopt_queue_rows(p_table_id);
     END IF;
+    -- Whole scopes, so that each has one bundle; one that is larger than a batch is split.
+    SELECT coalesce(max(q.queue_position), f.queue_position) INTO v_end
+    FROM (SELECT q.queue_position, q.queue_position - cardinality(q.keys) + p_rows AS up_to FROM sync.adoption_queue q WHERE q.table_id = p_table_id
+          ORDER BY q.queue_position LIMIT 1) AS f
+    LEFT JOIN sync.adoption_queue q ON q.table_id = p_table_id AND q.queue_position <= f.up_to
+    GROUP BY f.queue_position;
     WITH taken AS (
-        DELETE FROM sync.adoption_queue q
-        WHERE q.table_id = p_table_id
-          AND q.queue_position < (SELECT min(f.queue_position) FROM sync.adoption_queue f WHERE f.table_id = p_table_id) + p_rows
-        RETURNING q.queue_position, q.scope, q.key_bytes
+        DELETE FROM sync.adoption_queue q WHERE q.table_id = p_table_id AND q.queue_position <= v_end RETURNING q.*
+    ), left_over AS (
+        INSERT INTO sync.adoption_queue (table_id, queue_position, scope, keys)
+        SELECT t.table_id, t.queue_position, t.scope, t.keys[p_rows + 1:] FROM taken t WHERE cardinality(t.keys) > p_rows
     ), noted AS (
         INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
-        SELECT pg_current_xact_id(), p_table_id, false, array_agg(t.key_bytes ORDER BY t.queue_position), array_agg(t.scope ORDER BY t.queue_position)
-        FROM taken t HAVING count(*) > 0
+        SELECT pg_current_xact_id(), t.table_id, false, t.keys[:p_rows], ARRAY[t.scope] FROM taken t
         RETURNING cardinality(keys) AS key_count
     )
     SELECT sum(n.key_count) INTO v_taken FROM noted n;

@@ -57,7 +57,7 @@ AS $$
     UNION ALL
     SELECT 'warning', r.name, format('rows that were there before still enter the log%s', ': ' || q.waiting || ' are waiting'), format('CALL sync.adopt_table(%L);', r.relation)
     FROM registered r JOIN sync.adoptions a ON a.table_id = r.table_id
-    CROSS JOIN LATERAL (SELECT nullif(count(*), 0) AS waiting FROM sync.adoption_queue w WHERE w.table_id = r.table_id) AS q
+    CROSS JOIN LATERAL (SELECT sum(cardinality(w.keys)) AS waiting FROM sync.adoption_queue w WHERE w.table_id = r.table_id) AS q
     UNION ALL
     SELECT 'warning', r.name, 'forced row-level security may hide rows from sync', format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', r.relation)
     FROM registered r WHERE r.relforcerowsecurity
@@ -122,7 +122,7 @@ COMMENT ON COLUMN sync.rows.payload IS 'The row after the change; null for a DEL
 CREATE VIEW sync.tables AS
 SELECT t.schema_name, t.table_name, t.key_column, coalesce(t.scope_column::text, 'through ' || t.scope_via) AS scope, t.policy,
        t.columns_fingerprint IS DISTINCT FROM sync.columns_fingerprint(t.relation) AS was_altered,
-       (SELECT count(*) FROM sync.adoption_queue q WHERE q.table_id = t.table_id) AS rows_to_adopt, t.registered_at
+       (SELECT coalesce(sum(cardinality(q.keys)), 0) FROM sync.adoption_queue q WHERE q.table_id = t.table_id) AS rows_to_adopt, t.registered_at
 FROM sync.table_catalog t WHERE t.unregistered_at IS NULL;
 COMMENT ON VIEW sync.tables IS 'Registered tables. What is wrong with them: SELECT * FROM sync.check().';
 COMMENT ON COLUMN sync.tables.schema_name IS 'Schema as clients know it.';
