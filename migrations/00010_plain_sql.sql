@@ -154,6 +154,9 @@ DECLARE
     v_row_count bigint;
 BEGIN
     PERFORM sync.reopen_implicit();
+    -- What was written in a table that this transaction then dropped or unregistered is nobody's business any more.
+    DELETE FROM sync.captured_keys c USING sync.table_catalog t
+    WHERE c.xid = pg_current_xact_id() AND t.table_id = c.table_id AND NOT EXISTS (SELECT FROM pg_class r WHERE r.oid = t.relation);
     -- Which scopes must be locked is known once parents are looked up; whose rows these are, only under the locks: until then another
     -- transaction may have moved a parent. So parents are looked up again until no scope is new.
     IF EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.scopes IS NULL) THEN
