@@ -193,12 +193,12 @@ LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
     EXECUTE format('COMMENT ON FUNCTION sync.capture_%s() IS %L', v_id, format('Trigger function of %s: notes the keys that a statement touched.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint[], integer[], bytea[], boolean) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char") IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
-    IF sync.settle_body(p_table) IS NULL THEN
-        EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
-    ELSE
+    IF sync.settle_body(p_table) IS NOT NULL THEN
         EXECUTE format('CREATE OR REPLACE FUNCTION sync.settle_%s(p_user_pks bigint[], p_unused integer[], p_keys bytea[]) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
             v_id, sync.settle_body(p_table));
         EXECUTE format('COMMENT ON FUNCTION sync.settle_%s(bigint[], integer[], bytea[]) IS %L', v_id, format('Checks effects of %s once they are in the log.', v_name));
+    ELSIF p_table.has_to_settle THEN
+        EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
     END IF;
     UPDATE sync.table_catalog t SET has_to_settle = sync.settle_body(p_table) IS NOT NULL WHERE t.table_id = v_id AND t.has_to_settle <> (sync.settle_body(p_table) IS NOT NULL);
     IF p_table.scope_via IS NOT NULL THEN
@@ -236,7 +236,23 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.expected_triggers(integer) IS 'Triggers that a registered table and its partitions must have, with the statement that makes each.';
 
--- sync.install_triggers makes the triggers of a registered table and its partitions, as far as they are not there.
+-- sync.stray_triggers returns the triggers that partitions kept when they were detached from a registered table.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.stray_triggers(p_table_id integer)
+RETURNS TABLE (relation regclass, trigger_name name)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT g.tgrelid::regclass, o.tgname
+    FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid AND f.pronamespace = 'sync'::regnamespace AND f.proname = 'capture_' || p_table_id
+    JOIN pg_trigger o ON o.tgrelid = g.tgrelid AND o.tgname IN (g.tgname, 'oversync_refuse_truncate')
+    WHERE g.tgname LIKE 'oversync\_capture\_%' AND NOT EXISTS (SELECT FROM sync.expected_triggers(p_table_id) e WHERE e.relation = g.tgrelid)
+    GROUP BY g.tgrelid, o.tgname
+$$;
+COMMENT ON FUNCTION sync.stray_triggers(integer) IS 'Triggers that partitions kept when they were detached from a registered table.';
+
+-- sync.install_triggers makes the triggers of a registered table and its partitions, as far as they are not there, and takes them off
+-- partitions that were detached.
 -- Errors: 42501 if the caller does not own the table. Locks: SHARE ROW EXCLUSIVE on the table and its partitions, where one is missing.
 CREATE FUNCTION sync.install_triggers(p_table_id integer)
 RETURNS void
@@ -247,6 +263,9 @@ DECLARE
     v_definition text;
 BEGIN
     FOR v_definition IN
+        -- A partition that was detached is no part of the table any more.
+        SELECT format('DROP TRIGGER %I ON %s', s.trigger_name, s.relation) FROM sync.stray_triggers(p_table_id) s
+        UNION ALL
         SELECT e.definition FROM sync.expected_triggers(p_table_id) e
         WHERE NOT EXISTS (SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
                           WHERE g.tgrelid = e.relation AND g.tgname = e.trigger_name AND f.proname = e.function_name AND g.tgenabled IN ('O', 'A'))
@@ -285,6 +304,8 @@ CREATE FUNCTION sync.end_registration(p_table sync.table_catalog)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+-- Not each table has every function: a notice for each that is missing would frighten people.
+SET client_min_messages = 'warning'
 AS $$
 DECLARE
     v_id integer := p_table.table_id;
@@ -486,6 +507,7 @@ DROP FUNCTION sync.register_table(regclass, name, name, text, name, boolean, tex
 DROP FUNCTION sync.end_registration(sync.table_catalog);
 DROP FUNCTION sync.catalog_changed(regclass);
 DROP FUNCTION sync.install_triggers(integer);
+DROP FUNCTION sync.stray_triggers(integer);
 DROP FUNCTION sync.expected_triggers(integer);
 DROP FUNCTION sync.install_functions(sync.table_catalog);
 DROP TRIGGER registered_tables_are_closed_over_foreign_keys ON sync.table_catalog;

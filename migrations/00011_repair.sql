@@ -98,12 +98,17 @@ SET bytea_output = 'hex'
 AS $$
 DECLARE
     v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_root sync.table_catalog := v_table;
     v_is_possible boolean := true;
 BEGIN
+    WHILE v_root.scope_via IS NOT NULL LOOP
+        v_root := sync.catalog_entry((SELECT f.parent_table_id FROM sync.foreign_keys f
+                                      WHERE f.table_id = v_root.table_id AND f.columns = ARRAY[v_root.scope_via] AND f.parent_table_id IS NOT NULL));
+    END LOOP;
     -- A scope id that the scope column cannot hold has no rows there.
-    IF v_table.scope_column IS NOT NULL THEN
+    IF v_root.scope_column IS NOT NULL THEN
         BEGIN
-            EXECUTE format('SELECT $1::%s::text = $1', v_table.scope_type) INTO v_is_possible USING p_user_id;
+            EXECUTE format('SELECT $1::%s::text = $1', v_root.scope_type) INTO v_is_possible USING p_user_id;
         EXCEPTION WHEN data_exception THEN
             v_is_possible := false;
         END;
@@ -152,6 +157,23 @@ AS $$
     WHERE t.unregistered_at IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation)
 $$;
 COMMENT ON FUNCTION sync.verify(text) IS 'Compares the live rows of a scope with the log, both ways: SELECT * FROM sync.verify(''user''); no row means that all is well.';
+
+-- sync.scope_ids returns the ids of all scopes: those that the log knows, and those that only rows have, which got round the triggers.
+-- Reads the tables with a scope column whole. Errors: none. Locks: none; it waits for nobody.
+CREATE FUNCTION sync.scope_ids()
+RETURNS SETOF text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_scopes text;
+BEGIN
+    SELECT string_agg(format('UNION SELECT %s FROM %s AS t', sync.scope_expression(sync.catalog_entry(t.table_id), 't'), t.relation), ' ') INTO v_scopes
+    FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation WHERE t.unregistered_at IS NULL AND t.scope_via IS NULL;
+    RETURN QUERY EXECUTE 'SELECT u.user_id FROM sync.user_state u ' || coalesce(v_scopes, '');
+END
+$$;
+COMMENT ON FUNCTION sync.scope_ids() IS 'Ids of all scopes, those too that rows have and the log does not know: SELECT s, v.* FROM sync.scope_ids() AS s, sync.verify(s) AS v;';
 
 -- sync.repair enters what sync.verify finds into the log, as one bundle of the source oversync:repair, and counts the live rows anew.
 -- Returns the number of effects. Errors: as sync.commit_captured. Locks: the scope's row until the transaction ends.
@@ -205,7 +227,7 @@ DECLARE
 BEGIN
     EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 10001) AS few', v_table.relation) INTO v_rows;
     v_is_prompt := p_when = 'now' OR p_when = 'auto' AND v_rows <= 10000;
-    IF v_rows > 0 THEN
+    IF v_rows > 0 OR p_source_id = 'oversync:refresh' THEN
         INSERT INTO sync.adoptions (table_id, source_id, is_prompt) VALUES (p_table_id, p_source_id, v_is_prompt)
         ON CONFLICT ON CONSTRAINT adoptions_pkey DO UPDATE SET row_count = NULL, source_id = excluded.source_id, is_prompt = excluded.is_prompt;
     END IF;
@@ -227,7 +249,8 @@ END
 $$;
 COMMENT ON FUNCTION sync.adopt_start(integer, text, text) IS 'Asks for the rows of a table to enter the log, now or later.';
 
--- sync.adopt_queue_rows queues the rows of a table that the log does not have as they are. Returns their number.
+-- sync.adopt_queue_rows queues the rows of a table that the log does not have as they are, and after a refresh those too that it has
+-- though they are gone. Returns their number.
 -- Errors: none. Locks: none on the table: the application goes on writing it.
 CREATE FUNCTION sync.adopt_queue_rows(p_table_id integer)
 RETURNS bigint
@@ -248,14 +271,16 @@ DECLARE
 BEGIN
     DELETE FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
     IF EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = p_table_id AND a.source_id <> 'oversync:adopt') THEN
+        -- Both ways: rows go with a partition that is detached or dropped, and no trigger sees it.
         v_rows := format($f$
-            SELECT t.scope, t.key_bytes
+            SELECT coalesce(t.scope, l.user_id) AS scope, coalesce(t.key_bytes, l.key_bytes) AS key_bytes
             FROM (%s) AS t
-            LEFT JOIN sync.user_state u ON u.user_id = t.scope
-            LEFT JOIN LATERAL (SELECT r.payload FROM sync.bundle_rows r
-                               WHERE r.user_pk = u.user_pk AND r.table_id = %s AND r.key_bytes = t.key_bytes
-                               ORDER BY r.bundle_seq DESC LIMIT 1) AS newest ON true
-            WHERE t.payload IS DISTINCT FROM newest.payload$f$, sync.live_rows_statement(v_table, false), p_table_id);
+            FULL JOIN (SELECT u.user_id, n.key_bytes, n.payload
+                       FROM (SELECT DISTINCT ON (r.user_pk, r.key_bytes) r.user_pk, r.key_bytes, r.payload FROM sync.bundle_rows r
+                             WHERE r.table_id = %s ORDER BY r.user_pk, r.key_bytes, r.bundle_seq DESC) AS n
+                       JOIN sync.user_state u ON u.user_pk = n.user_pk
+                       WHERE n.payload IS NOT NULL) AS l ON l.user_id = t.scope AND l.key_bytes = t.key_bytes
+            WHERE t.payload IS DISTINCT FROM l.payload$f$, sync.live_rows_statement(v_table, false), p_table_id);
     ELSE
         -- Only rows that the log has never seen: what was written since registration is captured. They are left out when they are emitted.
         v_rows := format('SELECT %s AS scope, %s AS key_bytes FROM %s AS t OFFSET 0', sync.scope_expression(v_table, 't'), sync.key_bytes_expression(v_table, 't'), v_table.relation);
@@ -414,6 +439,7 @@ DROP FUNCTION sync.adopt_batch(integer, integer);
 DROP FUNCTION sync.adopt_queue_rows(integer);
 DROP FUNCTION sync.adopt_start(integer, text, text);
 DROP FUNCTION sync.repair(text);
+DROP FUNCTION sync.scope_ids();
 DROP FUNCTION sync.verify(text);
 DROP FUNCTION sync.key_text(integer, bytea);
 DROP FUNCTION sync.differences(integer, text);

@@ -46,6 +46,9 @@ AS $$
     JOIN pg_trigger g ON g.tgrelid = e.relation AND g.tgname = e.trigger_name
     WHERE g.tgenabled NOT IN ('O', 'A')
     UNION ALL
+    SELECT DISTINCT 'warning', s.relation::text, format('the partition was detached from %s: clients still have its rows', r.relation), format('SELECT sync.refresh_table(%L);', r.relation)
+    FROM registered r CROSS JOIN LATERAL sync.stray_triggers(r.table_id) AS s
+    UNION ALL
     SELECT 'error', 'sync.' || m.function_name, CASE WHEN f.oid IS NULL THEN 'the function is missing' ELSE 'the function is not the one that registration made' END,
            format('SELECT sync.refresh_table(%L);', m.relation)
     FROM made m LEFT JOIN pg_proc f ON f.proname = m.function_name AND f.pronamespace = 'sync'::regnamespace

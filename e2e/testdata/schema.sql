@@ -67,14 +67,16 @@ DECLARE
 BEGIN
     DELETE FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
     IF EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = p_table_id AND a.source_id <> 'oversync:adopt') THEN
+        -- Both ways: rows go with a partition that is detached or dropped, and no trigger sees it.
         v_rows := format($f$
-            SELECT t.scope, t.key_bytes
+            SELECT coalesce(t.scope, l.user_id) AS scope, coalesce(t.key_bytes, l.key_bytes) AS key_bytes
             FROM (%s) AS t
-            LEFT JOIN sync.user_state u ON u.user_id = t.scope
-            LEFT JOIN LATERAL (SELECT r.payload FROM sync.bundle_rows r
-                               WHERE r.user_pk = u.user_pk AND r.table_id = %s AND r.key_bytes = t.key_bytes
-                               ORDER BY r.bundle_seq DESC LIMIT 1) AS newest ON true
-            WHERE t.payload IS DISTINCT FROM newest.payload$f$, sync.live_rows_statement(v_table, false), p_table_id);
+            FULL JOIN (SELECT u.user_id, n.key_bytes, n.payload
+                       FROM (SELECT DISTINCT ON (r.user_pk, r.key_bytes) r.user_pk, r.key_bytes, r.payload FROM sync.bundle_rows r
+                             WHERE r.table_id = %s ORDER BY r.user_pk, r.key_bytes, r.bundle_seq DESC) AS n
+                       JOIN sync.user_state u ON u.user_pk = n.user_pk
+                       WHERE n.payload IS NOT NULL) AS l ON l.user_id = t.scope AND l.key_bytes = t.key_bytes
+            WHERE t.payload IS DISTINCT FROM l.payload$f$, sync.live_rows_statement(v_table, false), p_table_id);
     ELSE
         -- Only rows that the log has never seen: what was written since registration is captured. They are left out when they are emitted.
         v_rows := format('SELECT %s AS scope, %s AS key_bytes FROM %s AS t OFFSET 0', sync.scope_expression(v_table, 't'), sync.key_bytes_expression(v_table, 't'), v_table.relation);
@@ -103,7 +105,7 @@ DECLARE
 BEGIN
     EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 10001) AS few', v_table.relation) INTO v_rows;
     v_is_prompt := p_when = 'now' OR p_when = 'auto' AND v_rows <= 10000;
-    IF v_rows > 0 THEN
+    IF v_rows > 0 OR p_source_id = 'oversync:refresh' THEN
         INSERT INTO sync.adoptions (table_id, source_id, is_prompt) VALUES (p_table_id, p_source_id, v_is_prompt)
         ON CONFLICT ON CONSTRAINT adoptions_pkey DO UPDATE SET row_count = NULL, source_id = excluded.source_id, is_prompt = excluded.is_prompt;
     END IF;
@@ -648,6 +650,9 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     JOIN pg_trigger g ON g.tgrelid = e.relation AND g.tgname = e.trigger_name
     WHERE g.tgenabled NOT IN ('O', 'A')
     UNION ALL
+    SELECT DISTINCT 'warning', s.relation::text, format('the partition was detached from %s: clients still have its rows', r.relation), format('SELECT sync.refresh_table(%L);', r.relation)
+    FROM registered r CROSS JOIN LATERAL sync.stray_triggers(r.table_id) AS s
+    UNION ALL
     SELECT 'error', 'sync.' || m.function_name, CASE WHEN f.oid IS NULL THEN 'the function is missing' ELSE 'the function is not the one that registration made' END,
            format('SELECT sync.refresh_table(%L);', m.relation)
     FROM made m LEFT JOIN pg_proc f ON f.proname = m.function_name AND f.pronamespace = 'sync'::regnamespace
@@ -718,6 +723,9 @@ DECLARE
     v_row_count bigint;
 BEGIN
     PERFORM sync.reopen_implicit();
+    -- What was written in a table that this transaction then dropped or unregistered is nobody's business any more.
+    DELETE FROM sync.captured_keys c USING sync.table_catalog t
+    WHERE c.xid = pg_current_xact_id() AND t.table_id = c.table_id AND NOT EXISTS (SELECT FROM pg_class r WHERE r.oid = t.relation);
     -- Which scopes must be locked is known once parents are looked up; whose rows these are, only under the locks: until then another
     -- transaction may have moved a parent. So parents are looked up again until no scope is new.
     IF EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.scopes IS NULL) THEN
@@ -791,12 +799,17 @@ CREATE FUNCTION sync.differences(p_table_id integer, p_user_id text) RETURNS TAB
     AS $_$
 DECLARE
     v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_root sync.table_catalog := v_table;
     v_is_possible boolean := true;
 BEGIN
+    WHILE v_root.scope_via IS NOT NULL LOOP
+        v_root := sync.catalog_entry((SELECT f.parent_table_id FROM sync.foreign_keys f
+                                      WHERE f.table_id = v_root.table_id AND f.columns = ARRAY[v_root.scope_via] AND f.parent_table_id IS NOT NULL));
+    END LOOP;
     -- A scope id that the scope column cannot hold has no rows there.
-    IF v_table.scope_column IS NOT NULL THEN
+    IF v_root.scope_column IS NOT NULL THEN
         BEGIN
-            EXECUTE format('SELECT $1::%s::text = $1', v_table.scope_type) INTO v_is_possible USING p_user_id;
+            EXECUTE format('SELECT $1::%s::text = $1', v_root.scope_type) INTO v_is_possible USING p_user_id;
         EXCEPTION WHEN data_exception THEN
             v_is_possible := false;
         END;
@@ -978,6 +991,7 @@ COMMENT ON FUNCTION sync.emit_statement(p_table sync.table_catalog) IS 'Text of 
 CREATE FUNCTION sync.end_registration(p_table sync.table_catalog) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET client_min_messages TO 'warning'
     AS $$
 DECLARE
     v_id integer := p_table.table_id;
@@ -1218,12 +1232,12 @@ LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
     EXECUTE format('COMMENT ON FUNCTION sync.capture_%s() IS %L', v_id, format('Trigger function of %s: notes the keys that a statement touched.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint[], integer[], bytea[], boolean) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char") IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
-    IF sync.settle_body(p_table) IS NULL THEN
-        EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
-    ELSE
+    IF sync.settle_body(p_table) IS NOT NULL THEN
         EXECUTE format('CREATE OR REPLACE FUNCTION sync.settle_%s(p_user_pks bigint[], p_unused integer[], p_keys bytea[]) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
             v_id, sync.settle_body(p_table));
         EXECUTE format('COMMENT ON FUNCTION sync.settle_%s(bigint[], integer[], bytea[]) IS %L', v_id, format('Checks effects of %s once they are in the log.', v_name));
+    ELSIF p_table.has_to_settle THEN
+        EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
     END IF;
     UPDATE sync.table_catalog t SET has_to_settle = sync.settle_body(p_table) IS NOT NULL WHERE t.table_id = v_id AND t.has_to_settle <> (sync.settle_body(p_table) IS NOT NULL);
     IF p_table.scope_via IS NOT NULL THEN
@@ -1242,6 +1256,9 @@ DECLARE
     v_definition text;
 BEGIN
     FOR v_definition IN
+        -- A partition that was detached is no part of the table any more.
+        SELECT format('DROP TRIGGER %I ON %s', s.trigger_name, s.relation) FROM sync.stray_triggers(p_table_id) s
+        UNION ALL
         SELECT e.definition FROM sync.expected_triggers(p_table_id) e
         WHERE NOT EXISTS (SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
                           WHERE g.tgrelid = e.relation AND g.tgname = e.trigger_name AND f.proname = e.function_name AND g.tgenabled IN ('O', 'A'))
@@ -2258,6 +2275,19 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.scope_expression(p_table sync.table_catalog, p_alias text, p_depth integer) IS 'SQL that gives the scope id of a row, through parents if need be.';
+CREATE FUNCTION sync.scope_ids() RETURNS SETOF text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_scopes text;
+BEGIN
+    SELECT string_agg(format('UNION SELECT %s FROM %s AS t', sync.scope_expression(sync.catalog_entry(t.table_id), 't'), t.relation), ' ') INTO v_scopes
+    FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation WHERE t.unregistered_at IS NULL AND t.scope_via IS NULL;
+    RETURN QUERY EXECUTE 'SELECT u.user_id FROM sync.user_state u ' || coalesce(v_scopes, '');
+END
+$$;
+COMMENT ON FUNCTION sync.scope_ids() IS 'Ids of all scopes, those too that rows have and the log does not know: SELECT s, v.* FROM sync.scope_ids() AS s, sync.verify(s) AS v;';
 CREATE FUNCTION sync.scope_in_bundle() RETURNS text
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2486,6 +2516,17 @@ CREATE FUNCTION sync.stale_condition(p_table sync.table_catalog) RETURNS text
     FROM named n
 $$;
 COMMENT ON FUNCTION sync.stale_condition(p_table sync.table_catalog) IS 'SQL condition that the code made for a table no longer fits.';
+CREATE FUNCTION sync.stray_triggers(p_table_id integer) RETURNS TABLE(relation regclass, trigger_name name)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT g.tgrelid::regclass, o.tgname
+    FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid AND f.pronamespace = 'sync'::regnamespace AND f.proname = 'capture_' || p_table_id
+    JOIN pg_trigger o ON o.tgrelid = g.tgrelid AND o.tgname IN (g.tgname, 'oversync_refuse_truncate')
+    WHERE g.tgname LIKE 'oversync\_capture\_%' AND NOT EXISTS (SELECT FROM sync.expected_triggers(p_table_id) e WHERE e.relation = g.tgrelid)
+    GROUP BY g.tgrelid, o.tgname
+$$;
+COMMENT ON FUNCTION sync.stray_triggers(p_table_id integer) IS 'Triggers that partitions kept when they were detached from a registered table.';
 CREATE FUNCTION sync.sweep(p_grace interval DEFAULT '00:15:00'::interval, p_max_sessions bigint DEFAULT 1000) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
