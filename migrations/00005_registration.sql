@@ -20,7 +20,7 @@ AS $$
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = p_relation
     ), cols AS (
-        SELECT a.attname, a.attnum, a.attnotnull, a.atttypid::regtype::text AS type_name, a.attgenerated, coalesce(l.collisdeterministic, true) AS is_deterministic
+        SELECT a.attname, a.attnum, a.attnotnull, a.atttypid::regtype::text AS type_name, a.attgenerated, a.attidentity, coalesce(l.collisdeterministic, true) AS is_deterministic
         FROM pg_attribute a LEFT JOIN pg_collation l ON l.oid = a.attcollation
         WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
     ), key_col AS (SELECT * FROM cols WHERE attname = p_key),
@@ -76,6 +76,9 @@ AS $$
     UNION ALL
     SELECT format('scope column %I of %s has type %s', s.attname, r.full_name, s.type_name), 'A scope column is of type text, varchar, uuid, integer or bigint.'
     FROM rel r, scope_col s WHERE s.type_name NOT IN ('text', 'character varying', 'uuid', 'integer', 'bigint')
+    UNION ALL
+    SELECT format('scope column %I of %s is generated', s.attname, r.full_name), 'A row that a device makes gets the scope of the device: make it an ordinary column.'
+    FROM rel r, scope_col s WHERE s.attgenerated <> '' OR s.attidentity <> ''
     UNION ALL
     SELECT format('scope column %I of %s has a nondeterministic collation', s.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE %s COLLATE "C";', r.full_name, s.attname, s.type_name)
     FROM rel r, scope_col s WHERE NOT s.is_deterministic

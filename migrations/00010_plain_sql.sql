@@ -22,7 +22,7 @@ COMMENT ON FUNCTION sync.writer_name() IS 'Source that plain SQL of this session
 
 -- sync.open_implicit opens a bundle for each scope among the captured keys that has none yet, and returns how many it opened. New
 -- scopes are made. A bundle that gets rows initializes its scope, and ends a lease that a device holds on it, since rows are there now.
--- Errors: OV008 the source is retired. Locks: the rows of these scopes, in one order.
+-- Errors: OV008 the source is retired; 23514 a scope that no user can have. Locks: the rows of these scopes, in one order.
 CREATE FUNCTION sync.open_implicit(p_source_id text)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -39,6 +39,10 @@ BEGIN
           EXCEPT SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id()) AS n;
     IF v_scopes IS NULL THEN
         RETURN 0;
+    ELSIF EXISTS (SELECT FROM unnest(v_scopes) AS s(scope) WHERE octet_length(s.scope) NOT BETWEEN 1 AND 255) THEN
+        RAISE EXCEPTION USING ERRCODE = '23514',
+            MESSAGE = format('a row belongs to the scope %L, which no user can have', (SELECT min(left(s.scope, 255)) FROM unnest(v_scopes) AS s(scope) WHERE octet_length(s.scope) NOT BETWEEN 1 AND 255)),
+            HINT = 'A scope id has 1 to 255 bytes: give the row to a user, or delete it.';
     END IF;
     LOOP
         INSERT INTO sync.user_state (user_id)

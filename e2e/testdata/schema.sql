@@ -1326,6 +1326,10 @@ BEGIN
           EXCEPT SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id()) AS n;
     IF v_scopes IS NULL THEN
         RETURN 0;
+    ELSIF EXISTS (SELECT FROM unnest(v_scopes) AS s(scope) WHERE octet_length(s.scope) NOT BETWEEN 1 AND 255) THEN
+        RAISE EXCEPTION USING ERRCODE = '23514',
+            MESSAGE = format('a row belongs to the scope %L, which no user can have', (SELECT min(left(s.scope, 255)) FROM unnest(v_scopes) AS s(scope) WHERE octet_length(s.scope) NOT BETWEEN 1 AND 255)),
+            HINT = 'A scope id has 1 to 255 bytes: give the row to a user, or delete it.';
     END IF;
     LOOP
         INSERT INTO sync.user_state (user_id)
@@ -1889,7 +1893,7 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = p_relation
     ), cols AS (
-        SELECT a.attname, a.attnum, a.attnotnull, a.atttypid::regtype::text AS type_name, a.attgenerated, coalesce(l.collisdeterministic, true) AS is_deterministic
+        SELECT a.attname, a.attnum, a.attnotnull, a.atttypid::regtype::text AS type_name, a.attgenerated, a.attidentity, coalesce(l.collisdeterministic, true) AS is_deterministic
         FROM pg_attribute a LEFT JOIN pg_collation l ON l.oid = a.attcollation
         WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
     ), key_col AS (SELECT * FROM cols WHERE attname = p_key),
@@ -1945,6 +1949,9 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     UNION ALL
     SELECT format('scope column %I of %s has type %s', s.attname, r.full_name, s.type_name), 'A scope column is of type text, varchar, uuid, integer or bigint.'
     FROM rel r, scope_col s WHERE s.type_name NOT IN ('text', 'character varying', 'uuid', 'integer', 'bigint')
+    UNION ALL
+    SELECT format('scope column %I of %s is generated', s.attname, r.full_name), 'A row that a device makes gets the scope of the device: make it an ordinary column.'
+    FROM rel r, scope_col s WHERE s.attgenerated <> '' OR s.attidentity <> ''
     UNION ALL
     SELECT format('scope column %I of %s has a nondeterministic collation', s.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE %s COLLATE "C";', r.full_name, s.attname, s.type_name)
     FROM rel r, scope_col s WHERE NOT s.is_deterministic
