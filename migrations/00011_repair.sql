@@ -173,7 +173,7 @@ BEGIN
     RETURN QUERY EXECUTE 'SELECT u.user_id FROM sync.user_state u ' || coalesce(v_scopes, '');
 END
 $$;
-COMMENT ON FUNCTION sync.scope_ids() IS 'Ids of all scopes, those too that rows have and the log does not know: SELECT s, v.* FROM sync.scope_ids() AS s, sync.verify(s) AS v;';
+COMMENT ON FUNCTION sync.scope_ids() IS 'Ids of all scopes: those that the log knows, and those that only rows of tables have.';
 
 -- sync.repair enters what sync.verify finds into the log, as one bundle of the source oversync:repair, and counts the live rows anew.
 -- Returns the number of effects. Errors: as sync.commit_captured. Locks: the scope's row until the transaction ends.

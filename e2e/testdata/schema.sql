@@ -2294,7 +2294,7 @@ BEGIN
     RETURN QUERY EXECUTE 'SELECT u.user_id FROM sync.user_state u ' || coalesce(v_scopes, '');
 END
 $$;
-COMMENT ON FUNCTION sync.scope_ids() IS 'Ids of all scopes, those too that rows have and the log does not know: SELECT s, v.* FROM sync.scope_ids() AS s, sync.verify(s) AS v;';
+COMMENT ON FUNCTION sync.scope_ids() IS 'Ids of all scopes: those that the log knows, and those that only rows of tables have.';
 CREATE FUNCTION sync.scope_in_bundle() RETURNS text
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
