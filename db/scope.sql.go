@@ -86,10 +86,10 @@ func (q *Queries) ScopeHeads(ctx context.Context, db DBTX, userIds []string) ([]
 }
 
 const ScopeNames = `-- name: ScopeNames :many
-SELECT u.user_id FROM sync.user_state u ORDER BY u.user_id COLLATE "C"
+SELECT s.user_id::text AS user_id FROM sync.scope_ids() AS s(user_id) ORDER BY s.user_id COLLATE "C"
 `
 
-// All scopes, in order.
+// All scopes, in order; those too that only rows have.
 func (q *Queries) ScopeNames(ctx context.Context, db DBTX) ([]string, error) {
 	rows, err := db.Query(ctx, ScopeNames)
 	if err != nil {

@@ -121,7 +121,7 @@ SELECT t.table_id, (t.schema_name || '.' || t.table_name)::text AS table_name, t
        coalesce(t.scope_column::text, '')::text AS scope_column, coalesce(t.scope_via::text, '')::text AS scope_via, t.policy,
        o.cycle_group::integer AS cycle_group,
        coalesce(a.source_id, '')::text AS adoption_source_id, a.row_count AS adoption_row_count,
-       coalesce((SELECT max(q.queue_position) - min(q.queue_position) + 1 FROM sync.adoption_queue q WHERE q.table_id = t.table_id), 0)::bigint AS adoption_rows_left
+       coalesce((SELECT sum(cardinality(q.keys)) FROM sync.adoption_queue q WHERE q.table_id = t.table_id), 0)::bigint AS adoption_rows_left
 FROM sync.table_order o
 JOIN sync.table_catalog t ON t.table_id = o.table_id
 LEFT JOIN sync.adoptions a ON a.table_id = t.table_id
@@ -142,8 +142,7 @@ type TableListRow struct {
 	AdoptionRowsLeft int64
 }
 
-// Registered tables in the order parents first. Queued rows are taken from the front of the queue, so its ends tell how
-// many are left.
+// Registered tables in the order parents first.
 func (q *Queries) TableList(ctx context.Context, db DBTX) ([]TableListRow, error) {
 	rows, err := db.Query(ctx, TableList)
 	if err != nil {

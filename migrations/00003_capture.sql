@@ -279,8 +279,11 @@ BEGIN
         FROM (SELECT c.table_id, k.key_bytes
               FROM sync.captured_keys c CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) AS k(key_bytes, scope)
               WHERE c.xid = pg_current_xact_id() AND c.scopes IS NOT NULL AND c.table_id <> ALL (v_followed)
+                -- What one statement wrote is in one scope each, unless it was found through a parent.
+                AND c.table_id IN (SELECT s.table_id FROM sync.captured_keys s JOIN sync.table_catalog t ON t.table_id = s.table_id
+                                   WHERE s.xid = pg_current_xact_id() GROUP BY s.table_id HAVING count(*) > 1 OR bool_or(t.scope_via IS NOT NULL))
               GROUP BY c.table_id, k.key_bytes
-              HAVING count(DISTINCT coalesce(k.scope, c.scopes[1])) > 1) AS m
+              HAVING min(coalesce(k.scope, c.scopes[1]) COLLATE "C") <> max(coalesce(k.scope, c.scopes[1]) COLLATE "C")) AS m
         GROUP BY m.table_id LIMIT 1;
         EXIT WHEN NOT FOUND;
         v_followed := v_followed || v_moved.table_id;
@@ -344,9 +347,10 @@ CREATE FUNCTION sync.emit_captured(p_only_missing boolean)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
--- Sizes of arrays are unknown to the planner: without these it would loop over rows where a hash join is right,
+-- Sizes of arrays are unknown to the planner: without these it would loop over rows or sort them where a hash table is right,
 -- and scan the log where its index gives the newest version at once.
 SET enable_nestloop = off
+SET enable_mergejoin = off
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off
@@ -381,39 +385,27 @@ BEGIN
             GROUP BY c.table_id, b.user_pk, k.key_bytes
         ), pushed AS (
             SELECT s.table_id, s.key_bytes, s.row_ordinal FROM sync.staged_rows s WHERE s.push_id = v_push_id
-        ), judged AS (
-            SELECT t.table_id, t.user_pk, t.key_bytes, t.first_touched, before.op IS NOT NULL AND before.op <> 'D' AS was_live, before.payload_bytes
-            FROM touched t
-            LEFT JOIN LATERAL (
-                SELECT r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
-                WHERE r.user_pk = t.user_pk AND r.table_id = t.table_id AND r.key_bytes = t.key_bytes
-                ORDER BY r.bundle_seq DESC LIMIT 1
-            ) AS before ON true
         ), placed AS (
-            SELECT j.table_id, j.user_pk, j.key_bytes, j.was_live, j.payload_bytes,
-                   (row_number() OVER (PARTITION BY j.user_pk ORDER BY p.row_ordinal NULLS LAST, j.first_touched) - 1)::integer AS row_ordinal
-            FROM judged j
-            LEFT JOIN pushed p ON p.table_id = j.table_id AND p.key_bytes = j.key_bytes
-            WHERE NOT (p_only_missing AND j.was_live)
+            SELECT t.table_id, t.user_pk, t.key_bytes,
+                   (row_number() OVER (PARTITION BY t.user_pk ORDER BY p.row_ordinal NULLS LAST, t.first_touched) - 1)::integer AS row_ordinal
+            FROM touched t
+            LEFT JOIN pushed p ON p.table_id = t.table_id AND p.key_bytes = t.key_bytes
+            -- Sorted once, for all the arrays.
+            ORDER BY t.table_id, t.user_pk, row_ordinal
         )
         SELECT p.table_id, count(*) AS touched, (SELECT t.has_to_settle FROM sync.table_catalog t WHERE t.table_id = p.table_id) AS has_to_settle,
-               array_agg(p.user_pk ORDER BY p.user_pk, p.row_ordinal) AS user_pks,
-               array_agg(p.row_ordinal ORDER BY p.user_pk, p.row_ordinal) AS ordinals,
-               array_agg(p.key_bytes ORDER BY p.user_pk, p.row_ordinal) AS keys,
-               array_agg(p.was_live ORDER BY p.user_pk, p.row_ordinal) AS was_live,
-               array_agg(coalesce(p.payload_bytes, 0) ORDER BY p.user_pk, p.row_ordinal) AS bytes_before
+               array_agg(p.user_pk) AS user_pks, array_agg(p.row_ordinal) AS ordinals, array_agg(p.key_bytes) AS keys
         FROM placed p
         GROUP BY p.table_id
     LOOP
-        EXECUTE format('SELECT sync.emit_%s($1, $2, $3, $4, $5)', v_table.table_id)
-        USING v_table.user_pks, v_table.ordinals, v_table.keys, v_table.was_live, v_table.bytes_before;
+        EXECUTE format('SELECT sync.emit_%s($1, $2, $3, $4)', v_table.table_id) USING v_table.user_pks, v_table.ordinals, v_table.keys, p_only_missing;
         IF v_table.has_to_settle THEN
             EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_table.table_id) USING v_table.user_pks, v_table.keys;
         END IF;
         v_touched := v_touched + v_table.touched;
     END LOOP;
     IF v_touched > (SELECT sum(b.row_count) FROM sync.open_bundles b WHERE b.xid = v_xid) THEN
-        -- A row that was inserted and deleted in the same transaction has no effect and left a gap.
+        -- A row that was inserted and deleted in the same transaction has no effect and left a gap; so did one that is not missing.
         PERFORM sync.close_ordinal_gaps();
     END IF;
 END

@@ -128,6 +128,8 @@ $$;
 COMMENT ON FUNCTION sync.scopes_statement(sync.table_catalog, text) IS 'Text of the query that reads the scope of each row from a transition table.';
 
 -- sync.emit_statement returns the statement that writes effects from live rows. Its parameters are those of sync.emit_<id>.
+-- Rows are looked up one by one, whatever the planner thinks of the size of an array: a table can be a thousand times as large as what was
+-- touched of it. A scope's first bundle has nothing before it to look for.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.emit_statement(p_table sync.table_catalog)
 RETURNS text
@@ -135,30 +137,30 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format($f$
-    WITH logged AS (
-        INSERT INTO sync.bundle_rows AS r (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
-        SELECT b.user_pk, b.bundle_seq, k.row_ordinal, %1$s,
-               CASE WHEN live.%2$I IS NULL THEN 'D' WHEN k.was_live THEN 'U' ELSE 'I' END::"char",
-               k.key_bytes,
-               CASE WHEN live.%2$I IS NOT NULL THEN row_to_json(live.*)::text END
-        FROM unnest($1, $2, $3, $4) AS k(user_pk, row_ordinal, key_bytes, was_live)
+    WITH effects AS MATERIALIZED (
+        SELECT b.user_pk, b.bundle_seq, k.row_ordinal, k.key_bytes, before.payload_bytes AS bytes_before,
+               CASE WHEN live.%2$I IS NULL THEN 'D' WHEN before.payload_bytes IS NULL THEN 'I' ELSE 'U' END::"char" AS op,
+               CASE WHEN live.%2$I IS NOT NULL THEN row_to_json(live.*)::text END AS payload
+        FROM unnest($1, $2, $3) AS k(user_pk, row_ordinal, key_bytes)
         JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
+        LEFT JOIN LATERAL (
+            SELECT octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
+            WHERE b.bundle_seq > 1 AND r.user_pk = b.user_pk AND r.table_id = %1$s AND r.key_bytes = k.key_bytes
+            ORDER BY r.bundle_seq DESC LIMIT 1
+        ) AS before ON true
         LEFT JOIN LATERAL (
             SELECT %3$s FROM %4$s AS t WHERE %5$s AND t.%2$I = %6$s OFFSET 0
         ) AS live ON true
-        WHERE live.%2$I IS NOT NULL OR k.was_live
-        RETURNING r.user_pk, r.op, octet_length(r.payload) AS payload_bytes
-    ), counted AS (
-        SELECT l.user_pk, count(*) AS row_count, sum(l.payload_bytes) AS payload_bytes,
-               count(*) FILTER (WHERE l.op = 'I') - count(*) FILTER (WHERE l.op = 'D') AS live_rows
-        FROM logged l GROUP BY l.user_pk
-    ), before AS (
-        SELECT k.user_pk, sum(k.payload_bytes) AS payload_bytes FROM unnest($1, $5) AS k(user_pk, payload_bytes) GROUP BY k.user_pk
+        WHERE CASE WHEN before.payload_bytes IS NULL THEN live.%2$I IS NOT NULL ELSE NOT $4 END
+    ), logged AS (
+        INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
+        SELECT e.user_pk, e.bundle_seq, e.row_ordinal, %1$s, e.op, e.key_bytes, e.payload FROM effects e
     )
     UPDATE sync.open_bundles b
-    SET row_count = b.row_count + c.row_count, live_row_delta = b.live_row_delta + c.live_rows,
-        live_byte_delta = b.live_byte_delta + coalesce(c.payload_bytes, 0) - before.payload_bytes
-    FROM counted c JOIN before ON before.user_pk = c.user_pk
+    SET row_count = b.row_count + c.row_count, live_row_delta = b.live_row_delta + c.live_rows, live_byte_delta = b.live_byte_delta + c.live_bytes
+    FROM (SELECT e.user_pk, count(*) AS row_count, count(*) FILTER (WHERE e.op = 'I') - count(*) FILTER (WHERE e.op = 'D') AS live_rows,
+                 coalesce(sum(octet_length(e.payload)), 0) - coalesce(sum(e.bytes_before), 0) AS live_bytes
+          FROM effects e GROUP BY e.user_pk) AS c
     WHERE b.xid = pg_current_xact_id() AND b.user_pk = c.user_pk$f$,
         p_table.table_id, p_table.key_column, sync.wire_columns(p_table, 't'), p_table.relation,
         sync.scope_condition(p_table, 't', 'b.user_id'), sync.key_expression(p_table, 'k.key_bytes'))
@@ -428,7 +430,7 @@ AS $$
     SELECT format($f$
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.emit_statement(sync.catalog_entry(%2$s)) USING $1, $2, $3, $4, $5;
+        EXECUTE sync.emit_statement(sync.catalog_entry(%2$s)) USING $1, $2, $3, $4;
     ELSE
         %3$s;
     END IF;

@@ -23,7 +23,7 @@ AS $$
         -- A NOT NULL that is not valid, which PostgreSQL 18 has, says nothing about the rows that are there.
         SELECT a.attname, a.attnum,
                a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = p_relation AND k.contype = 'n' AND NOT k.convalidated AND k.conkey = ARRAY[a.attnum]) AS attnotnull,
-               a.atttypid::regtype::text AS type_name, a.attgenerated, coalesce(l.collisdeterministic, true) AS is_deterministic
+               a.atttypid::regtype::text AS type_name, a.attgenerated, a.attidentity, coalesce(l.collisdeterministic, true) AS is_deterministic
         FROM pg_attribute a LEFT JOIN pg_collation l ON l.oid = a.attcollation
         WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
     ), key_col AS (SELECT * FROM cols WHERE attname = p_key),
@@ -79,6 +79,9 @@ AS $$
     UNION ALL
     SELECT format('scope column %I of %s has type %s', s.attname, r.full_name, s.type_name), 'A scope column is of type text, varchar, uuid, integer or bigint.'
     FROM rel r, scope_col s WHERE s.type_name NOT IN ('text', 'character varying', 'uuid', 'integer', 'bigint')
+    UNION ALL
+    SELECT format('scope column %I of %s is generated', s.attname, r.full_name), 'A row that a device makes gets the scope of the device: make it an ordinary column.'
+    FROM rel r, scope_col s WHERE s.attgenerated <> '' OR s.attidentity <> ''
     UNION ALL
     SELECT format('scope column %I of %s has a nondeterministic collation', s.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE %s COLLATE "C";', r.full_name, s.attname, s.type_name)
     FROM rel r, scope_col s WHERE NOT s.is_deterministic
@@ -202,7 +205,7 @@ BEGIN
         v_id, sync.capture_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.capture_row_%s() RETURNS trigger LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
         v_id, sync.capture_row_body(p_table));
-    EXECUTE format('CREATE OR REPLACE FUNCTION sync.emit_%s(p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_was_live boolean[], p_bytes_before integer[]) RETURNS void
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.emit_%s(p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_only_missing boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS %L', v_id, sync.emit_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_push_id uuid, p_user_id text, p_from integer, p_to integer, p_user_pk bigint, p_bundle_seq bigint, p_ordinals integer[], p_op "char") RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
@@ -212,14 +215,14 @@ LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
     EXECUTE format('REVOKE ALL ON FUNCTION sync.capture_%1$s(), sync.capture_row_%1$s() FROM PUBLIC', v_id);
     EXECUTE format('COMMENT ON FUNCTION sync.capture_row_%s() IS %L', v_id, format('Trigger function of partitions added to %s since: notes the key of a row.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.capture_%s() IS %L', v_id, format('Trigger function of %s: notes the keys that a statement touched.', v_name));
-    EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint[], integer[], bytea[], boolean[], integer[]) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
+    EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint[], integer[], bytea[], boolean) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char") IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
-    IF sync.settle_body(p_table) IS NULL THEN
-        EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
-    ELSE
+    IF sync.settle_body(p_table) IS NOT NULL THEN
         EXECUTE format('CREATE OR REPLACE FUNCTION sync.settle_%s(p_user_pks bigint[], p_unused integer[], p_keys bytea[]) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
             v_id, sync.settle_body(p_table));
         EXECUTE format('COMMENT ON FUNCTION sync.settle_%s(bigint[], integer[], bytea[]) IS %L', v_id, format('Checks effects of %s once they are in the log.', v_name));
+    ELSIF p_table.has_to_settle THEN
+        EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
     END IF;
     UPDATE sync.table_catalog t SET has_to_settle = sync.settle_body(p_table) IS NOT NULL WHERE t.table_id = v_id AND t.has_to_settle <> (sync.settle_body(p_table) IS NOT NULL);
     IF p_table.scope_via IS NOT NULL THEN
@@ -257,7 +260,23 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.expected_triggers(integer) IS 'Triggers that a registered table and its partitions must have, with the statement that makes each.';
 
--- sync.install_triggers makes the triggers of a registered table and its partitions, as far as they are not there.
+-- sync.stray_triggers returns the triggers that partitions kept when they were detached from a registered table.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.stray_triggers(p_table_id integer)
+RETURNS TABLE (relation regclass, trigger_name name)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT g.tgrelid::regclass, o.tgname
+    FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid AND f.pronamespace = 'sync'::regnamespace AND f.proname = 'capture_' || p_table_id
+    JOIN pg_trigger o ON o.tgrelid = g.tgrelid AND o.tgname IN (g.tgname, 'oversync_refuse_truncate')
+    WHERE g.tgname LIKE 'oversync\_capture\_%' AND NOT EXISTS (SELECT FROM sync.expected_triggers(p_table_id) e WHERE e.relation = g.tgrelid)
+    GROUP BY g.tgrelid, o.tgname
+$$;
+COMMENT ON FUNCTION sync.stray_triggers(integer) IS 'Triggers that partitions kept when they were detached from a registered table.';
+
+-- sync.install_triggers makes the triggers of a registered table and its partitions, as far as they are not there, and takes them off
+-- partitions that were detached.
 -- Errors: 42501 if the caller does not own the table. Locks: SHARE ROW EXCLUSIVE on the table and its partitions, where one is missing.
 CREATE FUNCTION sync.install_triggers(p_table_id integer)
 RETURNS void
@@ -268,6 +287,9 @@ DECLARE
     v_definition text;
 BEGIN
     FOR v_definition IN
+        -- A partition that was detached is no part of the table any more.
+        SELECT format('DROP TRIGGER %I ON %s', s.trigger_name, s.relation) FROM sync.stray_triggers(p_table_id) s
+        UNION ALL
         SELECT e.definition FROM sync.expected_triggers(p_table_id) e
         WHERE NOT EXISTS (SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
                           WHERE g.tgrelid = e.relation AND g.tgname = e.trigger_name AND f.proname = e.function_name AND g.tgenabled IN ('O', 'A'))
@@ -327,7 +349,7 @@ BEGIN
     END IF;
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_row_%s()', v_id);
-    EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean[], integer[])', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean)', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char")', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.resolve_%s(bytea[])', v_id);
@@ -508,6 +530,7 @@ DROP FUNCTION sync.register_table(regclass, name, name, text, name, boolean, tex
 DROP FUNCTION sync.end_registration(sync.table_catalog);
 DROP FUNCTION sync.catalog_changed(regclass);
 DROP FUNCTION sync.install_triggers(integer);
+DROP FUNCTION sync.stray_triggers(integer);
 DROP FUNCTION sync.expected_triggers(integer);
 DROP FUNCTION sync.install_functions(sync.table_catalog);
 DROP TRIGGER registered_tables_are_closed_over_foreign_keys ON sync.table_catalog;

@@ -22,7 +22,7 @@ COMMENT ON FUNCTION sync.writer_name() IS 'Source that plain SQL of this session
 
 -- sync.open_implicit opens a bundle for each scope among the captured keys that has none yet, and returns how many it opened. New
 -- scopes are made. A bundle that gets rows initializes its scope, and ends a lease that a device holds on it, since rows are there now.
--- Errors: OV008 the source is retired. Locks: the rows of these scopes, in one order.
+-- Errors: OV008 the source is retired; 23514 a scope that no user can have. Locks: the rows of these scopes, in one order.
 CREATE FUNCTION sync.open_implicit(p_source_id text)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -30,14 +30,19 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_scopes text[];
+    v_locked bigint;
     v_retired bigint;
 BEGIN
-    SELECT array_agg(DISTINCT s.scope COLLATE "C") INTO v_scopes
-    FROM sync.captured_keys c CROSS JOIN LATERAL unnest(c.scopes) AS s(scope)
-    WHERE c.xid = pg_current_xact_id()
-      AND NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.user_id = s.scope);
+    -- EXCEPT, since it never compares each with each, as a join would that expects few of them.
+    SELECT array_agg(n.scope) INTO v_scopes
+    FROM (SELECT s.scope FROM sync.captured_keys c CROSS JOIN LATERAL unnest(c.scopes) AS s(scope) WHERE c.xid = pg_current_xact_id()
+          EXCEPT SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id()) AS n;
     IF v_scopes IS NULL THEN
         RETURN 0;
+    ELSIF EXISTS (SELECT FROM unnest(v_scopes) AS s(scope) WHERE octet_length(s.scope) NOT BETWEEN 1 AND 255) THEN
+        RAISE EXCEPTION USING ERRCODE = '23514',
+            MESSAGE = format('a row belongs to the scope %L, which no user can have', (SELECT min(left(s.scope, 255)) FROM unnest(v_scopes) AS s(scope) WHERE octet_length(s.scope) NOT BETWEEN 1 AND 255)),
+            HINT = 'A scope id has 1 to 255 bytes: give the row to a user, or delete it.';
     END IF;
     LOOP
         INSERT INTO sync.user_state (user_id)
@@ -46,8 +51,9 @@ BEGIN
         ORDER BY s.scope COLLATE "C"
         ON CONFLICT ON CONSTRAINT user_id_is_unique DO NOTHING;
         PERFORM FROM sync.user_state u WHERE u.user_id = ANY (v_scopes) ORDER BY u.user_pk FOR NO KEY UPDATE;
+        GET DIAGNOSTICS v_locked = ROW_COUNT;
         -- A scope may have been forgotten while this waited for it.
-        EXIT WHEN (SELECT count(*) FROM sync.user_state u WHERE u.user_id = ANY (v_scopes)) = cardinality(v_scopes);
+        EXIT WHEN v_locked = cardinality(v_scopes);
     END LOOP;
     INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, is_implicit)
     SELECT pg_current_xact_id(), u.user_pk, u.user_id, u.next_bundle_seq, p_source_id, coalesce(s.last_source_bundle_id, 0) + 1, true
@@ -103,8 +109,21 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_table_ids integer[];
     v_row record;
 BEGIN
+    -- Most tables have no column that could hold such a number, or nest: those of built-in types do not, but for numeric without a modest
+    -- precision, JSON, and what is made of them. Looking at each row costs as much as a third of writing it.
+    SELECT array_agg(t.table_id) INTO v_table_ids
+    FROM sync.table_catalog t
+    WHERE EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.table_id = t.table_id)
+      AND EXISTS (SELECT FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+                  WHERE a.attrelid = t.relation AND a.attnum > 0 AND NOT a.attisdropped AND y.typtype <> 'e'
+                    AND (y.oid >= 16384 OR y.typtype <> 'b' OR y.typcategory = 'A' OR y.typname IN ('json', 'jsonb')
+                         OR y.typname = 'numeric' AND (a.atttypmod < 0 OR (a.atttypmod - 4) >> 16 > 300 OR (a.atttypmod - 4) & 1024 <> 0)));
+    IF v_table_ids IS NULL THEN
+        RETURN;
+    END IF;
     FOR v_row IN
         SELECT t.schema_name, t.table_name, regexp_replace(r.payload, '"(?:[^"\\]|\\.)*"', '', 'g') AS without_strings
         FROM sync.open_bundles b
@@ -112,7 +131,7 @@ BEGIN
         JOIN sync.table_catalog t ON t.table_id = r.table_id
         -- Without so many digits or such an exponent, every number is finite. The cheap looks come first: long repetitions cost a regular
         -- expression ten times what short ones do.
-        WHERE b.xid = pg_current_xact_id()
+        WHERE b.xid = pg_current_xact_id() AND r.table_id = ANY (v_table_ids)
           AND (CASE WHEN octet_length(r.payload) >= 200 THEN CASE WHEN r.payload ~ '[0-9]{25}' THEN r.payload ~ '[0-9]{200}' END END
                OR CASE WHEN r.payload ~ '[eE]\+?[0-9]{3}' THEN r.payload ~ '[:,[[:space:]]-?[0-9]+(\.[0-9]+)?[eE]\+?0*[1-9][0-9]{2}' END
                OR CASE WHEN octet_length(r.payload) > 20000 THEN octet_length(r.payload) - octet_length(replace(replace(r.payload, '[', ''), '{', '')) > 10000 END)
@@ -178,6 +197,9 @@ DECLARE
     v_row_count bigint;
 BEGIN
     PERFORM sync.reopen_implicit();
+    -- What was written in a table that this transaction then dropped or unregistered is nobody's business any more.
+    DELETE FROM sync.captured_keys c USING sync.table_catalog t
+    WHERE c.xid = pg_current_xact_id() AND t.table_id = c.table_id AND NOT EXISTS (SELECT FROM pg_class r WHERE r.oid = t.relation);
     -- Which scopes must be locked is known once parents are looked up; whose rows these are, only under the locks: until then another
     -- transaction may have moved a parent. So parents are looked up again until no scope is new.
     IF EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.scopes IS NULL) THEN

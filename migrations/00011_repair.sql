@@ -9,15 +9,16 @@
 CREATE UNLOGGED TABLE sync.adoption_queue (
     table_id       integer NOT NULL,
     queue_position bigint NOT NULL,
-    key_bytes      bytea NOT NULL,
     scope          text NOT NULL,
+    keys           bytea[] NOT NULL,
     CONSTRAINT adoption_queue_pkey PRIMARY KEY (table_id, queue_position)
 );
-COMMENT ON TABLE sync.adoption_queue IS 'Rows of registered tables that still have to enter the log, by scope. Lost in a crash, it is made again from what the log does not have.';
+ALTER TABLE sync.adoption_queue ALTER COLUMN keys SET STORAGE EXTERNAL;
+COMMENT ON TABLE sync.adoption_queue IS 'Rows of registered tables that still have to enter the log: a row per scope, or more where a scope has many. Lost in a crash, it is made again from what the log does not have.';
 COMMENT ON COLUMN sync.adoption_queue.table_id IS 'Table, see sync.table_catalog.';
-COMMENT ON COLUMN sync.adoption_queue.queue_position IS 'Order in which they are taken: scope by scope.';
-COMMENT ON COLUMN sync.adoption_queue.key_bytes IS 'Key of the row.';
-COMMENT ON COLUMN sync.adoption_queue.scope IS 'Scope of the row when it was queued.';
+COMMENT ON COLUMN sync.adoption_queue.queue_position IS 'Order in which they are taken: how many rows of the table were queued up to these and with them.';
+COMMENT ON COLUMN sync.adoption_queue.scope IS 'Scope of the rows when they were queued.';
+COMMENT ON COLUMN sync.adoption_queue.keys IS 'Keys of the rows, in order.';
 
 CREATE TABLE sync.adoptions (
     table_id   integer NOT NULL CONSTRAINT adoptions_pkey PRIMARY KEY,
@@ -97,12 +98,17 @@ SET bytea_output = 'hex'
 AS $$
 DECLARE
     v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_root sync.table_catalog := v_table;
     v_is_possible boolean := true;
 BEGIN
+    WHILE v_root.scope_via IS NOT NULL LOOP
+        v_root := sync.catalog_entry((SELECT f.parent_table_id FROM sync.foreign_keys f
+                                      WHERE f.table_id = v_root.table_id AND f.columns = ARRAY[v_root.scope_via] AND f.parent_table_id IS NOT NULL));
+    END LOOP;
     -- A scope id that the scope column cannot hold has no rows there.
-    IF v_table.scope_column IS NOT NULL THEN
+    IF v_root.scope_column IS NOT NULL THEN
         BEGIN
-            EXECUTE format('SELECT $1::%s::text = $1', v_table.scope_type) INTO v_is_possible USING p_user_id;
+            EXECUTE format('SELECT $1::%s::text = $1', v_root.scope_type) INTO v_is_possible USING p_user_id;
         EXCEPTION WHEN data_exception THEN
             v_is_possible := false;
         END;
@@ -157,6 +163,23 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.verify(text) IS 'Compares the live rows of a scope with the log, both ways: SELECT * FROM sync.verify(''user''); no row means that all is well.';
 
+-- sync.scope_ids returns the ids of all scopes: those that the log knows, and those that only rows have, which got round the triggers.
+-- Reads the tables with a scope column whole. Errors: none. Locks: none; it waits for nobody.
+CREATE FUNCTION sync.scope_ids()
+RETURNS SETOF text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_scopes text;
+BEGIN
+    SELECT string_agg(format('UNION SELECT %s FROM %s AS t', sync.scope_expression(sync.catalog_entry(t.table_id), 't'), t.relation), ' ') INTO v_scopes
+    FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation WHERE t.unregistered_at IS NULL AND t.scope_via IS NULL;
+    RETURN QUERY EXECUTE 'SELECT u.user_id FROM sync.user_state u ' || coalesce(v_scopes, '');
+END
+$$;
+COMMENT ON FUNCTION sync.scope_ids() IS 'Ids of all scopes: those that the log knows, and those that only rows of tables have.';
+
 -- sync.repair enters what sync.verify finds into the log, as one bundle of the source oversync:repair, and counts the live rows anew.
 -- Returns the number of effects. Errors: as sync.commit_captured. Locks: the scope's row until the transaction ends.
 CREATE FUNCTION sync.repair(p_user_id text)
@@ -209,7 +232,7 @@ DECLARE
 BEGIN
     EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 10001) AS few', v_table.relation) INTO v_rows;
     v_is_prompt := p_when = 'now' OR p_when = 'auto' AND v_rows <= 10000;
-    IF v_rows > 0 THEN
+    IF v_rows > 0 OR p_source_id = 'oversync:refresh' THEN
         INSERT INTO sync.adoptions (table_id, source_id, is_prompt) VALUES (p_table_id, p_source_id, v_is_prompt)
         ON CONFLICT ON CONSTRAINT adoptions_pkey DO UPDATE SET row_count = NULL, source_id = excluded.source_id, is_prompt = excluded.is_prompt;
     END IF;
@@ -231,12 +254,15 @@ END
 $$;
 COMMENT ON FUNCTION sync.adopt_start(integer, text, text) IS 'Asks for the rows of a table to enter the log, now or later.';
 
--- sync.adopt_queue_rows queues the rows of a table that the log does not have as they are. Returns their number.
+-- sync.adopt_queue_rows queues the rows of a table that the log does not have as they are, and after a refresh those too that it has
+-- though they are gone. Returns their number.
 -- Errors: none. Locks: none on the table: the application goes on writing it.
 CREATE FUNCTION sync.adopt_queue_rows(p_table_id integer)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET work_mem = '64MB'
+SET jit = off
 SET timezone = 'UTC'
 SET datestyle = 'ISO, MDY'
 SET intervalstyle = 'postgres'
@@ -245,31 +271,33 @@ SET bytea_output = 'hex'
 AS $$
 DECLARE
     v_table sync.table_catalog := sync.catalog_entry(p_table_id);
-    v_is_new boolean := NOT EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = p_table_id AND a.source_id <> 'oversync:adopt');
+    v_rows text;
     v_count bigint;
 BEGIN
     DELETE FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
-    IF v_is_new THEN
-        -- Only rows that the log has never seen: what was written since registration is captured.
-        EXECUTE format($f$
-            INSERT INTO sync.adoption_queue (table_id, queue_position, scope, key_bytes)
-            SELECT $1, row_number() OVER (ORDER BY t.scope), t.scope, t.key_bytes
-            FROM (SELECT %s AS scope, %s AS key_bytes FROM %s AS t OFFSET 0) AS t
-            WHERE t.scope IS NOT NULL$f$,
-            sync.scope_expression(v_table, 't'), sync.key_bytes_expression(v_table, 't'), v_table.relation) USING p_table_id;
-    ELSE
-        EXECUTE format($f$
-            INSERT INTO sync.adoption_queue (table_id, queue_position, scope, key_bytes)
-            SELECT $1, row_number() OVER (ORDER BY t.scope), t.scope, t.key_bytes
+    IF EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = p_table_id AND a.source_id <> 'oversync:adopt') THEN
+        -- Both ways: rows go with a partition that is detached or dropped, and no trigger sees it.
+        v_rows := format($f$
+            SELECT coalesce(t.scope, l.user_id) AS scope, coalesce(t.key_bytes, l.key_bytes) AS key_bytes
             FROM (%s) AS t
-            LEFT JOIN sync.user_state u ON u.user_id = t.scope
-            LEFT JOIN LATERAL (SELECT r.payload FROM sync.bundle_rows r
-                               WHERE r.user_pk = u.user_pk AND r.table_id = $1 AND r.key_bytes = t.key_bytes
-                               ORDER BY r.bundle_seq DESC LIMIT 1) AS newest ON true
-            WHERE t.scope IS NOT NULL AND t.payload IS DISTINCT FROM newest.payload$f$,
-            sync.live_rows_statement(v_table, false)) USING p_table_id;
+            FULL JOIN (SELECT u.user_id, n.key_bytes, n.payload
+                       FROM (SELECT DISTINCT ON (r.user_pk, r.key_bytes) r.user_pk, r.key_bytes, r.payload FROM sync.bundle_rows r
+                             WHERE r.table_id = %s ORDER BY r.user_pk, r.key_bytes, r.bundle_seq DESC) AS n
+                       JOIN sync.user_state u ON u.user_pk = n.user_pk
+                       WHERE n.payload IS NOT NULL) AS l ON l.user_id = t.scope AND l.key_bytes = t.key_bytes
+            WHERE t.payload IS DISTINCT FROM l.payload$f$, sync.live_rows_statement(v_table, false), p_table_id);
+    ELSE
+        -- Only rows that the log has never seen: what was written since registration is captured. They are left out when they are emitted.
+        v_rows := format('SELECT %s AS scope, %s AS key_bytes FROM %s AS t OFFSET 0', sync.scope_expression(v_table, 't'), sync.key_bytes_expression(v_table, 't'), v_table.relation);
     END IF;
-    GET DIAGNOSTICS v_count = ROW_COUNT;
+    EXECUTE format($f$
+        INSERT INTO sync.adoption_queue (table_id, queue_position, scope, keys)
+        SELECT $1, sum(cardinality(q.keys)) OVER (ORDER BY q.scope, q.part), q.scope, q.keys
+        FROM (SELECT t.scope, t.part, array_agg(t.key_bytes ORDER BY t.key_bytes) AS keys
+              FROM (SELECT t.scope, t.key_bytes, (row_number() OVER (PARTITION BY t.scope) - 1) / 10000 AS part
+                    FROM (SELECT r.scope COLLATE "C" AS scope, r.key_bytes FROM (%s) AS r WHERE r.scope IS NOT NULL) AS t) AS t
+              GROUP BY t.scope, t.part) AS q$f$, v_rows) USING p_table_id;
+    SELECT coalesce(sum(cardinality(q.keys)), 0) INTO v_count FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
     UPDATE sync.adoptions a SET row_count = v_count WHERE a.table_id = p_table_id;
     RETURN v_count;
 END
@@ -286,6 +314,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_adoption sync.adoptions;
+    v_end bigint;
     v_taken bigint;
 BEGIN
     PERFORM sync.finish_captured();
@@ -297,15 +326,20 @@ BEGIN
         -- Not queued yet, or the queue was lost in a crash.
         PERFORM sync.adopt_queue_rows(p_table_id);
     END IF;
+    -- Whole scopes, so that each has one bundle; one that is larger than a batch is split.
+    SELECT coalesce(max(q.queue_position), f.queue_position) INTO v_end
+    FROM (SELECT q.queue_position, q.queue_position - cardinality(q.keys) + p_rows AS up_to FROM sync.adoption_queue q WHERE q.table_id = p_table_id
+          ORDER BY q.queue_position LIMIT 1) AS f
+    LEFT JOIN sync.adoption_queue q ON q.table_id = p_table_id AND q.queue_position <= f.up_to
+    GROUP BY f.queue_position;
     WITH taken AS (
-        DELETE FROM sync.adoption_queue q
-        WHERE q.table_id = p_table_id
-          AND q.queue_position < (SELECT min(f.queue_position) FROM sync.adoption_queue f WHERE f.table_id = p_table_id) + p_rows
-        RETURNING q.queue_position, q.scope, q.key_bytes
+        DELETE FROM sync.adoption_queue q WHERE q.table_id = p_table_id AND q.queue_position <= v_end RETURNING q.*
+    ), left_over AS (
+        INSERT INTO sync.adoption_queue (table_id, queue_position, scope, keys)
+        SELECT t.table_id, t.queue_position, t.scope, t.keys[p_rows + 1:] FROM taken t WHERE cardinality(t.keys) > p_rows
     ), noted AS (
         INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
-        SELECT pg_current_xact_id(), p_table_id, false, array_agg(t.key_bytes ORDER BY t.queue_position), array_agg(t.scope ORDER BY t.queue_position)
-        FROM taken t HAVING count(*) > 0
+        SELECT pg_current_xact_id(), t.table_id, false, t.keys[:p_rows], ARRAY[t.scope] FROM taken t
         RETURNING cardinality(keys) AS key_count
     )
     SELECT sum(n.key_count) INTO v_taken FROM noted n;
@@ -410,6 +444,7 @@ DROP FUNCTION sync.adopt_batch(integer, integer);
 DROP FUNCTION sync.adopt_queue_rows(integer);
 DROP FUNCTION sync.adopt_start(integer, text, text);
 DROP FUNCTION sync.repair(text);
+DROP FUNCTION sync.scope_ids();
 DROP FUNCTION sync.verify(text);
 DROP FUNCTION sync.key_text(integer, bytea);
 DROP FUNCTION sync.differences(integer, text);

@@ -46,6 +46,9 @@ AS $$
     JOIN pg_trigger g ON g.tgrelid = e.relation AND g.tgname = e.trigger_name
     WHERE g.tgenabled NOT IN ('O', 'A')
     UNION ALL
+    SELECT DISTINCT 'warning', s.relation::text, format('the partition was detached from %s: clients still have its rows', r.relation), format('SELECT sync.refresh_table(%L);', r.relation)
+    FROM registered r CROSS JOIN LATERAL sync.stray_triggers(r.table_id) AS s
+    UNION ALL
     SELECT 'error', 'sync.' || m.function_name, CASE WHEN f.oid IS NULL THEN 'the function is missing' ELSE 'the function is not the one that registration made' END,
            format('SELECT sync.refresh_table(%L);', m.relation)
     FROM made m LEFT JOIN pg_proc f ON f.proname = m.function_name AND f.pronamespace = 'sync'::regnamespace
@@ -57,7 +60,7 @@ AS $$
     UNION ALL
     SELECT 'warning', r.name, format('rows that were there before still enter the log%s', ': ' || q.waiting || ' are waiting'), format('CALL sync.adopt_table(%L);', r.relation)
     FROM registered r JOIN sync.adoptions a ON a.table_id = r.table_id
-    CROSS JOIN LATERAL (SELECT nullif(count(*), 0) AS waiting FROM sync.adoption_queue w WHERE w.table_id = r.table_id) AS q
+    CROSS JOIN LATERAL (SELECT sum(cardinality(w.keys)) AS waiting FROM sync.adoption_queue w WHERE w.table_id = r.table_id) AS q
     UNION ALL
     SELECT 'warning', r.name, 'forced row-level security may hide rows from sync', format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', r.relation)
     FROM registered r WHERE r.relforcerowsecurity
@@ -122,7 +125,7 @@ COMMENT ON COLUMN sync.rows.payload IS 'The row after the change; null for a DEL
 CREATE VIEW sync.tables AS
 SELECT t.schema_name, t.table_name, t.key_column, coalesce(t.scope_column::text, 'through ' || t.scope_via) AS scope, t.policy,
        t.columns_fingerprint IS DISTINCT FROM sync.columns_fingerprint(t.relation) AS was_altered,
-       (SELECT count(*) FROM sync.adoption_queue q WHERE q.table_id = t.table_id) AS rows_to_adopt, t.registered_at
+       (SELECT coalesce(sum(cardinality(q.keys)), 0) FROM sync.adoption_queue q WHERE q.table_id = t.table_id) AS rows_to_adopt, t.registered_at
 FROM sync.table_catalog t WHERE t.unregistered_at IS NULL;
 COMMENT ON VIEW sync.tables IS 'Registered tables. What is wrong with them: SELECT * FROM sync.check().';
 COMMENT ON COLUMN sync.tables.schema_name IS 'Schema as clients know it.';

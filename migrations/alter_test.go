@@ -199,3 +199,22 @@ func TestPartitionsUnderPlainSQL(t *testing.T) {
 	exec(t, conn, "DELETE FROM office.event_b; DELETE FROM office.event_c; DELETE FROM office.remark_r")
 	requireSound(t, conn)
 }
+
+// TestDroppedByItsWriter: a transaction that writes a table and then drops or unregisters it commits.
+func TestDroppedByItsWriter(t *testing.T) {
+	t.Parallel()
+	for _, end := range []string{"SELECT sync.unregister_table('office.step')", "DROP TABLE office.step"} {
+		t.Run(end, func(t *testing.T) {
+			t.Parallel()
+			conn := newOffice(t, "move")
+			exec(t, conn, officeRows)
+			inTx(t, conn, func() {
+				exec(t, conn, "UPDATE office.task SET done = NOT done; UPDATE office.step SET body = 'x'")
+				exec(t, conn, end)
+			})
+			require.Equal(t, []string{"task"}, column[string](t, conn, `SELECT DISTINCT t.table_name FROM sync.bundle_rows r JOIN sync.table_catalog t ON t.table_id = r.table_id
+				WHERE r.bundle_seq = (SELECT max(n.bundle_seq) FROM sync.bundle_rows n WHERE n.user_pk = r.user_pk)`))
+			require.Empty(t, column[string](t, conn, soundness["differences"]))
+		})
+	}
+}

@@ -485,6 +485,17 @@ func TestRowsWithoutACanonicalForm(t *testing.T) {
 	requireSound(t, conn)
 }
 
+// TestScopesThatNoUserCanHave: such a row is refused in words, when it is written and when it is adopted.
+func TestScopesThatNoUserCanHave(t *testing.T) {
+	t.Parallel()
+	conn := newOffice(t, "refuse")
+	refusal := refused(t, conn, "INSERT INTO office.label (id, owner_id) VALUES ('red', '')")
+	require.Equal(t, pgerrcode.CheckViolation, refusal.Code)
+	require.Contains(t, refusal.Message, "which no user can have")
+	exec(t, conn, "CREATE TABLE public.note (id text PRIMARY KEY, owner_id text NOT NULL); INSERT INTO public.note VALUES ('a', repeat('x', 256)), ('b', 'u')")
+	require.Contains(t, refused(t, conn, "SELECT sync.register_table('public.note', scope => 'owner_id')").Message, "which no user can have")
+}
+
 // TestRegisteringAmongWrites: a transaction that has written synced tables registers, adopts and repairs, and loses nothing.
 func TestRegisteringAmongWrites(t *testing.T) {
 	t.Parallel()

@@ -121,6 +121,34 @@ func TestVerifyAndRepair(t *testing.T) {
 	}
 }
 
+// TestScopeIDs: rows of a user who was never seen before, written past the triggers, are found without knowing the user.
+func TestScopeIDs(t *testing.T) {
+	t.Parallel()
+	conn := newOffice(t, "move")
+	exec(t, conn, officeRows+"BEGIN; SET LOCAL session_replication_role = 'replica'; INSERT INTO office.label (id, owner_id) VALUES ('new', 'stranger'); COMMIT")
+	require.Equal(t, []string{"1", "2", "stranger"}, column[string](t, conn, "SELECT s FROM sync.scope_ids() AS s ORDER BY s"))
+	require.Equal(t, []string{"stranger missing in the log new"}, column[string](t, conn, "SELECT concat_ws(' ', s, v.difference, v.key) FROM sync.scope_ids() AS s, sync.verify(s) AS v"))
+}
+
+// TestPartitionsThatWent: rows that went with a detached or dropped partition are deleted for clients by sync.refresh_table, and the
+// detached partition is an ordinary table again.
+func TestPartitionsThatWent(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.NewDatabase(t))
+	exec(t, conn, `CREATE TABLE event (owner_id text NOT NULL, id text NOT NULL, PRIMARY KEY (owner_id, id)) PARTITION BY LIST (id);
+		CREATE TABLE event_a PARTITION OF event FOR VALUES IN ('a'); CREATE TABLE event_b PARTITION OF event FOR VALUES IN ('b'); CREATE TABLE event_c PARTITION OF event FOR VALUES IN ('c');
+		SELECT sync.register_table('event', sync_key => 'id', scope => 'owner_id');
+		SELECT sync.set_policy('event', 'capture'); INSERT INTO event SELECT '1', unnest('{a,b,c}'::text[]); SELECT sync.set_policy('event', 'reject')`)
+	exec(t, conn, "ALTER TABLE event DETACH PARTITION event_a; DROP TABLE event_b")
+	require.Equal(t, []string{"public.event_a SELECT sync.refresh_table('public.event');"}, column[string](t, conn, "SELECT object || ' ' || remedy FROM sync.check()"))
+	exec(t, conn, "SELECT sync.refresh_table('event')")
+	require.Equal(t, []string{"D a", "D b"}, column[string](t, conn, "SELECT op::text || ' ' || convert_from(key_bytes, 'UTF8') FROM sync.bundle_rows WHERE bundle_seq = 2 ORDER BY key_bytes"))
+	require.Empty(t, column[string](t, conn, "SELECT object || problem FROM sync.check()"))
+	require.Empty(t, column[string](t, conn, soundness["differences"]))
+	exec(t, conn, "INSERT INTO event_a VALUES ('2', 'a'); TRUNCATE event_a; ALTER TABLE event DETACH PARTITION event_c; SELECT sync.refresh_table('event')")
+	require.Empty(t, column[string](t, conn, soundness["differences"]), "an empty table, too")
+}
+
 // TestVerifyBlocksNobody: while it runs, in a transaction that stays open, every kind of write goes on; and it waits for no writer.
 func TestVerifyBlocksNobody(t *testing.T) {
 	t.Parallel()

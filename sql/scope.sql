@@ -5,8 +5,8 @@ SELECT c.resolution::text AS resolution, coalesce(c.initialization_id::text, '')
 FROM sync.connect(@user_id::text, @source_id::text, @has_local_pending_rows::boolean, @lease_ttl::interval) AS c;
 
 -- name: ScopeNames :many
--- All scopes, in order.
-SELECT u.user_id FROM sync.user_state u ORDER BY u.user_id COLLATE "C";
+-- All scopes, in order; those too that only rows have.
+SELECT s.user_id::text AS user_id FROM sync.scope_ids() AS s(user_id) ORDER BY s.user_id COLLATE "C";
 
 -- name: ScopeRepair :one
 -- Enters what differs into the log, as one bundle.

@@ -28,13 +28,12 @@ FROM sync.check() AS c
 ORDER BY c.severity <> 'error', c.object, c.problem;
 
 -- name: TableList :many
--- Registered tables in the order parents first. Queued rows are taken from the front of the queue, so its ends tell how
--- many are left.
+-- Registered tables in the order parents first.
 SELECT t.table_id, (t.schema_name || '.' || t.table_name)::text AS table_name, t.key_column::text AS key_column, t.key_type,
        coalesce(t.scope_column::text, '')::text AS scope_column, coalesce(t.scope_via::text, '')::text AS scope_via, t.policy,
        o.cycle_group::integer AS cycle_group,
        coalesce(a.source_id, '')::text AS adoption_source_id, a.row_count AS adoption_row_count,
-       coalesce((SELECT max(q.queue_position) - min(q.queue_position) + 1 FROM sync.adoption_queue q WHERE q.table_id = t.table_id), 0)::bigint AS adoption_rows_left
+       coalesce((SELECT sum(cardinality(q.keys)) FROM sync.adoption_queue q WHERE q.table_id = t.table_id), 0)::bigint AS adoption_rows_left
 FROM sync.table_order o
 JOIN sync.table_catalog t ON t.table_id = o.table_id
 LEFT JOIN sync.adoptions a ON a.table_id = t.table_id

@@ -74,7 +74,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	scenarios := slices.Concat(pushScenarios, pullScenarios, snapshotScenarios, statementScenarios, diskScenarios, watchScenarios, memoryScenarios)
+	scenarios := slices.Concat(pushScenarios, pullScenarios, snapshotScenarios, existingScenarios, statementScenarios, diskScenarios, watchScenarios, memoryScenarios)
 	scenarios = slices.DeleteFunc(scenarios, func(s scenario) bool { return !strings.Contains(s.name, o.scenario) })
 	if len(scenarios) == 0 {
 		return fmt.Errorf("no scenario has %q in its name", o.scenario)

@@ -16,6 +16,7 @@ CREATE FUNCTION sync.adopt_batch(p_table_id integer, p_rows integer DEFAULT 1000
     AS $$
 DECLARE
     v_adoption sync.adoptions;
+    v_end bigint;
     v_taken bigint;
 BEGIN
     PERFORM sync.finish_captured();
@@ -27,15 +28,20 @@ BEGIN
         -- Not queued yet, or the queue was lost in a crash.
         PERFORM sync.adopt_queue_rows(p_table_id);
     END IF;
+    -- Whole scopes, so that each has one bundle; one that is larger than a batch is split.
+    SELECT coalesce(max(q.queue_position), f.queue_position) INTO v_end
+    FROM (SELECT q.queue_position, q.queue_position - cardinality(q.keys) + p_rows AS up_to FROM sync.adoption_queue q WHERE q.table_id = p_table_id
+          ORDER BY q.queue_position LIMIT 1) AS f
+    LEFT JOIN sync.adoption_queue q ON q.table_id = p_table_id AND q.queue_position <= f.up_to
+    GROUP BY f.queue_position;
     WITH taken AS (
-        DELETE FROM sync.adoption_queue q
-        WHERE q.table_id = p_table_id
-          AND q.queue_position < (SELECT min(f.queue_position) FROM sync.adoption_queue f WHERE f.table_id = p_table_id) + p_rows
-        RETURNING q.queue_position, q.scope, q.key_bytes
+        DELETE FROM sync.adoption_queue q WHERE q.table_id = p_table_id AND q.queue_position <= v_end RETURNING q.*
+    ), left_over AS (
+        INSERT INTO sync.adoption_queue (table_id, queue_position, scope, keys)
+        SELECT t.table_id, t.queue_position, t.scope, t.keys[p_rows + 1:] FROM taken t WHERE cardinality(t.keys) > p_rows
     ), noted AS (
         INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
-        SELECT pg_current_xact_id(), p_table_id, false, array_agg(t.key_bytes ORDER BY t.queue_position), array_agg(t.scope ORDER BY t.queue_position)
-        FROM taken t HAVING count(*) > 0
+        SELECT pg_current_xact_id(), t.table_id, false, t.keys[:p_rows], ARRAY[t.scope] FROM taken t
         RETURNING cardinality(keys) AS key_count
     )
     SELECT sum(n.key_count) INTO v_taken FROM noted n;
@@ -55,6 +61,8 @@ COMMENT ON FUNCTION sync.adopt_batch(p_table_id integer, p_rows integer) IS 'Ent
 CREATE FUNCTION sync.adopt_queue_rows(p_table_id integer) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET work_mem TO '64MB'
+    SET jit TO 'off'
     SET "TimeZone" TO 'UTC'
     SET "DateStyle" TO 'ISO, MDY'
     SET "IntervalStyle" TO 'postgres'
@@ -63,31 +71,33 @@ CREATE FUNCTION sync.adopt_queue_rows(p_table_id integer) RETURNS bigint
     AS $_$
 DECLARE
     v_table sync.table_catalog := sync.catalog_entry(p_table_id);
-    v_is_new boolean := NOT EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = p_table_id AND a.source_id <> 'oversync:adopt');
+    v_rows text;
     v_count bigint;
 BEGIN
     DELETE FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
-    IF v_is_new THEN
-        -- Only rows that the log has never seen: what was written since registration is captured.
-        EXECUTE format($f$
-            INSERT INTO sync.adoption_queue (table_id, queue_position, scope, key_bytes)
-            SELECT $1, row_number() OVER (ORDER BY t.scope), t.scope, t.key_bytes
-            FROM (SELECT %s AS scope, %s AS key_bytes FROM %s AS t OFFSET 0) AS t
-            WHERE t.scope IS NOT NULL$f$,
-            sync.scope_expression(v_table, 't'), sync.key_bytes_expression(v_table, 't'), v_table.relation) USING p_table_id;
-    ELSE
-        EXECUTE format($f$
-            INSERT INTO sync.adoption_queue (table_id, queue_position, scope, key_bytes)
-            SELECT $1, row_number() OVER (ORDER BY t.scope), t.scope, t.key_bytes
+    IF EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = p_table_id AND a.source_id <> 'oversync:adopt') THEN
+        -- Both ways: rows go with a partition that is detached or dropped, and no trigger sees it.
+        v_rows := format($f$
+            SELECT coalesce(t.scope, l.user_id) AS scope, coalesce(t.key_bytes, l.key_bytes) AS key_bytes
             FROM (%s) AS t
-            LEFT JOIN sync.user_state u ON u.user_id = t.scope
-            LEFT JOIN LATERAL (SELECT r.payload FROM sync.bundle_rows r
-                               WHERE r.user_pk = u.user_pk AND r.table_id = $1 AND r.key_bytes = t.key_bytes
-                               ORDER BY r.bundle_seq DESC LIMIT 1) AS newest ON true
-            WHERE t.scope IS NOT NULL AND t.payload IS DISTINCT FROM newest.payload$f$,
-            sync.live_rows_statement(v_table, false)) USING p_table_id;
+            FULL JOIN (SELECT u.user_id, n.key_bytes, n.payload
+                       FROM (SELECT DISTINCT ON (r.user_pk, r.key_bytes) r.user_pk, r.key_bytes, r.payload FROM sync.bundle_rows r
+                             WHERE r.table_id = %s ORDER BY r.user_pk, r.key_bytes, r.bundle_seq DESC) AS n
+                       JOIN sync.user_state u ON u.user_pk = n.user_pk
+                       WHERE n.payload IS NOT NULL) AS l ON l.user_id = t.scope AND l.key_bytes = t.key_bytes
+            WHERE t.payload IS DISTINCT FROM l.payload$f$, sync.live_rows_statement(v_table, false), p_table_id);
+    ELSE
+        -- Only rows that the log has never seen: what was written since registration is captured. They are left out when they are emitted.
+        v_rows := format('SELECT %s AS scope, %s AS key_bytes FROM %s AS t OFFSET 0', sync.scope_expression(v_table, 't'), sync.key_bytes_expression(v_table, 't'), v_table.relation);
     END IF;
-    GET DIAGNOSTICS v_count = ROW_COUNT;
+    EXECUTE format($f$
+        INSERT INTO sync.adoption_queue (table_id, queue_position, scope, keys)
+        SELECT $1, sum(cardinality(q.keys)) OVER (ORDER BY q.scope, q.part), q.scope, q.keys
+        FROM (SELECT t.scope, t.part, array_agg(t.key_bytes ORDER BY t.key_bytes) AS keys
+              FROM (SELECT t.scope, t.key_bytes, (row_number() OVER (PARTITION BY t.scope) - 1) / 10000 AS part
+                    FROM (SELECT r.scope COLLATE "C" AS scope, r.key_bytes FROM (%s) AS r WHERE r.scope IS NOT NULL) AS t) AS t
+              GROUP BY t.scope, t.part) AS q$f$, v_rows) USING p_table_id;
+    SELECT coalesce(sum(cardinality(q.keys)), 0) INTO v_count FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
     UPDATE sync.adoptions a SET row_count = v_count WHERE a.table_id = p_table_id;
     RETURN v_count;
 END
@@ -104,7 +114,7 @@ DECLARE
 BEGIN
     EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 10001) AS few', v_table.relation) INTO v_rows;
     v_is_prompt := p_when = 'now' OR p_when = 'auto' AND v_rows <= 10000;
-    IF v_rows > 0 THEN
+    IF v_rows > 0 OR p_source_id = 'oversync:refresh' THEN
         INSERT INTO sync.adoptions (table_id, source_id, is_prompt) VALUES (p_table_id, p_source_id, v_is_prompt)
         ON CONFLICT ON CONSTRAINT adoptions_pkey DO UPDATE SET row_count = NULL, source_id = excluded.source_id, is_prompt = excluded.is_prompt;
     END IF;
@@ -657,6 +667,9 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     JOIN pg_trigger g ON g.tgrelid = e.relation AND g.tgname = e.trigger_name
     WHERE g.tgenabled NOT IN ('O', 'A')
     UNION ALL
+    SELECT DISTINCT 'warning', s.relation::text, format('the partition was detached from %s: clients still have its rows', r.relation), format('SELECT sync.refresh_table(%L);', r.relation)
+    FROM registered r CROSS JOIN LATERAL sync.stray_triggers(r.table_id) AS s
+    UNION ALL
     SELECT 'error', 'sync.' || m.function_name, CASE WHEN f.oid IS NULL THEN 'the function is missing' ELSE 'the function is not the one that registration made' END,
            format('SELECT sync.refresh_table(%L);', m.relation)
     FROM made m LEFT JOIN pg_proc f ON f.proname = m.function_name AND f.pronamespace = 'sync'::regnamespace
@@ -668,7 +681,7 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     UNION ALL
     SELECT 'warning', r.name, format('rows that were there before still enter the log%s', ': ' || q.waiting || ' are waiting'), format('CALL sync.adopt_table(%L);', r.relation)
     FROM registered r JOIN sync.adoptions a ON a.table_id = r.table_id
-    CROSS JOIN LATERAL (SELECT nullif(count(*), 0) AS waiting FROM sync.adoption_queue w WHERE w.table_id = r.table_id) AS q
+    CROSS JOIN LATERAL (SELECT sum(cardinality(w.keys)) AS waiting FROM sync.adoption_queue w WHERE w.table_id = r.table_id) AS q
     UNION ALL
     SELECT 'warning', r.name, 'forced row-level security may hide rows from sync', format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', r.relation)
     FROM registered r WHERE r.relforcerowsecurity
@@ -753,6 +766,9 @@ DECLARE
     v_row_count bigint;
 BEGIN
     PERFORM sync.reopen_implicit();
+    -- What was written in a table that this transaction then dropped or unregistered is nobody's business any more.
+    DELETE FROM sync.captured_keys c USING sync.table_catalog t
+    WHERE c.xid = pg_current_xact_id() AND t.table_id = c.table_id AND NOT EXISTS (SELECT FROM pg_class r WHERE r.oid = t.relation);
     -- Which scopes must be locked is known once parents are looked up; whose rows these are, only under the locks: until then another
     -- transaction may have moved a parent. So parents are looked up again until no scope is new.
     IF EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.scopes IS NULL) THEN
@@ -825,12 +841,17 @@ CREATE FUNCTION sync.differences(p_table_id integer, p_user_id text) RETURNS TAB
     AS $_$
 DECLARE
     v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_root sync.table_catalog := v_table;
     v_is_possible boolean := true;
 BEGIN
+    WHILE v_root.scope_via IS NOT NULL LOOP
+        v_root := sync.catalog_entry((SELECT f.parent_table_id FROM sync.foreign_keys f
+                                      WHERE f.table_id = v_root.table_id AND f.columns = ARRAY[v_root.scope_via] AND f.parent_table_id IS NOT NULL));
+    END LOOP;
     -- A scope id that the scope column cannot hold has no rows there.
-    IF v_table.scope_column IS NOT NULL THEN
+    IF v_root.scope_column IS NOT NULL THEN
         BEGIN
-            EXECUTE format('SELECT $1::%s::text = $1', v_table.scope_type) INTO v_is_possible USING p_user_id;
+            EXECUTE format('SELECT $1::%s::text = $1', v_root.scope_type) INTO v_is_possible USING p_user_id;
         EXCEPTION WHEN data_exception THEN
             v_is_possible := false;
         END;
@@ -903,7 +924,7 @@ CREATE FUNCTION sync.emit_body(p_table sync.table_catalog) RETURNS text
     SELECT format($f$
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.emit_statement(sync.catalog_entry(%2$s)) USING $1, $2, $3, $4, $5;
+        EXECUTE sync.emit_statement(sync.catalog_entry(%2$s)) USING $1, $2, $3, $4;
     ELSE
         %3$s;
     END IF;
@@ -915,6 +936,7 @@ CREATE FUNCTION sync.emit_captured(p_only_missing boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET enable_nestloop TO 'off'
+    SET enable_mergejoin TO 'off'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
     SET jit TO 'off'
@@ -948,39 +970,27 @@ BEGIN
             GROUP BY c.table_id, b.user_pk, k.key_bytes
         ), pushed AS (
             SELECT s.table_id, s.key_bytes, s.row_ordinal FROM sync.staged_rows s WHERE s.push_id = v_push_id
-        ), judged AS (
-            SELECT t.table_id, t.user_pk, t.key_bytes, t.first_touched, before.op IS NOT NULL AND before.op <> 'D' AS was_live, before.payload_bytes
-            FROM touched t
-            LEFT JOIN LATERAL (
-                SELECT r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
-                WHERE r.user_pk = t.user_pk AND r.table_id = t.table_id AND r.key_bytes = t.key_bytes
-                ORDER BY r.bundle_seq DESC LIMIT 1
-            ) AS before ON true
         ), placed AS (
-            SELECT j.table_id, j.user_pk, j.key_bytes, j.was_live, j.payload_bytes,
-                   (row_number() OVER (PARTITION BY j.user_pk ORDER BY p.row_ordinal NULLS LAST, j.first_touched) - 1)::integer AS row_ordinal
-            FROM judged j
-            LEFT JOIN pushed p ON p.table_id = j.table_id AND p.key_bytes = j.key_bytes
-            WHERE NOT (p_only_missing AND j.was_live)
+            SELECT t.table_id, t.user_pk, t.key_bytes,
+                   (row_number() OVER (PARTITION BY t.user_pk ORDER BY p.row_ordinal NULLS LAST, t.first_touched) - 1)::integer AS row_ordinal
+            FROM touched t
+            LEFT JOIN pushed p ON p.table_id = t.table_id AND p.key_bytes = t.key_bytes
+            -- Sorted once, for all the arrays.
+            ORDER BY t.table_id, t.user_pk, row_ordinal
         )
         SELECT p.table_id, count(*) AS touched, (SELECT t.has_to_settle FROM sync.table_catalog t WHERE t.table_id = p.table_id) AS has_to_settle,
-               array_agg(p.user_pk ORDER BY p.user_pk, p.row_ordinal) AS user_pks,
-               array_agg(p.row_ordinal ORDER BY p.user_pk, p.row_ordinal) AS ordinals,
-               array_agg(p.key_bytes ORDER BY p.user_pk, p.row_ordinal) AS keys,
-               array_agg(p.was_live ORDER BY p.user_pk, p.row_ordinal) AS was_live,
-               array_agg(coalesce(p.payload_bytes, 0) ORDER BY p.user_pk, p.row_ordinal) AS bytes_before
+               array_agg(p.user_pk) AS user_pks, array_agg(p.row_ordinal) AS ordinals, array_agg(p.key_bytes) AS keys
         FROM placed p
         GROUP BY p.table_id
     LOOP
-        EXECUTE format('SELECT sync.emit_%s($1, $2, $3, $4, $5)', v_table.table_id)
-        USING v_table.user_pks, v_table.ordinals, v_table.keys, v_table.was_live, v_table.bytes_before;
+        EXECUTE format('SELECT sync.emit_%s($1, $2, $3, $4)', v_table.table_id) USING v_table.user_pks, v_table.ordinals, v_table.keys, p_only_missing;
         IF v_table.has_to_settle THEN
             EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_table.table_id) USING v_table.user_pks, v_table.keys;
         END IF;
         v_touched := v_touched + v_table.touched;
     END LOOP;
     IF v_touched > (SELECT sum(b.row_count) FROM sync.open_bundles b WHERE b.xid = v_xid) THEN
-        -- A row that was inserted and deleted in the same transaction has no effect and left a gap.
+        -- A row that was inserted and deleted in the same transaction has no effect and left a gap; so did one that is not missing.
         PERFORM sync.close_ordinal_gaps();
     END IF;
 END
@@ -991,30 +1001,30 @@ CREATE FUNCTION sync.emit_statement(p_table sync.table_catalog) RETURNS text
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     SELECT format($f$
-    WITH logged AS (
-        INSERT INTO sync.bundle_rows AS r (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
-        SELECT b.user_pk, b.bundle_seq, k.row_ordinal, %1$s,
-               CASE WHEN live.%2$I IS NULL THEN 'D' WHEN k.was_live THEN 'U' ELSE 'I' END::"char",
-               k.key_bytes,
-               CASE WHEN live.%2$I IS NOT NULL THEN row_to_json(live.*)::text END
-        FROM unnest($1, $2, $3, $4) AS k(user_pk, row_ordinal, key_bytes, was_live)
+    WITH effects AS MATERIALIZED (
+        SELECT b.user_pk, b.bundle_seq, k.row_ordinal, k.key_bytes, before.payload_bytes AS bytes_before,
+               CASE WHEN live.%2$I IS NULL THEN 'D' WHEN before.payload_bytes IS NULL THEN 'I' ELSE 'U' END::"char" AS op,
+               CASE WHEN live.%2$I IS NOT NULL THEN row_to_json(live.*)::text END AS payload
+        FROM unnest($1, $2, $3) AS k(user_pk, row_ordinal, key_bytes)
         JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
+        LEFT JOIN LATERAL (
+            SELECT octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
+            WHERE b.bundle_seq > 1 AND r.user_pk = b.user_pk AND r.table_id = %1$s AND r.key_bytes = k.key_bytes
+            ORDER BY r.bundle_seq DESC LIMIT 1
+        ) AS before ON true
         LEFT JOIN LATERAL (
             SELECT %3$s FROM %4$s AS t WHERE %5$s AND t.%2$I = %6$s OFFSET 0
         ) AS live ON true
-        WHERE live.%2$I IS NOT NULL OR k.was_live
-        RETURNING r.user_pk, r.op, octet_length(r.payload) AS payload_bytes
-    ), counted AS (
-        SELECT l.user_pk, count(*) AS row_count, sum(l.payload_bytes) AS payload_bytes,
-               count(*) FILTER (WHERE l.op = 'I') - count(*) FILTER (WHERE l.op = 'D') AS live_rows
-        FROM logged l GROUP BY l.user_pk
-    ), before AS (
-        SELECT k.user_pk, sum(k.payload_bytes) AS payload_bytes FROM unnest($1, $5) AS k(user_pk, payload_bytes) GROUP BY k.user_pk
+        WHERE CASE WHEN before.payload_bytes IS NULL THEN live.%2$I IS NOT NULL ELSE NOT $4 END
+    ), logged AS (
+        INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
+        SELECT e.user_pk, e.bundle_seq, e.row_ordinal, %1$s, e.op, e.key_bytes, e.payload FROM effects e
     )
     UPDATE sync.open_bundles b
-    SET row_count = b.row_count + c.row_count, live_row_delta = b.live_row_delta + c.live_rows,
-        live_byte_delta = b.live_byte_delta + coalesce(c.payload_bytes, 0) - before.payload_bytes
-    FROM counted c JOIN before ON before.user_pk = c.user_pk
+    SET row_count = b.row_count + c.row_count, live_row_delta = b.live_row_delta + c.live_rows, live_byte_delta = b.live_byte_delta + c.live_bytes
+    FROM (SELECT e.user_pk, count(*) AS row_count, count(*) FILTER (WHERE e.op = 'I') - count(*) FILTER (WHERE e.op = 'D') AS live_rows,
+                 coalesce(sum(octet_length(e.payload)), 0) - coalesce(sum(e.bytes_before), 0) AS live_bytes
+          FROM effects e GROUP BY e.user_pk) AS c
     WHERE b.xid = pg_current_xact_id() AND b.user_pk = c.user_pk$f$,
         p_table.table_id, p_table.key_column, sync.wire_columns(p_table, 't'), p_table.relation,
         sync.scope_condition(p_table, 't', 'b.user_id'), sync.key_expression(p_table, 'k.key_bytes'))
@@ -1044,7 +1054,7 @@ BEGIN
     END IF;
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_row_%s()', v_id);
-    EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean[], integer[])', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean)', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char")', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.resolve_%s(bytea[])', v_id);
@@ -1292,7 +1302,7 @@ BEGIN
         v_id, sync.capture_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.capture_row_%s() RETURNS trigger LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
         v_id, sync.capture_row_body(p_table));
-    EXECUTE format('CREATE OR REPLACE FUNCTION sync.emit_%s(p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_was_live boolean[], p_bytes_before integer[]) RETURNS void
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.emit_%s(p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_only_missing boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS %L', v_id, sync.emit_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_push_id uuid, p_user_id text, p_from integer, p_to integer, p_user_pk bigint, p_bundle_seq bigint, p_ordinals integer[], p_op "char") RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
@@ -1302,14 +1312,14 @@ LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
     EXECUTE format('REVOKE ALL ON FUNCTION sync.capture_%1$s(), sync.capture_row_%1$s() FROM PUBLIC', v_id);
     EXECUTE format('COMMENT ON FUNCTION sync.capture_row_%s() IS %L', v_id, format('Trigger function of partitions added to %s since: notes the key of a row.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.capture_%s() IS %L', v_id, format('Trigger function of %s: notes the keys that a statement touched.', v_name));
-    EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint[], integer[], bytea[], boolean[], integer[]) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
+    EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint[], integer[], bytea[], boolean) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char") IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
-    IF sync.settle_body(p_table) IS NULL THEN
-        EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
-    ELSE
+    IF sync.settle_body(p_table) IS NOT NULL THEN
         EXECUTE format('CREATE OR REPLACE FUNCTION sync.settle_%s(p_user_pks bigint[], p_unused integer[], p_keys bytea[]) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
             v_id, sync.settle_body(p_table));
         EXECUTE format('COMMENT ON FUNCTION sync.settle_%s(bigint[], integer[], bytea[]) IS %L', v_id, format('Checks effects of %s once they are in the log.', v_name));
+    ELSIF p_table.has_to_settle THEN
+        EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
     END IF;
     UPDATE sync.table_catalog t SET has_to_settle = sync.settle_body(p_table) IS NOT NULL WHERE t.table_id = v_id AND t.has_to_settle <> (sync.settle_body(p_table) IS NOT NULL);
     IF p_table.scope_via IS NOT NULL THEN
@@ -1328,6 +1338,9 @@ DECLARE
     v_definition text;
 BEGIN
     FOR v_definition IN
+        -- A partition that was detached is no part of the table any more.
+        SELECT format('DROP TRIGGER %I ON %s', s.trigger_name, s.relation) FROM sync.stray_triggers(p_table_id) s
+        UNION ALL
         SELECT e.definition FROM sync.expected_triggers(p_table_id) e
         WHERE NOT EXISTS (SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
                           WHERE g.tgrelid = e.relation AND g.tgname = e.trigger_name AND f.proname = e.function_name AND g.tgenabled IN ('O', 'A'))
@@ -1395,14 +1408,19 @@ CREATE FUNCTION sync.open_implicit(p_source_id text) RETURNS bigint
     AS $$
 DECLARE
     v_scopes text[];
+    v_locked bigint;
     v_retired bigint;
 BEGIN
-    SELECT array_agg(DISTINCT s.scope COLLATE "C") INTO v_scopes
-    FROM sync.captured_keys c CROSS JOIN LATERAL unnest(c.scopes) AS s(scope)
-    WHERE c.xid = pg_current_xact_id()
-      AND NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.user_id = s.scope);
+    -- EXCEPT, since it never compares each with each, as a join would that expects few of them.
+    SELECT array_agg(n.scope) INTO v_scopes
+    FROM (SELECT s.scope FROM sync.captured_keys c CROSS JOIN LATERAL unnest(c.scopes) AS s(scope) WHERE c.xid = pg_current_xact_id()
+          EXCEPT SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id()) AS n;
     IF v_scopes IS NULL THEN
         RETURN 0;
+    ELSIF EXISTS (SELECT FROM unnest(v_scopes) AS s(scope) WHERE octet_length(s.scope) NOT BETWEEN 1 AND 255) THEN
+        RAISE EXCEPTION USING ERRCODE = '23514',
+            MESSAGE = format('a row belongs to the scope %L, which no user can have', (SELECT min(left(s.scope, 255)) FROM unnest(v_scopes) AS s(scope) WHERE octet_length(s.scope) NOT BETWEEN 1 AND 255)),
+            HINT = 'A scope id has 1 to 255 bytes: give the row to a user, or delete it.';
     END IF;
     LOOP
         INSERT INTO sync.user_state (user_id)
@@ -1411,8 +1429,9 @@ BEGIN
         ORDER BY s.scope COLLATE "C"
         ON CONFLICT ON CONSTRAINT user_id_is_unique DO NOTHING;
         PERFORM FROM sync.user_state u WHERE u.user_id = ANY (v_scopes) ORDER BY u.user_pk FOR NO KEY UPDATE;
+        GET DIAGNOSTICS v_locked = ROW_COUNT;
         -- A scope may have been forgotten while this waited for it.
-        EXIT WHEN (SELECT count(*) FROM sync.user_state u WHERE u.user_id = ANY (v_scopes)) = cardinality(v_scopes);
+        EXIT WHEN v_locked = cardinality(v_scopes);
     END LOOP;
     INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, is_implicit)
     SELECT pg_current_xact_id(), u.user_pk, u.user_id, u.next_bundle_seq, p_source_id, coalesce(s.last_source_bundle_id, 0) + 1, true
@@ -1981,7 +2000,7 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
         -- A NOT NULL that is not valid, which PostgreSQL 18 has, says nothing about the rows that are there.
         SELECT a.attname, a.attnum,
                a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = p_relation AND k.contype = 'n' AND NOT k.convalidated AND k.conkey = ARRAY[a.attnum]) AS attnotnull,
-               a.atttypid::regtype::text AS type_name, a.attgenerated, coalesce(l.collisdeterministic, true) AS is_deterministic
+               a.atttypid::regtype::text AS type_name, a.attgenerated, a.attidentity, coalesce(l.collisdeterministic, true) AS is_deterministic
         FROM pg_attribute a LEFT JOIN pg_collation l ON l.oid = a.attcollation
         WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
     ), key_col AS (SELECT * FROM cols WHERE attname = p_key),
@@ -2037,6 +2056,9 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     UNION ALL
     SELECT format('scope column %I of %s has type %s', s.attname, r.full_name, s.type_name), 'A scope column is of type text, varchar, uuid, integer or bigint.'
     FROM rel r, scope_col s WHERE s.type_name NOT IN ('text', 'character varying', 'uuid', 'integer', 'bigint')
+    UNION ALL
+    SELECT format('scope column %I of %s is generated', s.attname, r.full_name), 'A row that a device makes gets the scope of the device: make it an ordinary column.'
+    FROM rel r, scope_col s WHERE s.attgenerated <> '' OR s.attidentity <> ''
     UNION ALL
     SELECT format('scope column %I of %s has a nondeterministic collation', s.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE %s COLLATE "C";', r.full_name, s.attname, s.type_name)
     FROM rel r, scope_col s WHERE NOT s.is_deterministic
@@ -2127,8 +2149,21 @@ CREATE FUNCTION sync.require_canonical() RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
+    v_table_ids integer[];
     v_row record;
 BEGIN
+    -- Most tables have no column that could hold such a number, or nest: those of built-in types do not, but for numeric without a modest
+    -- precision, JSON, and what is made of them. Looking at each row costs as much as a third of writing it.
+    SELECT array_agg(t.table_id) INTO v_table_ids
+    FROM sync.table_catalog t
+    WHERE EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.table_id = t.table_id)
+      AND EXISTS (SELECT FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+                  WHERE a.attrelid = t.relation AND a.attnum > 0 AND NOT a.attisdropped AND y.typtype <> 'e'
+                    AND (y.oid >= 16384 OR y.typtype <> 'b' OR y.typcategory = 'A' OR y.typname IN ('json', 'jsonb')
+                         OR y.typname = 'numeric' AND (a.atttypmod < 0 OR (a.atttypmod - 4) >> 16 > 300 OR (a.atttypmod - 4) & 1024 <> 0)));
+    IF v_table_ids IS NULL THEN
+        RETURN;
+    END IF;
     FOR v_row IN
         SELECT t.schema_name, t.table_name, regexp_replace(r.payload, '"(?:[^"\\]|\\.)*"', '', 'g') AS without_strings
         FROM sync.open_bundles b
@@ -2136,7 +2171,7 @@ BEGIN
         JOIN sync.table_catalog t ON t.table_id = r.table_id
         -- Without so many digits or such an exponent, every number is finite. The cheap looks come first: long repetitions cost a regular
         -- expression ten times what short ones do.
-        WHERE b.xid = pg_current_xact_id()
+        WHERE b.xid = pg_current_xact_id() AND r.table_id = ANY (v_table_ids)
           AND (CASE WHEN octet_length(r.payload) >= 200 THEN CASE WHEN r.payload ~ '[0-9]{25}' THEN r.payload ~ '[0-9]{200}' END END
                OR CASE WHEN r.payload ~ '[eE]\+?[0-9]{3}' THEN r.payload ~ '[:,[[:space:]]-?[0-9]+(\.[0-9]+)?[eE]\+?0*[1-9][0-9]{2}' END
                OR CASE WHEN octet_length(r.payload) > 20000 THEN octet_length(r.payload) - octet_length(replace(replace(r.payload, '[', ''), '{', '')) > 10000 END)
@@ -2294,8 +2329,11 @@ BEGIN
         FROM (SELECT c.table_id, k.key_bytes
               FROM sync.captured_keys c CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) AS k(key_bytes, scope)
               WHERE c.xid = pg_current_xact_id() AND c.scopes IS NOT NULL AND c.table_id <> ALL (v_followed)
+                -- What one statement wrote is in one scope each, unless it was found through a parent.
+                AND c.table_id IN (SELECT s.table_id FROM sync.captured_keys s JOIN sync.table_catalog t ON t.table_id = s.table_id
+                                   WHERE s.xid = pg_current_xact_id() GROUP BY s.table_id HAVING count(*) > 1 OR bool_or(t.scope_via IS NOT NULL))
               GROUP BY c.table_id, k.key_bytes
-              HAVING count(DISTINCT coalesce(k.scope, c.scopes[1])) > 1) AS m
+              HAVING min(coalesce(k.scope, c.scopes[1]) COLLATE "C") <> max(coalesce(k.scope, c.scopes[1]) COLLATE "C")) AS m
         GROUP BY m.table_id LIMIT 1;
         EXIT WHEN NOT FOUND;
         v_followed := v_followed || v_moved.table_id;
@@ -2358,6 +2396,19 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.scope_expression(p_table sync.table_catalog, p_alias text, p_depth integer) IS 'SQL that gives the scope id of a row, through parents if need be.';
+CREATE FUNCTION sync.scope_ids() RETURNS SETOF text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_scopes text;
+BEGIN
+    SELECT string_agg(format('UNION SELECT %s FROM %s AS t', sync.scope_expression(sync.catalog_entry(t.table_id), 't'), t.relation), ' ') INTO v_scopes
+    FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation WHERE t.unregistered_at IS NULL AND t.scope_via IS NULL;
+    RETURN QUERY EXECUTE 'SELECT u.user_id FROM sync.user_state u ' || coalesce(v_scopes, '');
+END
+$$;
+COMMENT ON FUNCTION sync.scope_ids() IS 'Ids of all scopes: those that the log knows, and those that only rows of tables have.';
 CREATE FUNCTION sync.scope_in_bundle() RETURNS text
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2585,6 +2636,17 @@ CREATE FUNCTION sync.stale_condition(p_table sync.table_catalog, p_refers boolea
     FROM named n JOIN pg_class c ON c.oid = n.oid JOIN pg_namespace s ON s.oid = c.relnamespace
 $$;
 COMMENT ON FUNCTION sync.stale_condition(p_table sync.table_catalog, p_refers boolean) IS 'SQL condition that the code made for a table no longer fits.';
+CREATE FUNCTION sync.stray_triggers(p_table_id integer) RETURNS TABLE(relation regclass, trigger_name name)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT g.tgrelid::regclass, o.tgname
+    FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid AND f.pronamespace = 'sync'::regnamespace AND f.proname = 'capture_' || p_table_id
+    JOIN pg_trigger o ON o.tgrelid = g.tgrelid AND o.tgname IN (g.tgname, 'oversync_refuse_truncate')
+    WHERE g.tgname LIKE 'oversync\_capture\_%' AND NOT EXISTS (SELECT FROM sync.expected_triggers(p_table_id) e WHERE e.relation = g.tgrelid)
+    GROUP BY g.tgrelid, o.tgname
+$$;
+COMMENT ON FUNCTION sync.stray_triggers(p_table_id integer) IS 'Triggers that partitions kept when they were detached from a registered table.';
 CREATE FUNCTION sync.sweep(p_grace interval DEFAULT '00:15:00'::interval, p_max_sessions bigint DEFAULT 1000) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2671,14 +2733,15 @@ COMMENT ON FUNCTION sync.writer_name() IS 'Source that plain SQL of this session
 CREATE UNLOGGED TABLE sync.adoption_queue (
     table_id integer NOT NULL,
     queue_position bigint NOT NULL,
-    key_bytes bytea NOT NULL,
-    scope text NOT NULL
+    scope text NOT NULL,
+    keys bytea[] NOT NULL
 );
-COMMENT ON TABLE sync.adoption_queue IS 'Rows of registered tables that still have to enter the log, by scope. Lost in a crash, it is made again from what the log does not have.';
+ALTER TABLE ONLY sync.adoption_queue ALTER COLUMN keys SET STORAGE EXTERNAL;
+COMMENT ON TABLE sync.adoption_queue IS 'Rows of registered tables that still have to enter the log: a row per scope, or more where a scope has many. Lost in a crash, it is made again from what the log does not have.';
 COMMENT ON COLUMN sync.adoption_queue.table_id IS 'Table, see sync.table_catalog.';
-COMMENT ON COLUMN sync.adoption_queue.queue_position IS 'Order in which they are taken: scope by scope.';
-COMMENT ON COLUMN sync.adoption_queue.key_bytes IS 'Key of the row.';
-COMMENT ON COLUMN sync.adoption_queue.scope IS 'Scope of the row when it was queued.';
+COMMENT ON COLUMN sync.adoption_queue.queue_position IS 'Order in which they are taken: how many rows of the table were queued up to these and with them.';
+COMMENT ON COLUMN sync.adoption_queue.scope IS 'Scope of the rows when they were queued.';
+COMMENT ON COLUMN sync.adoption_queue.keys IS 'Keys of the rows, in order.';
 CREATE TABLE sync.adoptions (
     table_id integer NOT NULL,
     source_id text NOT NULL,
@@ -3151,7 +3214,7 @@ CREATE VIEW sync.tables AS
     COALESCE((t.scope_column)::text, ('through '::text || (t.scope_via)::text)) AS scope,
     t.policy,
     (t.columns_fingerprint IS DISTINCT FROM sync.columns_fingerprint((t.relation)::oid)) AS was_altered,
-    ( SELECT count(*) AS count
+    ( SELECT COALESCE(sum(cardinality(q.keys)), (0)::bigint) AS "coalesce"
            FROM sync.adoption_queue q
           WHERE (q.table_id = t.table_id)) AS rows_to_adopt,
     t.registered_at
