@@ -61,19 +61,20 @@ func NewRouter(cfg RouterConfig) http.Handler {
 	// With encoded paths an id that holds "%2F" stays one segment, and is answered
 	// as the unknown id that it is.
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	router.Handle("/sync/connect", methods{http.MethodPost: actor(h.HandleConnect)})
+	// The router tries one after the other, so what is asked most comes first.
+	router.Handle("/sync/pull", methods{http.MethodGet: actor(h.HandlePull)})
 	router.Handle("/sync/push-sessions", methods{http.MethodPost: actor(h.HandleCreatePushSession)})
 	router.Handle("/sync/push-sessions/{push_id}/chunks", methods{http.MethodPost: actor(h.HandlePushSessionChunk)})
 	router.Handle("/sync/push-sessions/{push_id}/commit", methods{http.MethodPost: actor(h.HandleCommitPushSession)})
 	router.Handle("/sync/push-sessions/{push_id}", methods{http.MethodDelete: actor(h.HandleDeletePushSession)})
 	router.Handle("/sync/committed-bundles/{bundle_seq}/rows", methods{http.MethodGet: actor(h.HandleGetCommittedBundleRows)})
-	router.Handle("/sync/pull", methods{http.MethodGet: actor(h.HandlePull)})
-	router.Handle("/sync/watch", methods{http.MethodGet: actor(h.HandleWatch)})
 	router.Handle("/sync/snapshot-sessions", methods{http.MethodPost: actor(h.HandleCreateSnapshotSession)})
 	router.Handle("/sync/snapshot-sessions/{snapshot_id}", methods{
 		http.MethodGet:    actor(h.HandleGetSnapshotChunk),
 		http.MethodDelete: actor(h.HandleDeleteSnapshotSession),
 	})
+	router.Handle("/sync/connect", methods{http.MethodPost: actor(h.HandleConnect)})
+	router.Handle("/sync/watch", methods{http.MethodGet: actor(h.HandleWatch)})
 	router.Handle("/sync/capabilities", methods{http.MethodGet: actor(h.HandleCapabilities)})
 	router.Handle("/syncx/status", methods{http.MethodGet: http.HandlerFunc(h.HandleStatus)})
 	router.Handle("/syncx/health", methods{http.MethodGet: http.HandlerFunc(h.HandleHealth)})
