@@ -292,6 +292,7 @@ DECLARE
     v_live_rows bigint := 0;
     v_bytes_before bigint;
     v_settled integer[] := '{}';
+    v_may_be_renamed boolean := false;
     v_captured sync.captured_keys;
 BEGIN
     IF p_in_order THEN
@@ -356,6 +357,12 @@ BEGIN
             v_applied := v_applied + v_row_count;
         END IF;
         v_live_rows := v_live_rows + CASE v_group.op WHEN 'I' THEN v_row_count WHEN 'D' THEN -v_row_count ELSE 0 END;
+        IF v_group.op = 'I' AND p_row_count > 1 THEN
+            v_may_be_renamed := v_may_be_renamed OR EXISTS (
+                SELECT FROM sync.table_catalog t
+                JOIN pg_trigger g ON g.tgrelid = ANY (t.relation::oid || ARRAY(SELECT p.relid::oid FROM pg_partition_tree(t.relation) p)) AND g.tgtype & 7 = 7 -- BEFORE INSERT FOR EACH ROW
+                WHERE t.table_id = v_group.table_id);
+        END IF;
         IF v_group.has_to_settle THEN
             v_settled := v_settled || v_group.table_id;
         END IF;
@@ -364,6 +371,12 @@ BEGIN
     PERFORM sync.fire_deferred();
     -- Each statement captured its own rows. If one found fewer, or one more captured something, a trigger or a foreign key has had a hand in it.
     IF p_in_order OR v_applied <> p_row_count OR v_group_count <> (SELECT count(*) FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
+        RETURN false;
+    END IF;
+    -- A row that a trigger gave another key as it was inserted is an effect that the push did not name, which follows those that it did.
+    IF v_may_be_renamed AND EXISTS (
+        SELECT FROM sync.staged_rows s JOIN sync.bundle_rows r ON r.row_ordinal = s.row_ordinal
+        WHERE s.push_id = p_push_id AND r.user_pk = p_user.user_pk AND r.bundle_seq = p_user.next_bundle_seq AND r.key_bytes <> s.key_bytes) THEN
         RETURN false;
     END IF;
     IF v_settled <> '{}' THEN
