@@ -1732,9 +1732,10 @@ DECLARE
     v_commit text := set_config('synchronous_commit', 'off', true);
     v_user sync.user_state;
     v_older uuid;
+    v_locked uuid;
     v_next bigint;
 BEGIN
-    FOR v_look IN 1..2 LOOP
+    LOOP
         SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
         SELECT l.bundle_seq, l.row_count, l.bundle_hash, s.push_id INTO bundle_seq, row_count, bundle_hash, v_older
         FROM (SELECT) AS asked
@@ -1746,12 +1747,13 @@ BEGIN
             RETURN NEXT;
             RETURN;
         END IF;
-        EXIT WHEN v_older IS NULL OR v_look = 2;
+        EXIT WHEN v_older IS NULL OR v_older = v_locked;
         -- A client whose connection broke comes again while that session may still be committing: wait for it, and see what became of it.
         -- A chunk that is on its way is in by then, and goes with the session. The scope comes first, as in a commit, where its lease is
         -- renewed below; otherwise this does not wait for it, since other sources may hold it for long.
         PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id AND p_initialization_id IS NOT NULL FOR NO KEY UPDATE;
         PERFORM FROM sync.push_sessions s WHERE s.push_id = v_older FOR UPDATE;
+        v_locked := v_older;
     END LOOP;
     IF v_user.state IS DISTINCT FROM 'initialized' OR p_initialization_id IS NOT NULL THEN
         PERFORM sync.require_initialization(v_user, p_user_id, p_source_id, p_initialization_id, p_lease_ttl);
