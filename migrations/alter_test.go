@@ -2,6 +2,7 @@ package migrations_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -118,6 +119,29 @@ func TestAlterAndRefresh(t *testing.T) {
 				touchAll(t, conn)
 				requireSound(t, conn)
 			})
+		}
+	}
+}
+
+// TestUnalteredCodeIsNotStale: what was made for a table fits it until the table is altered, whatever search path the application's
+// triggers run under. Else each push would make its statements afresh.
+func TestUnalteredCodeIsNotStale(t *testing.T) {
+	t.Parallel()
+	conn := newOffice(t, "move")
+	exec(t, conn, `CREATE TABLE public.note (id text PRIMARY KEY, label text REFERENCES office.label, owner text NOT NULL); CREATE TABLE public.line (id text PRIMARY KEY, note text NOT NULL REFERENCES public.note)`)
+	inTx(t, conn, func() {
+		exec(t, conn, "SELECT sync.register_table('note', scope => 'owner'); SELECT sync.register_table('line', scope_via => 'note')")
+	})
+	// Each function begins with what sync.stale_condition gave.
+	bodies := column[string](t, conn, "SELECT prosrc FROM pg_proc WHERE pronamespace = 'sync'::regnamespace AND proname ~ '^(apply|emit|settle|resolve)_[0-9]+$'")
+	require.Len(t, bodies, 6*2+4+3, "of all six tables; four refer to others, three have their scope through a parent")
+	for _, path := range []string{`"$user", public`, "pg_catalog, pg_temp", "", "office"} {
+		exec(t, conn, "SELECT set_config('search_path', $1, false)", path)
+		for _, body := range bodies {
+			_, condition, _ := strings.Cut(body, "IF ")
+			condition, _, _ = strings.Cut(condition, " THEN")
+			require.Contains(t, condition, "sync.columns_fingerprint")
+			require.False(t, value[bool](t, conn, "SELECT "+condition), "search_path %q: %s", path, condition)
 		}
 	}
 }

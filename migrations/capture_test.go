@@ -158,6 +158,27 @@ func TestOrderOfEffects(t *testing.T) {
 	require.EqualValues(t, 4, value[int64](t, conn, "SELECT next_bundle_seq FROM sync.user_state"), "a bundle without rows uses no number")
 }
 
+// TestOrderOfRowsThatATriggerRenames: clients pair the effects of a push with its rows by position, so what the push did not name comes last.
+func TestOrderOfRowsThatATriggerRenames(t *testing.T) {
+	t.Parallel()
+	for name, ddl := range map[string]string{
+		"table": note + "CREATE TRIGGER lower BEFORE INSERT ON public.note FOR EACH ROW EXECUTE FUNCTION public.lower_id()",
+		"partition": strings.TrimSuffix(note, ";") + " PARTITION BY HASH (id); CREATE TABLE public.part PARTITION OF public.note FOR VALUES WITH (MODULUS 1, REMAINDER 0);" +
+			"CREATE TRIGGER lower BEFORE INSERT ON public.part FOR EACH ROW EXECUTE FUNCTION public.lower_id()",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn := initialized(t, registered(t, `CREATE FUNCTION public.lower_id() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.id := lower(NEW.id); RETURN NEW; END';`+ddl, "public.note"), "u")
+			var rows []stagedRow
+			for _, key := range []string{"A", "b", "c"} {
+				rows = append(rows, stagedRow{"public.note", "I", 0, key, `{"id":"` + key + `"}`})
+			}
+			require.Nil(t, push(t, conn, "u", "phone", rows...))
+			require.Equal(t, []string{"I note b", "I note c", "I note a"}, brief(newestEffects(t, conn, "u", 1)))
+		})
+	}
+}
+
 // TestDeferredTriggersAreCaptured: what the application deferred to the commit runs before the log is made.
 func TestDeferredTriggersAreCaptured(t *testing.T) {
 	t.Parallel()

@@ -179,6 +179,36 @@ func TestAnApplicationIsNeverTheVictim(t *testing.T) {
 	})
 }
 
+// TestASessionIsReplaced: a client whose connection broke opens its session again, whatever others do meanwhile.
+func TestASessionIsReplaced(t *testing.T) {
+	t.Parallel()
+	const create = "SELECT push_id::text FROM sync.push_create('u', 'phone', 1, 1, NULL, '15min', '15min')"
+	url := pgtest.NewDatabase(t)
+	first, again, other := connect(t, url), connect(t, url), connect(t, url)
+	exec(t, first, note)
+	exec(t, first, "SELECT sync.register_table('public.note')")
+	initialized(t, first, "u")
+
+	// A chunk is on its way: it goes with its session.
+	id := value[string](t, first, create)
+	exec(t, first, "BEGIN")
+	exec(t, first, `SELECT sync.push_stage($1, 'u', 'phone', 0, (SELECT version FROM sync.catalog_version), ARRAY[(SELECT table_id FROM sync.table_catalog)], 'I',
+		'{0}', ARRAY[convert_to('a', 'UTF8')], '{"{}"}', '15min', '15min')`, id)
+	replaced := make(chan error, 1)
+	go func() { _, err := again.Exec(context.Background(), create); replaced <- err }()
+	waitsForLock(t, other, again.PgConn().PID())
+	exec(t, first, "COMMIT")
+	require.NoError(t, <-replaced)
+	require.Empty(t, column[string](t, other, "SELECT push_id::text FROM sync.push_chunks"))
+	require.NotContains(t, column[string](t, other, "SELECT push_id::text FROM sync.push_sessions"), id)
+
+	// Another source holds the scope for long.
+	exec(t, other, "BEGIN; SELECT FROM sync.user_state FOR NO KEY UPDATE")
+	exec(t, again, "SET lock_timeout = '1s'")
+	exec(t, again, create)
+	exec(t, other, "COMMIT")
+}
+
 // requireGaveWay: the push was refused in a way that the server tries again.
 func requireGaveWay(t *testing.T, err error) {
 	t.Helper()

@@ -127,7 +127,7 @@ CREATE TRIGGER wait BEFORE INSERT ON app.notes FOR EACH ROW EXECUTE FUNCTION app
 			}
 		}
 		begun.Wait()
-		time.Sleep(50 * time.Millisecond) // for those that would take a connection to take it
+		time.Sleep(50 * time.Millisecond) //nolint:forbidigo // for those that would take a connection to take it, which shows nowhere if none does
 		users++
 		other := &device{service: service, actor: oversync.Actor{UserID: fmt.Sprint("other-", users), SourceID: "phone"}, next: 1}
 		_, err := service.Connect(ctx, other.actor, &oversync.ConnectRequest{})

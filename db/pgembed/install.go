@@ -25,7 +25,8 @@ var packageManagers = []packageManager{
 	{name: "dnf", root: true, script: []string{"dnf install -y postgresql-server"}},
 	{name: "zypper", root: true, script: []string{"zypper --non-interactive install postgresql-server"}},
 	{name: "apk", root: true, script: []string{"apk add postgresql"}},
-	{name: "pacman", root: true, script: []string{"pacman -Sy --noconfirm postgresql"}},
+	// Without -y: to install by a new list what the rest of the machine is too old for breaks it.
+	{name: "pacman", root: true, script: []string{"pacman -S --noconfirm postgresql"}},
 	{name: "brew", script: []string{"brew install postgresql@18"}},
 }
 

@@ -43,8 +43,10 @@ func (b *bench) watchers(ctx context.Context) (*crowd, error) {
 		b.atEnd(server.stop)
 		sites[i] = &site{lab: b.lab, url: b.site.url, pool: b.site.pool, server: server}
 	}
-	if has, err := sites[0].hasWatch(ctx); err != nil || !has {
-		return nil, fmt.Errorf("%w: the server has no watch (%v)", errNotMeasurable, err)
+	if has, err := sites[0].hasWatch(ctx); err != nil {
+		return nil, err
+	} else if !has {
+		return nil, fmt.Errorf("%w: the server has no watch", errNotMeasurable)
 	}
 	c := &crowd{devices: make([]*device, b.size.watchers/watchersPerUser), watchers: make([]*watcher, b.size.watchers)}
 	users := make([]string, len(c.devices))

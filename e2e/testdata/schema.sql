@@ -1539,6 +1539,7 @@ DECLARE
     v_live_rows bigint := 0;
     v_bytes_before bigint;
     v_settled integer[] := '{}';
+    v_may_be_renamed boolean := false;
     v_captured sync.captured_keys;
 BEGIN
     IF p_in_order THEN
@@ -1603,6 +1604,12 @@ BEGIN
             v_applied := v_applied + v_row_count;
         END IF;
         v_live_rows := v_live_rows + CASE v_group.op WHEN 'I' THEN v_row_count WHEN 'D' THEN -v_row_count ELSE 0 END;
+        IF v_group.op = 'I' AND p_row_count > 1 THEN
+            v_may_be_renamed := v_may_be_renamed OR EXISTS (
+                SELECT FROM sync.table_catalog t
+                JOIN pg_trigger g ON g.tgrelid = ANY (t.relation::oid || ARRAY(SELECT p.relid::oid FROM pg_partition_tree(t.relation) p)) AND g.tgtype & 7 = 7 -- BEFORE INSERT FOR EACH ROW
+                WHERE t.table_id = v_group.table_id);
+        END IF;
         IF v_group.has_to_settle THEN
             v_settled := v_settled || v_group.table_id;
         END IF;
@@ -1611,6 +1618,12 @@ BEGIN
     PERFORM sync.fire_deferred();
     -- Each statement captured its own rows. If one found fewer, or one more captured something, a trigger or a foreign key has had a hand in it.
     IF p_in_order OR v_applied <> p_row_count OR v_group_count <> (SELECT count(*) FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
+        RETURN false;
+    END IF;
+    -- A row that a trigger gave another key as it was inserted is an effect that the push did not name, which follows those that it did.
+    IF v_may_be_renamed AND EXISTS (
+        SELECT FROM sync.staged_rows s JOIN sync.bundle_rows r ON r.row_ordinal = s.row_ordinal
+        WHERE s.push_id = p_push_id AND r.user_pk = p_user.user_pk AND r.bundle_seq = p_user.next_bundle_seq AND r.key_bytes <> s.key_bytes) THEN
         RETURN false;
     END IF;
     IF v_settled <> '{}' THEN
@@ -1719,10 +1732,11 @@ DECLARE
     v_commit text := set_config('synchronous_commit', 'off', true);
     v_user sync.user_state;
     v_older uuid;
+    v_locked uuid;
     v_next bigint;
 BEGIN
-    SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
-    FOR v_look IN 1..2 LOOP
+    LOOP
+        SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
         SELECT l.bundle_seq, l.row_count, l.bundle_hash, s.push_id INTO bundle_seq, row_count, bundle_hash, v_older
         FROM (SELECT) AS asked
         LEFT JOIN sync.bundle_log l ON l.user_pk = v_user.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id
@@ -1733,9 +1747,13 @@ BEGIN
             RETURN NEXT;
             RETURN;
         END IF;
-        EXIT WHEN v_older IS NULL OR v_look = 2;
+        EXIT WHEN v_older IS NULL OR v_older = v_locked;
         -- A client whose connection broke comes again while that session may still be committing: wait for it, and see what became of it.
-        SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
+        -- A chunk that is on its way is in by then, and goes with the session. The scope comes first, as in a commit, where its lease is
+        -- renewed below; otherwise this does not wait for it, since other sources may hold it for long.
+        PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id AND p_initialization_id IS NOT NULL FOR NO KEY UPDATE;
+        PERFORM FROM sync.push_sessions s WHERE s.push_id = v_older FOR UPDATE;
+        v_locked := v_older;
     END LOOP;
     IF v_user.state IS DISTINCT FROM 'initialized' OR p_initialization_id IS NOT NULL THEN
         PERFORM sync.require_initialization(v_user, p_user_id, p_source_id, p_initialization_id, p_lease_ttl);
