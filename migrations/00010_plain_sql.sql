@@ -101,7 +101,7 @@ $$;
 COMMENT ON FUNCTION sync.reopen_implicit() IS 'Takes back the bundles that this transaction has already made for plain SQL, to make them again with what it wrote since.';
 
 -- sync.require_canonical refuses rows of the bundles being made that have no canonical form, so that no hash can be made of them: with a
--- number without a finite double, or nested deeper than encoding/json reads.
+-- number without a finite double, or nested so deep that encoding/json does not read an answer with it.
 -- Errors: 22003 a number too large, 54000 nested too deep. Locks: none.
 CREATE FUNCTION sync.require_canonical()
 RETURNS void
@@ -134,7 +134,7 @@ BEGIN
         WHERE b.xid = pg_current_xact_id() AND r.table_id = ANY (v_table_ids)
           AND (CASE WHEN octet_length(r.payload) >= 200 THEN CASE WHEN r.payload ~ '[0-9]{25}' THEN r.payload ~ '[0-9]{200}' END END
                OR CASE WHEN r.payload ~ '[eE]\+?[0-9]{3}' THEN r.payload ~ '[:,[[:space:]]-?[0-9]+(\.[0-9]+)?[eE]\+?0*[1-9][0-9]{2}' END
-               OR CASE WHEN octet_length(r.payload) > 20000 THEN octet_length(r.payload) - octet_length(replace(replace(r.payload, '[', ''), '{', '')) > 10000 END)
+               OR CASE WHEN octet_length(r.payload) > 19980 THEN octet_length(r.payload) - octet_length(replace(replace(r.payload, '[', ''), '{', '')) > 9990 END)
     LOOP
         -- From half way between the greatest double and what would be the next one, numbers round to infinity.
         IF EXISTS (SELECT FROM regexp_matches(v_row.without_strings, '[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', 'g') AS n(value)
@@ -142,11 +142,11 @@ BEGIN
             RAISE EXCEPTION USING ERRCODE = '22003',
                 MESSAGE = format('a row of %I.%I holds a number too large for a double, which clients cannot read', v_row.schema_name, v_row.table_name),
                 HINT = 'Store it as text, or leave the column out of synced tables.';
-        ELSIF 10000 < (SELECT max(d.depth)
+        ELSIF 9990 < (SELECT max(d.depth)
                        FROM (SELECT sum(CASE WHEN n.bracket IN ('[', '{') THEN 1 ELSE -1 END) OVER (ORDER BY n.place) AS depth
                              FROM string_to_table(regexp_replace(v_row.without_strings, '[^][{}]+', '', 'g'), NULL) WITH ORDINALITY AS n(bracket, place)) AS d) THEN
             RAISE EXCEPTION USING ERRCODE = '54000',
-                MESSAGE = format('a row of %I.%I is nested deeper than 10000 levels, which clients cannot read', v_row.schema_name, v_row.table_name),
+                MESSAGE = format('a row of %I.%I is nested deeper than 9990 levels, which clients cannot read', v_row.schema_name, v_row.table_name),
                 HINT = 'Store it as text, or leave the column out of synced tables.';
         END IF;
     END LOOP;

@@ -142,7 +142,7 @@ func (s *SyncService) WritePull(ctx context.Context, actor Actor, afterBundleSeq
 	defer out.release()
 	out.text(`{"stable_bundle_seq":`).int(stable).text(`,"bundles":[`)
 	written, err := s.writeBundles(ctx, out, rows, &row, afterBundleSeq)
-	if err == nil && row.bundleSeq.Valid && written != last {
+	if err == nil && written != max(last, afterBundleSeq) {
 		err = fmt.Errorf("the log of scope %s ends at bundle %d, not at %d", actor.UserID, written, last)
 	}
 	clock.done(ctx, "stream", int(max(last-afterBundleSeq, 0)), err)

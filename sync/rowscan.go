@@ -263,6 +263,10 @@ func scanName(text []byte, i int) (name []byte, end int, err error) {
 	return appendStringValue(nil, text[i:end]), end, nil
 }
 
+// payloadDepth is how deep the values of a payload count as nested: a client that
+// reads a whole answer with encoding/json finds the payload some way in.
+const payloadDepth = 10
+
 // errPayloadNotObject says that a payload is some other JSON value.
 var errPayloadNotObject = errors.New("the payload is not a JSON object: send column names with their values")
 
@@ -292,7 +296,7 @@ func scanPayload(payload []byte, each func(name, value []byte) error) error {
 		if err != nil {
 			return err
 		}
-		if end, err = skipValue(payload, start, 1); err != nil {
+		if end, err = skipValue(payload, start, payloadDepth); err != nil {
 			return err
 		}
 		if err := each(name, payload[start:end]); err != nil {

@@ -1,0 +1,49 @@
+package oversync_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/oversync/oversync/db/pgembed/pgtest"
+	oversync "github.com/oversync/oversync/sync"
+)
+
+// A client must never be told that it has seen what the log has lost.
+func TestPullOfALogWithAHole(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewPool(t)
+	service := newService(t, pool, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
+	phone := newDevice(t, service, "anna", "phone")
+	phone.mustPush(t, insertNote(1, "a"))
+	phone.mustPush(t, insertNote(2, "b"))
+	phone.mustPush(t, insertNote(3, "c"))
+	for lost, after := range map[int64][]int64{3: {0, 2}, 2: {0, 1}} {
+		exec(t, pool, `DELETE FROM sync.bundle_rows WHERE bundle_seq = $1`, lost)
+		for _, seq := range after {
+			_, err := service.ProcessPull(t.Context(), phone.actor, seq, 0, 0)
+			require.Error(t, err, "bundle %d is lost, and pulled after %d", lost, seq)
+		}
+	}
+}
+
+// What is stored can be read back, however deep it is nested.
+func TestDeepestPayload(t *testing.T) {
+	t.Parallel()
+	service := newService(t, pgtest.NewPool(t), `
+		CREATE SCHEMA app;
+		CREATE TABLE app.papers (_sync_scope_id text NOT NULL, id uuid NOT NULL, body json, PRIMARY KEY (_sync_scope_id, id));`,
+		&oversync.ServiceConfig{RegisteredTables: tables("app.papers")})
+	phone := newDevice(t, service, "anna", "phone")
+	paper := func(n, levels int) oversync.PushRequestRow {
+		row := insertNote(n, "")
+		row.Table, row.Payload = "papers", json.RawMessage(`{"body":`+strings.Repeat("[", levels)+strings.Repeat("]", levels)+`}`)
+		return row
+	}
+	_, err := phone.push(t.Context(), paper(1, 9_991))
+	require.Contains(t, requireAs[*oversync.PushChunkInvalidError](t, err).Message, "nested too deep")
+	phone.mustPush(t, paper(2, 9_985))
+	require.Len(t, phone.mustPull(t), 1) // read with encoding/json
+}
