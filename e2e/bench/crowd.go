@@ -106,10 +106,13 @@ func (c *crowd) wake(ctx context.Context, window time.Duration) (float64, error)
 	}
 	var mu sync.Mutex
 	var pushes []push
+	// Each pusher goes round devices of its own: a device does one thing at a time.
 	next := make([]int, crowdPushers)
 	_, err := perSecond(ctx, crowdPushers, window, func(ctx context.Context, worker int) (int, error) {
-		i := (worker + next[worker]*crowdPushers) % len(c.devices)
-		next[worker]++
+		i := worker + next[worker]*crowdPushers
+		if next[worker]++; i+crowdPushers >= len(c.devices) {
+			next[worker] = 0
+		}
 		done, err := c.devices[i].push(ctx, c.devices[i].maker.inserts(1))
 		answered := time.Now()
 		mu.Lock()
