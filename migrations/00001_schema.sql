@@ -129,7 +129,6 @@ CREATE UNLOGGED TABLE sync.open_bundles (
     live_byte_delta  bigint NOT NULL DEFAULT 0,
     push_id          uuid,
     is_implicit      boolean NOT NULL,
-    is_closed        boolean NOT NULL DEFAULT false,
     user_id          text NOT NULL,
     source_id        text NOT NULL,
     CONSTRAINT open_bundles_pkey PRIMARY KEY (xid, user_pk)
@@ -143,8 +142,7 @@ COMMENT ON COLUMN sync.open_bundles.row_count IS 'Effects entered in the log so 
 COMMENT ON COLUMN sync.open_bundles.live_row_delta IS 'How many more live rows the scope has after the bundle.';
 COMMENT ON COLUMN sync.open_bundles.live_byte_delta IS 'How many more payload bytes the live rows of the scope have after the bundle.';
 COMMENT ON COLUMN sync.open_bundles.push_id IS 'Push session that is being committed; null for server-side writes.';
-COMMENT ON COLUMN sync.open_bundles.is_implicit IS 'Made at commit for what plain SQL wrote, rather than opened beforehand.';
-COMMENT ON COLUMN sync.open_bundles.is_closed IS 'Entered in the log. Kept, for implicit ones, in case the transaction writes more; sync.sweep removes it later.';
+COMMENT ON COLUMN sync.open_bundles.is_implicit IS 'Made at commit for what plain SQL wrote, rather than opened beforehand. Kept when the bundle is entered, in case the transaction writes more; sync.sweep removes it later.';
 COMMENT ON COLUMN sync.open_bundles.user_id IS 'Scope id that every written row must carry.';
 COMMENT ON COLUMN sync.open_bundles.source_id IS 'Source that writes.';
 

@@ -351,6 +351,7 @@ SET search_path = pg_catalog, pg_temp
 -- and scan the log where its index gives the newest version at once.
 SET enable_nestloop = off
 SET enable_mergejoin = off
+SET enable_sort = off
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off
@@ -390,9 +391,8 @@ BEGIN
                    (row_number() OVER (PARTITION BY t.user_pk ORDER BY p.row_ordinal NULLS LAST, t.first_touched) - 1)::integer AS row_ordinal
             FROM touched t
             LEFT JOIN pushed p ON p.table_id = t.table_id AND p.key_bytes = t.key_bytes
-            -- Sorted once, for all the arrays.
-            ORDER BY t.table_id, t.user_pk, row_ordinal
         )
+        -- Grouped by hash, so each table's arrays are in the order in which keys were numbered, which is that of the log.
         SELECT p.table_id, count(*) AS touched, (SELECT t.has_to_settle FROM sync.table_catalog t WHERE t.table_id = p.table_id) AS has_to_settle,
                array_agg(p.user_pk) AS user_pks, array_agg(p.row_ordinal) AS ordinals, array_agg(p.key_bytes) AS keys
         FROM placed p

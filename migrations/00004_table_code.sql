@@ -129,18 +129,17 @@ COMMENT ON FUNCTION sync.scopes_statement(sync.table_catalog, text) IS 'Text of 
 
 -- sync.emit_statement returns the statement that writes effects from live rows. Its parameters are those of sync.emit_<id>.
 -- Rows are looked up one by one, whatever the planner thinks of the size of an array: a table can be a thousand times as large as what was
--- touched of it. A scope's first bundle has nothing before it to look for.
+-- touched of it. With p_whole the table is read as a whole instead. A scope's first bundle has nothing before it to look for. Payloads go
+-- straight into the log, in its order: to keep them meanwhile costs as much as to look them up.
 -- Errors: none. Locks: none.
-CREATE FUNCTION sync.emit_statement(p_table sync.table_catalog)
+CREATE FUNCTION sync.emit_statement(p_table sync.table_catalog, p_whole boolean)
 RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format($f$
-    WITH effects AS MATERIALIZED (
-        SELECT b.user_pk, b.bundle_seq, k.row_ordinal, k.key_bytes, before.payload_bytes AS bytes_before,
-               CASE WHEN live.%2$I IS NULL THEN 'D' WHEN before.payload_bytes IS NULL THEN 'I' ELSE 'U' END::"char" AS op,
-               CASE WHEN live.%2$I IS NOT NULL THEN row_to_json(live.*)::text END AS payload
+    WITH touched AS MATERIALIZED (
+        SELECT b.user_pk, b.user_id, b.bundle_seq, k.row_ordinal, k.key_bytes, before.payload_bytes AS bytes_before
         FROM unnest($1, $2, $3) AS k(user_pk, row_ordinal, key_bytes)
         JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
         LEFT JOIN LATERAL (
@@ -148,24 +147,31 @@ AS $$
             WHERE b.bundle_seq > 1 AND r.user_pk = b.user_pk AND r.table_id = %1$s AND r.key_bytes = k.key_bytes
             ORDER BY r.bundle_seq DESC LIMIT 1
         ) AS before ON true
-        LEFT JOIN LATERAL (
-            SELECT %3$s FROM %4$s AS t WHERE %5$s AND t.%2$I = %6$s OFFSET 0
-        ) AS live ON true
-        WHERE CASE WHEN before.payload_bytes IS NULL THEN live.%2$I IS NOT NULL ELSE NOT $4 END
     ), logged AS (
         INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
-        SELECT e.user_pk, e.bundle_seq, e.row_ordinal, %1$s, e.op, e.key_bytes, e.payload FROM effects e
+        SELECT k.user_pk, k.bundle_seq, k.row_ordinal, %1$s,
+               CASE WHEN live.%2$I IS NULL THEN 'D' WHEN k.bytes_before IS NULL THEN 'I' ELSE 'U' END::"char",
+               k.key_bytes, CASE WHEN live.%2$I IS NOT NULL THEN row_to_json(live.*)::text END
+        FROM touched k
+        LEFT JOIN LATERAL (
+            SELECT %3$s FROM %4$s AS t WHERE %5$s AND t.%2$I = %6$s%7$s
+        ) AS live ON true
+        WHERE CASE WHEN k.bytes_before IS NULL THEN live.%2$I IS NOT NULL ELSE NOT $4 END%8$s
+        RETURNING user_pk, op, octet_length(payload) AS bytes
     )
     UPDATE sync.open_bundles b
     SET row_count = b.row_count + c.row_count, live_row_delta = b.live_row_delta + c.live_rows, live_byte_delta = b.live_byte_delta + c.live_bytes
-    FROM (SELECT e.user_pk, count(*) AS row_count, count(*) FILTER (WHERE e.op = 'I') - count(*) FILTER (WHERE e.op = 'D') AS live_rows,
-                 coalesce(sum(octet_length(e.payload)), 0) - coalesce(sum(e.bytes_before), 0) AS live_bytes
-          FROM effects e GROUP BY e.user_pk) AS c
+    FROM (SELECT e.user_pk, count(e.op) AS row_count, count(*) FILTER (WHERE e.op = 'I') - count(*) FILTER (WHERE e.op = 'D') AS live_rows,
+                 coalesce(sum(e.bytes), 0) AS live_bytes
+          FROM (SELECT l.user_pk, l.op, l.bytes FROM logged l
+                UNION ALL SELECT k.user_pk, NULL, -k.bytes_before FROM touched k WHERE NOT $4) AS e
+          GROUP BY e.user_pk) AS c
     WHERE b.xid = pg_current_xact_id() AND b.user_pk = c.user_pk$f$,
         p_table.table_id, p_table.key_column, sync.wire_columns(p_table, 't'), p_table.relation,
-        sync.scope_condition(p_table, 't', 'b.user_id'), sync.key_expression(p_table, 'k.key_bytes'))
+        sync.scope_condition(p_table, 't', 'k.user_id'), sync.key_expression(p_table, 'k.key_bytes'), CASE WHEN NOT p_whole THEN ' OFFSET 0' END,
+        CASE WHEN p_whole THEN ' ORDER BY k.user_pk, k.row_ordinal' END)
 $$;
-COMMENT ON FUNCTION sync.emit_statement(sync.table_catalog) IS 'Text of the statement that writes effects of one table from live rows into the log.';
+COMMENT ON FUNCTION sync.emit_statement(sync.table_catalog, boolean) IS 'Text of the statement that writes effects of one table from live rows into the log.';
 
 -- sync.guard_statement returns the query that tells whether a live row of the effects refers across scopes, by a foreign key that
 -- does not include the scope; null if there is no such key. Its parameters $1 and $3 are those of sync.emit_<id>.
@@ -420,7 +426,9 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.settle_statements(sync.table_catalog) IS 'Statements that check effects of a table once they are in the log.';
 
--- sync.emit_body returns the body of sync.emit_<id>.
+-- sync.emit_body returns the body of sync.emit_<id>. A table of which so many rows were touched that all its pages would be read anyway
+-- is read once, in the order of its pages. Never so a partitioned table, which has no pages of its own, or one whose rows find their scope
+-- through a parent, since each would be asked for.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.emit_body(p_table sync.table_catalog)
 RETURNS text
@@ -430,12 +438,18 @@ AS $$
     SELECT format($f$
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.emit_statement(sync.catalog_entry(%2$s)) USING $1, $2, $3, $4;
+        EXECUTE sync.emit_statement(sync.catalog_entry(%2$s), false) USING $1, $2, $3, $4;
+    ELSIF %5$s THEN
+        PERFORM set_config('enable_seqscan', 'on', true);
+        %4$s;
+        PERFORM set_config('enable_seqscan', 'off', true);
     ELSE
         %3$s;
     END IF;
 END
-$f$, sync.stale_condition(p_table, false), p_table.table_id, sync.emit_statement(p_table))
+$f$, sync.stale_condition(p_table, false), p_table.table_id, sync.emit_statement(p_table, false), sync.emit_statement(p_table, true),
+        CASE WHEN p_table.scope_via IS NOT NULL THEN 'false'
+             ELSE format('cardinality($3) > 100 AND pg_relation_size(%s) / 8192 BETWEEN 1 AND cardinality($3) / 4', p_table.relation::oid) END)
 $$;
 COMMENT ON FUNCTION sync.emit_body(sync.table_catalog) IS 'Body of the function that writes effects of a table into the log.';
 
@@ -597,7 +611,7 @@ DROP FUNCTION sync.unadopted_statement(sync.table_catalog);
 DROP FUNCTION sync.require_columns(sync.table_catalog);
 DROP FUNCTION sync.apply_statement(sync.table_catalog, "char");
 DROP FUNCTION sync.guard_statement(sync.table_catalog);
-DROP FUNCTION sync.emit_statement(sync.table_catalog);
+DROP FUNCTION sync.emit_statement(sync.table_catalog, boolean);
 DROP FUNCTION sync.scopes_statement(sync.table_catalog, text);
 DROP FUNCTION sync.capture_statement(sync.table_catalog, text);
 DROP FUNCTION sync.wire_columns(sync.table_catalog, text);

@@ -78,7 +78,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed) THEN
+    IF NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_implicit) THEN
         RETURN;
     END IF;
     WITH gone AS (
@@ -180,7 +180,6 @@ BEGIN
     ON CONFLICT ON CONSTRAINT source_state_pkey DO UPDATE
     SET last_source_bundle_id = excluded.last_source_bundle_id, state = 'active', updated_at = now();
     DELETE FROM sync.captured_keys c WHERE c.xid = v_xid;
-    UPDATE sync.open_bundles b SET is_closed = true WHERE b.xid = v_xid;
 END
 $$;
 COMMENT ON FUNCTION sync.close_implicit() IS 'Enters the emitted bundles of plain SQL, and moves their scopes and sources on.';
@@ -240,7 +239,7 @@ BEGIN
     IF EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.at_commit) THEN
         PERFORM sync.commit_captured(sync.writer_name(), false, false);
     END IF;
-    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed;
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_implicit;
 END
 $$;
 COMMENT ON FUNCTION sync.finish_captured() IS 'Makes bundles, now and for good, of what plain SQL wrote in this transaction so far.';

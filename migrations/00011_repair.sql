@@ -199,7 +199,7 @@ BEGIN
     GROUP BY t.table_id, t.apply_order ORDER BY t.apply_order;
     v_row_count := sync.commit_captured('oversync:repair', false, true);
     -- Another repair in the same transaction makes a bundle of its own.
-    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed;
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_implicit;
     -- Whoever edited the log by hand did not count.
     UPDATE sync.user_state u SET live_row_count = l.row_count, live_byte_count = l.byte_count
     FROM (SELECT count(*) AS row_count, coalesce(sum(octet_length(n.payload)), 0) AS byte_count
@@ -351,7 +351,7 @@ BEGIN
     END IF;
     PERFORM sync.commit_captured(v_adoption.source_id, v_adoption.source_id = 'oversync:adopt', true);
     -- The next batch in the same transaction makes bundles of its own.
-    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed;
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_implicit;
     RETURN v_taken;
 END
 $$;

@@ -78,7 +78,7 @@ var soundness = map[string]string{
 		FULL JOIN sync.row_owners o ON o.table_id = n.table_id AND o.user_pk = n.user_pk AND o.key_bytes = n.key_bytes
 		WHERE (n.op IS NOT NULL AND n.op <> 'D') <> (o.user_pk IS NOT NULL)`,
 	"captured keys": `SELECT c.capture_no::text FROM sync.captured_keys c`,
-	"open bundles":  `SELECT b.user_id FROM sync.open_bundles b WHERE NOT b.is_closed`,
+	"open bundles":  `SELECT b.user_id FROM sync.open_bundles b WHERE NOT b.is_implicit`,
 }
 
 // requireSound looks at everything that must hold of the log while no transaction writes.
@@ -186,6 +186,28 @@ func TestManyStatementsInOneTransaction(t *testing.T) {
 	exec(t, conn, fmt.Sprintf("DO $$ BEGIN FOR i IN 1..%d LOOP INSERT INTO office.label (id, owner_id) VALUES ('l' || i, '7'); END LOOP; END $$", statements))
 	require.EqualValues(t, statements, value[int64](t, conn, "SELECT row_count FROM sync.last_bundle()"))
 	require.Equal(t, []string{"7 1"}, bundleCounts(t, conn))
+}
+
+// TestStatementsOverMostOfATable: the table is read as a whole then, and the log is the same as if its rows had been looked up.
+func TestStatementsOverMostOfATable(t *testing.T) {
+	t.Parallel()
+	conn := newOffice(t, "move")
+	exec(t, conn, `INSERT INTO office.label SELECT 'old ' || n, n % 3, 'red' FROM generate_series(1, 300) AS n`)
+	inTx(t, conn, func() {
+		exec(t, conn, `INSERT INTO office.label SELECT 'new ' || n, n % 5, 'red' FROM generate_series(300, 1, -1) AS n`)
+		exec(t, conn, `UPDATE office.label SET color = 'green' WHERE id LIKE '%1'`)
+		exec(t, conn, `UPDATE office.label SET owner_id = '7' WHERE id LIKE '%2'`)
+		exec(t, conn, `DELETE FROM office.label WHERE id LIKE '%3'`)
+		const scans = `SELECT ARRAY[seq_scan, idx_scan] FROM pg_stat_xact_user_tables WHERE relid = 'office.label'::regclass`
+		before := value[[]int64](t, conn, scans)
+		exec(t, conn, `SET CONSTRAINTS ALL IMMEDIATE`)
+		require.Equal(t, []int64{before[0] + 1, before[1]}, value[[]int64](t, conn, scans), "one look at all rows, none at each")
+	})
+	requireSound(t, conn)
+	require.Equal(t, []string{"new 299", "new 294", "new 289"}, column[string](t, conn, `SELECT convert_from(r.key_bytes, 'UTF8')
+		FROM sync.bundle_rows r JOIN sync.user_state u USING (user_pk) WHERE u.user_id = '4' ORDER BY r.row_ordinal LIMIT 3`), "in the order of the statement")
+	exec(t, conn, `DELETE FROM office.label`)
+	requireSound(t, conn)
 }
 
 func TestTheOfficeMayRefuse(t *testing.T) {

@@ -53,7 +53,7 @@ BEGIN
     END IF;
     PERFORM sync.commit_captured(v_adoption.source_id, v_adoption.source_id = 'oversync:adopt', true);
     -- The next batch in the same transaction makes bundles of its own.
-    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed;
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_implicit;
     RETURN v_taken;
 END
 $$;
@@ -725,7 +725,6 @@ BEGIN
     ON CONFLICT ON CONSTRAINT source_state_pkey DO UPDATE
     SET last_source_bundle_id = excluded.last_source_bundle_id, state = 'active', updated_at = now();
     DELETE FROM sync.captured_keys c WHERE c.xid = v_xid;
-    UPDATE sync.open_bundles b SET is_closed = true WHERE b.xid = v_xid;
 END
 $$;
 COMMENT ON FUNCTION sync.close_implicit() IS 'Enters the emitted bundles of plain SQL, and moves their scopes and sources on.';
@@ -924,12 +923,18 @@ CREATE FUNCTION sync.emit_body(p_table sync.table_catalog) RETURNS text
     SELECT format($f$
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.emit_statement(sync.catalog_entry(%2$s)) USING $1, $2, $3, $4;
+        EXECUTE sync.emit_statement(sync.catalog_entry(%2$s), false) USING $1, $2, $3, $4;
+    ELSIF %5$s THEN
+        PERFORM set_config('enable_seqscan', 'on', true);
+        %4$s;
+        PERFORM set_config('enable_seqscan', 'off', true);
     ELSE
         %3$s;
     END IF;
 END
-$f$, sync.stale_condition(p_table, false), p_table.table_id, sync.emit_statement(p_table))
+$f$, sync.stale_condition(p_table, false), p_table.table_id, sync.emit_statement(p_table, false), sync.emit_statement(p_table, true),
+        CASE WHEN p_table.scope_via IS NOT NULL THEN 'false'
+             ELSE format('cardinality($3) > 100 AND pg_relation_size(%s) / 8192 BETWEEN 1 AND cardinality($3) / 4', p_table.relation::oid) END)
 $_$;
 COMMENT ON FUNCTION sync.emit_body(p_table sync.table_catalog) IS 'Body of the function that writes effects of a table into the log.';
 CREATE FUNCTION sync.emit_captured(p_only_missing boolean) RETURNS void
@@ -937,6 +942,7 @@ CREATE FUNCTION sync.emit_captured(p_only_missing boolean) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET enable_nestloop TO 'off'
     SET enable_mergejoin TO 'off'
+    SET enable_sort TO 'off'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
     SET jit TO 'off'
@@ -975,9 +981,8 @@ BEGIN
                    (row_number() OVER (PARTITION BY t.user_pk ORDER BY p.row_ordinal NULLS LAST, t.first_touched) - 1)::integer AS row_ordinal
             FROM touched t
             LEFT JOIN pushed p ON p.table_id = t.table_id AND p.key_bytes = t.key_bytes
-            -- Sorted once, for all the arrays.
-            ORDER BY t.table_id, t.user_pk, row_ordinal
         )
+        -- Grouped by hash, so each table's arrays are in the order in which keys were numbered, which is that of the log.
         SELECT p.table_id, count(*) AS touched, (SELECT t.has_to_settle FROM sync.table_catalog t WHERE t.table_id = p.table_id) AS has_to_settle,
                array_agg(p.user_pk) AS user_pks, array_agg(p.row_ordinal) AS ordinals, array_agg(p.key_bytes) AS keys
         FROM placed p
@@ -996,15 +1001,13 @@ BEGIN
 END
 $_$;
 COMMENT ON FUNCTION sync.emit_captured(p_only_missing boolean) IS 'Writes the log of the bundles that this transaction has open, one effect a row, from the live rows of the captured keys.';
-CREATE FUNCTION sync.emit_statement(p_table sync.table_catalog) RETURNS text
+CREATE FUNCTION sync.emit_statement(p_table sync.table_catalog, p_whole boolean) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     SELECT format($f$
-    WITH effects AS MATERIALIZED (
-        SELECT b.user_pk, b.bundle_seq, k.row_ordinal, k.key_bytes, before.payload_bytes AS bytes_before,
-               CASE WHEN live.%2$I IS NULL THEN 'D' WHEN before.payload_bytes IS NULL THEN 'I' ELSE 'U' END::"char" AS op,
-               CASE WHEN live.%2$I IS NOT NULL THEN row_to_json(live.*)::text END AS payload
+    WITH touched AS MATERIALIZED (
+        SELECT b.user_pk, b.user_id, b.bundle_seq, k.row_ordinal, k.key_bytes, before.payload_bytes AS bytes_before
         FROM unnest($1, $2, $3) AS k(user_pk, row_ordinal, key_bytes)
         JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
         LEFT JOIN LATERAL (
@@ -1012,24 +1015,31 @@ CREATE FUNCTION sync.emit_statement(p_table sync.table_catalog) RETURNS text
             WHERE b.bundle_seq > 1 AND r.user_pk = b.user_pk AND r.table_id = %1$s AND r.key_bytes = k.key_bytes
             ORDER BY r.bundle_seq DESC LIMIT 1
         ) AS before ON true
-        LEFT JOIN LATERAL (
-            SELECT %3$s FROM %4$s AS t WHERE %5$s AND t.%2$I = %6$s OFFSET 0
-        ) AS live ON true
-        WHERE CASE WHEN before.payload_bytes IS NULL THEN live.%2$I IS NOT NULL ELSE NOT $4 END
     ), logged AS (
         INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
-        SELECT e.user_pk, e.bundle_seq, e.row_ordinal, %1$s, e.op, e.key_bytes, e.payload FROM effects e
+        SELECT k.user_pk, k.bundle_seq, k.row_ordinal, %1$s,
+               CASE WHEN live.%2$I IS NULL THEN 'D' WHEN k.bytes_before IS NULL THEN 'I' ELSE 'U' END::"char",
+               k.key_bytes, CASE WHEN live.%2$I IS NOT NULL THEN row_to_json(live.*)::text END
+        FROM touched k
+        LEFT JOIN LATERAL (
+            SELECT %3$s FROM %4$s AS t WHERE %5$s AND t.%2$I = %6$s%7$s
+        ) AS live ON true
+        WHERE CASE WHEN k.bytes_before IS NULL THEN live.%2$I IS NOT NULL ELSE NOT $4 END%8$s
+        RETURNING user_pk, op, octet_length(payload) AS bytes
     )
     UPDATE sync.open_bundles b
     SET row_count = b.row_count + c.row_count, live_row_delta = b.live_row_delta + c.live_rows, live_byte_delta = b.live_byte_delta + c.live_bytes
-    FROM (SELECT e.user_pk, count(*) AS row_count, count(*) FILTER (WHERE e.op = 'I') - count(*) FILTER (WHERE e.op = 'D') AS live_rows,
-                 coalesce(sum(octet_length(e.payload)), 0) - coalesce(sum(e.bytes_before), 0) AS live_bytes
-          FROM effects e GROUP BY e.user_pk) AS c
+    FROM (SELECT e.user_pk, count(e.op) AS row_count, count(*) FILTER (WHERE e.op = 'I') - count(*) FILTER (WHERE e.op = 'D') AS live_rows,
+                 coalesce(sum(e.bytes), 0) AS live_bytes
+          FROM (SELECT l.user_pk, l.op, l.bytes FROM logged l
+                UNION ALL SELECT k.user_pk, NULL, -k.bytes_before FROM touched k WHERE NOT $4) AS e
+          GROUP BY e.user_pk) AS c
     WHERE b.xid = pg_current_xact_id() AND b.user_pk = c.user_pk$f$,
         p_table.table_id, p_table.key_column, sync.wire_columns(p_table, 't'), p_table.relation,
-        sync.scope_condition(p_table, 't', 'b.user_id'), sync.key_expression(p_table, 'k.key_bytes'))
+        sync.scope_condition(p_table, 't', 'k.user_id'), sync.key_expression(p_table, 'k.key_bytes'), CASE WHEN NOT p_whole THEN ' OFFSET 0' END,
+        CASE WHEN p_whole THEN ' ORDER BY k.user_pk, k.row_ordinal' END)
 $_$;
-COMMENT ON FUNCTION sync.emit_statement(p_table sync.table_catalog) IS 'Text of the statement that writes effects of one table from live rows into the log.';
+COMMENT ON FUNCTION sync.emit_statement(p_table sync.table_catalog, p_whole boolean) IS 'Text of the statement that writes effects of one table from live rows into the log.';
 CREATE FUNCTION sync.end_registration(p_table sync.table_catalog) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1160,7 +1170,7 @@ BEGIN
     IF EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.at_commit) THEN
         PERFORM sync.commit_captured(sync.writer_name(), false, false);
     END IF;
-    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed;
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_implicit;
 END
 $$;
 COMMENT ON FUNCTION sync.finish_captured() IS 'Makes bundles, now and for good, of what plain SQL wrote in this transaction so far.';
@@ -2110,7 +2120,7 @@ CREATE FUNCTION sync.reopen_implicit() RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed) THEN
+    IF NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_implicit) THEN
         RETURN;
     END IF;
     WITH gone AS (
@@ -2147,7 +2157,7 @@ BEGIN
     GROUP BY t.table_id, t.apply_order ORDER BY t.apply_order;
     v_row_count := sync.commit_captured('oversync:repair', false, true);
     -- Another repair in the same transaction makes a bundle of its own.
-    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_closed;
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_implicit;
     -- Whoever edited the log by hand did not count.
     UPDATE sync.user_state u SET live_row_count = l.row_count, live_byte_count = l.byte_count
     FROM (SELECT count(*) AS row_count, coalesce(sum(octet_length(n.payload)), 0) AS byte_count
@@ -2935,7 +2945,6 @@ CREATE UNLOGGED TABLE sync.open_bundles (
     live_byte_delta bigint DEFAULT 0 NOT NULL,
     push_id uuid,
     is_implicit boolean NOT NULL,
-    is_closed boolean DEFAULT false NOT NULL,
     user_id text NOT NULL,
     source_id text NOT NULL
 )
@@ -2949,8 +2958,7 @@ COMMENT ON COLUMN sync.open_bundles.row_count IS 'Effects entered in the log so 
 COMMENT ON COLUMN sync.open_bundles.live_row_delta IS 'How many more live rows the scope has after the bundle.';
 COMMENT ON COLUMN sync.open_bundles.live_byte_delta IS 'How many more payload bytes the live rows of the scope have after the bundle.';
 COMMENT ON COLUMN sync.open_bundles.push_id IS 'Push session that is being committed; null for server-side writes.';
-COMMENT ON COLUMN sync.open_bundles.is_implicit IS 'Made at commit for what plain SQL wrote, rather than opened beforehand.';
-COMMENT ON COLUMN sync.open_bundles.is_closed IS 'Entered in the log. Kept, for implicit ones, in case the transaction writes more; sync.sweep removes it later.';
+COMMENT ON COLUMN sync.open_bundles.is_implicit IS 'Made at commit for what plain SQL wrote, rather than opened beforehand. Kept when the bundle is entered, in case the transaction writes more; sync.sweep removes it later.';
 COMMENT ON COLUMN sync.open_bundles.user_id IS 'Scope id that every written row must carry.';
 COMMENT ON COLUMN sync.open_bundles.source_id IS 'Source that writes.';
 CREATE UNLOGGED TABLE sync.push_chunks (
