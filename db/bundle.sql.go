@@ -128,8 +128,7 @@ func (q *Queries) BundleOpen(ctx context.Context, db DBTX, arg BundleOpenParams)
 const BundleOpenRows = `-- name: BundleOpenRows :many
 SELECT r.bundle_seq, r.row_ordinal, r.table_id, r.op::text AS op, r.key_bytes, r.payload
 FROM sync.bundle_rows r
-WHERE r.user_pk = (SELECT b.user_pk FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit)
-  AND r.bundle_seq = (SELECT b.bundle_seq FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit)
+WHERE (r.user_pk, r.bundle_seq) = (SELECT b.user_pk, b.bundle_seq FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit)
 ORDER BY r.row_ordinal
 `
 

@@ -79,19 +79,32 @@ COMMENT ON TABLE sync.table_order_overrides IS 'Order of tables beyond foreign k
 COMMENT ON COLUMN sync.table_order_overrides.child IS 'Table that is written later.';
 COMMENT ON COLUMN sync.table_order_overrides.parent IS 'Table that is written earlier.';
 
--- sync.columns_fingerprint returns a number that changes when a column of the table is added, dropped, renamed or retyped.
+-- sync.fingerprint_expression returns the SQL that makes a number which changes when a column of the table is added, dropped, renamed or
+-- retyped; p_relation is SQL that gives the table's oid. As text, since each push asks twice and a function's call costs as much as the look.
 -- The order of columns does not matter, so partitions have the number of their parent.
 -- Errors: none. Locks: none.
--- In plpgsql, as all that runs in each push: a function in SQL is planned anew in every statement that calls it.
+CREATE FUNCTION sync.fingerprint_expression(p_relation text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('(SELECT pg_catalog.bit_xor(pg_catalog.hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod))
+        FROM pg_catalog.pg_attribute a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped)', p_relation)
+$$;
+COMMENT ON FUNCTION sync.fingerprint_expression(text) IS 'SQL that makes the number of sync.columns_fingerprint.';
+
+-- sync.columns_fingerprint returns a number that changes when a column of the table is added, dropped, renamed or retyped.
+-- Errors: none. Locks: none.
 CREATE FUNCTION sync.columns_fingerprint(p_relation oid)
 RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_fingerprint bigint;
 BEGIN
-    RETURN (SELECT bit_xor(hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod))
-            FROM pg_attribute a
-            WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped);
+    EXECUTE 'SELECT ' || sync.fingerprint_expression('$1') INTO v_fingerprint USING p_relation;
+    RETURN v_fingerprint;
 END
 $$;
 COMMENT ON FUNCTION sync.columns_fingerprint(oid) IS 'Number that changes when a column of the table is added, dropped, renamed or retyped.';
@@ -236,6 +249,7 @@ DROP VIEW sync.table_order;
 DROP VIEW sync.foreign_keys;
 DROP FUNCTION sync.discover(oid[], jsonb);
 DROP FUNCTION sync.columns_fingerprint(oid);
+DROP FUNCTION sync.fingerprint_expression(text);
 DROP TABLE sync.table_order_overrides;
 DROP TABLE sync.catalog_version;
 DROP TABLE sync.table_catalog;

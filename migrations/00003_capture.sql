@@ -490,8 +490,8 @@ AS $$
 DECLARE
     v_bundle sync.open_bundles;
 BEGIN
+    WITH captured AS (DELETE FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id())
     DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() RETURNING b.* INTO v_bundle;
-    DELETE FROM sync.captured_keys c WHERE c.xid = v_bundle.xid;
     INSERT INTO sync.bundle_log (user_pk, bundle_seq, source_id, source_bundle_id, row_count, byte_count, bundle_hash)
     VALUES (v_bundle.user_pk, v_bundle.bundle_seq, v_bundle.source_id, v_bundle.source_bundle_id, v_bundle.row_count, p_byte_count, p_bundle_hash);
     UPDATE sync.user_state u
@@ -511,7 +511,7 @@ BEGIN
         SET last_source_bundle_id = excluded.last_source_bundle_id, state = 'active', updated_at = now();
     END IF;
     IF v_bundle.push_id IS NOT NULL THEN
-        DELETE FROM sync.push_chunks c WHERE c.push_id = v_bundle.push_id;
+        WITH chunks AS (DELETE FROM sync.push_chunks c WHERE c.push_id = v_bundle.push_id)
         DELETE FROM sync.push_sessions p WHERE p.push_id = v_bundle.push_id;
     END IF;
 END

@@ -81,48 +81,53 @@ DECLARE
     -- Losing a session costs a client a retry, never a row: nobody waits for the disk here.
     v_commit text := set_config('synchronous_commit', 'off', true);
     v_user sync.user_state;
-    v_older uuid;
+    v_found record;
     v_locked uuid;
-    v_next bigint;
 BEGIN
     LOOP
-        SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
-        SELECT l.bundle_seq, l.row_count, l.bundle_hash, s.push_id INTO bundle_seq, row_count, bundle_hash, v_older
+        -- All that decides, in one look.
+        SELECT u.user_pk, u.state, l.bundle_seq, l.row_count, l.bundle_hash, p.push_id AS older_push_id,
+               s.state AS source_state, coalesce(s.last_source_bundle_id, 0) + 1 AS next_source_bundle_id
+        INTO v_found
         FROM (SELECT) AS asked
-        LEFT JOIN sync.bundle_log l ON l.user_pk = v_user.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id
-            AND l.bundle_seq > v_user.retained_bundle_floor
-        LEFT JOIN sync.push_sessions s ON s.user_pk = v_user.user_pk AND s.source_id = p_source_id AND s.source_bundle_id = p_source_bundle_id;
-        IF bundle_seq IS NOT NULL THEN
+        LEFT JOIN sync.user_state u ON u.user_id = p_user_id
+        LEFT JOIN sync.source_state s ON s.user_pk = u.user_pk AND s.source_id = p_source_id
+        LEFT JOIN sync.bundle_log l ON l.user_pk = u.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id
+            AND l.bundle_seq > u.retained_bundle_floor
+        LEFT JOIN sync.push_sessions p ON p.user_pk = u.user_pk AND p.source_id = p_source_id AND p.source_bundle_id = p_source_bundle_id;
+        IF v_found.bundle_seq IS NOT NULL THEN
             PERFORM nextval('sync.push_replay_count');
-            RETURN NEXT;
+            RETURN QUERY SELECT NULL::uuid, v_found.bundle_seq, v_found.row_count, v_found.bundle_hash;
             RETURN;
         END IF;
-        EXIT WHEN v_older IS NULL OR v_older = v_locked;
+        EXIT WHEN v_found.older_push_id IS NULL OR v_found.older_push_id = v_locked;
         -- A client whose connection broke comes again while that session may still be committing: wait for it, and see what became of it.
         -- A chunk that is on its way is in by then, and goes with the session. The scope comes first, as in a commit, where its lease is
         -- renewed below; otherwise this does not wait for it, since other sources may hold it for long.
         PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id AND p_initialization_id IS NOT NULL FOR NO KEY UPDATE;
-        PERFORM FROM sync.push_sessions s WHERE s.push_id = v_older FOR UPDATE;
-        v_locked := v_older;
+        PERFORM FROM sync.push_sessions s WHERE s.push_id = v_found.older_push_id FOR UPDATE;
+        v_locked := v_found.older_push_id;
     END LOOP;
-    IF v_user.state IS DISTINCT FROM 'initialized' OR p_initialization_id IS NOT NULL THEN
+    IF v_found.state IS DISTINCT FROM 'initialized' OR p_initialization_id IS NOT NULL THEN
+        SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
         PERFORM sync.require_initialization(v_user, p_user_id, p_source_id, p_initialization_id, p_lease_ttl);
     END IF;
-    v_next := sync.source_next(v_user.user_pk, p_source_id);
-    IF p_source_bundle_id < v_next THEN
+    IF v_found.source_state = 'retired' THEN
+        PERFORM sync.source_next(v_found.user_pk, p_source_id);
+    ELSIF p_source_bundle_id < v_found.next_source_bundle_id THEN
         PERFORM nextval('sync.history_pruned_count');
         PERFORM sync.fail('OV022', format('source_bundle_id %s of source %s was committed and is pruned', p_source_bundle_id, p_source_id),
-            jsonb_build_object('source_bundle_id', p_source_bundle_id, 'last_source_bundle_id', v_next - 1),
+            jsonb_build_object('source_bundle_id', p_source_bundle_id, 'last_source_bundle_id', v_found.next_source_bundle_id - 1),
             'Take a snapshot with a source replacement.');
-    ELSIF p_source_bundle_id > v_next THEN
-        PERFORM sync.fail('OV006', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, p_source_bundle_id),
-            jsonb_build_object('expected', v_next, 'actual', p_source_bundle_id), 'Take a snapshot with a source replacement.');
+    ELSIF p_source_bundle_id > v_found.next_source_bundle_id THEN
+        PERFORM sync.fail('OV006', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_found.next_source_bundle_id, p_source_bundle_id),
+            jsonb_build_object('expected', v_found.next_source_bundle_id, 'actual', p_source_bundle_id), 'Take a snapshot with a source replacement.');
     END IF;
-    IF v_older IS NOT NULL THEN
-        DELETE FROM sync.push_chunks c WHERE c.push_id = v_older;
+    IF v_found.older_push_id IS NOT NULL THEN
+        DELETE FROM sync.push_chunks c WHERE c.push_id = v_found.older_push_id;
     END IF;
     INSERT INTO sync.push_sessions AS s (user_pk, source_id, source_bundle_id, planned_row_count, initialization_id, expires_at)
-    VALUES (v_user.user_pk, p_source_id, p_source_bundle_id, p_planned_row_count, p_initialization_id, clock_timestamp() + p_session_ttl)
+    VALUES (v_found.user_pk, p_source_id, p_source_bundle_id, p_planned_row_count, p_initialization_id, clock_timestamp() + p_session_ttl)
     ON CONFLICT ON CONSTRAINT one_session_a_bundle DO UPDATE
     SET push_id = excluded.push_id, planned_row_count = excluded.planned_row_count, staged_row_count = 0,
         initialization_id = excluded.initialization_id, expires_at = excluded.expires_at
@@ -132,31 +137,30 @@ END
 $$;
 COMMENT ON FUNCTION sync.push_create(text, text, bigint, bigint, text, interval, interval) IS 'Begins a push session, or returns the bundle if it is committed already.';
 
--- sync.push_session returns the session of this user and source, and locks it.
--- Errors: OV014 no such session, OV015 another user's or source's, OV016 expired. Locks: the session until the transaction ends.
-CREATE FUNCTION sync.push_session(p_push_id uuid, p_user_pk bigint, p_source_id text)
-RETURNS sync.push_sessions
+-- sync.fail_session says why a push session cannot be gone on with: by this user and source it was not found.
+-- Errors: OV015 it is another user's or source's, OV016 it expired, OV014 there is none. Locks: none.
+CREATE FUNCTION sync.fail_session(p_push_id uuid, p_user_id text, p_source_id text)
+RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_session sync.push_sessions;
+    v_is_own boolean;
 BEGIN
-    SELECT s.* INTO v_session FROM sync.push_sessions s WHERE s.push_id = p_push_id FOR UPDATE;
-    IF NOT FOUND THEN
-        PERFORM sync.fail('OV014', format('push session %s does not exist', p_push_id), NULL, 'Create a session again; if its bundle is committed, that says so.');
-    ELSIF v_session.user_pk IS DISTINCT FROM p_user_pk OR v_session.source_id <> p_source_id THEN
-        PERFORM sync.fail('OV015', format('push session %s belongs to another user or source', p_push_id));
-    ELSIF v_session.expires_at <= clock_timestamp() THEN
+    SELECT s.source_id = p_source_id AND u.user_id = p_user_id INTO v_is_own
+    FROM sync.push_sessions s JOIN sync.user_state u ON u.user_pk = s.user_pk WHERE s.push_id = p_push_id;
+    IF v_is_own THEN
         PERFORM sync.fail('OV016', format('push session %s has expired', p_push_id), NULL, 'Create a session again.');
+    ELSIF NOT v_is_own THEN
+        PERFORM sync.fail('OV015', format('push session %s belongs to another user or source', p_push_id));
     END IF;
-    RETURN v_session;
+    PERFORM sync.fail('OV014', format('push session %s does not exist', p_push_id), NULL, 'Create a session again; if its bundle is committed, that says so.');
 END
 $$;
-COMMENT ON FUNCTION sync.push_session(uuid, bigint, text) IS 'The push session of this user and source, locked.';
+COMMENT ON FUNCTION sync.fail_session(uuid, text, text) IS 'Raises why a push session was not found by its user and source: OV014, OV015 or OV016.';
 
 -- sync.push_stage adds a chunk of rows, given as arrays that go together, and returns the next ordinal.
--- Errors: OV003, OV004 lease; OV010 more rows than planned; OV011 not the next ordinal; OV014, OV015, OV016 as sync.push_session;
+-- Errors: OV003, OV004 lease; OV010 more rows than planned; OV011 not the next ordinal; OV014, OV015, OV016 as sync.fail_session;
 -- OV021 the caller judged the rows by an old catalog. Locks: the session until the transaction ends.
 CREATE FUNCTION sync.push_stage(p_push_id uuid, p_user_id text, p_source_id text, p_start_row_ordinal bigint, p_catalog_version bigint,
     p_table_ids integer[], p_ops text, p_base_row_versions bigint[], p_keys bytea[], p_payloads text[], p_session_ttl interval, p_lease_ttl interval)
@@ -172,10 +176,15 @@ DECLARE
     v_session sync.push_sessions;
     v_next bigint;
 BEGIN
-    SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
-    v_session := sync.push_session(p_push_id, v_user.user_pk, p_source_id);
-    IF v_session.initialization_id IS NOT NULL THEN
-        PERFORM sync.require_lease(v_user, v_session, p_lease_ttl);
+    SELECT s.* INTO v_session
+    FROM sync.push_sessions s JOIN sync.user_state u ON u.user_pk = s.user_pk
+    WHERE s.push_id = p_push_id AND s.source_id = p_source_id AND u.user_id = p_user_id AND s.expires_at > clock_timestamp()
+    FOR UPDATE OF s;
+    IF NOT FOUND THEN
+        PERFORM sync.fail_session(p_push_id, p_user_id, p_source_id);
+    ELSIF v_session.initialization_id IS NOT NULL THEN
+        SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_pk = v_session.user_pk;
+        PERFORM sync.require_lease(v_user, p_source_id, v_session.initialization_id, p_lease_ttl);
     END IF;
     IF p_start_row_ordinal <> v_session.staged_row_count THEN
         PERFORM sync.fail('OV011', format('the next chunk of push session %s starts at row %s, not %s', p_push_id, v_session.staged_row_count, p_start_row_ordinal),
@@ -199,7 +208,7 @@ COMMENT ON FUNCTION sync.push_stage(uuid, text, text, bigint, bigint, integer[],
 
 -- sync.require_lease checks and renews the lease under which a session initializes its scope.
 -- Errors: OV003 another lease or an initialized scope, OV004 expired. Locks: the scope's row until the transaction ends.
-CREATE FUNCTION sync.require_lease(p_user sync.user_state, p_session sync.push_sessions, p_lease_ttl interval)
+CREATE FUNCTION sync.require_lease(p_user sync.user_state, p_source_id text, p_initialization_id text, p_lease_ttl interval)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -208,10 +217,10 @@ BEGIN
     IF p_user.state = 'initialized' THEN
         PERFORM sync.fail('OV003', 'the scope was initialized by another source meanwhile', NULL, 'Call POST /sync/connect again.');
     END IF;
-    PERFORM sync.require_initialization(p_user, p_user.user_id, p_session.source_id, p_session.initialization_id, p_lease_ttl);
+    PERFORM sync.require_initialization(p_user, p_user.user_id, p_source_id, p_initialization_id, p_lease_ttl);
 END
 $$;
-COMMENT ON FUNCTION sync.require_lease(sync.user_state, sync.push_sessions, interval) IS 'Checks and renews the lease under which a push session initializes its scope.';
+COMMENT ON FUNCTION sync.require_lease(sync.user_state, text, text, interval) IS 'Checks and renews the lease under which a push session initializes its scope.';
 
 -- sync.push_delete ends a session and its staged rows. Returns nothing, whether or not it was there.
 -- Errors: OV015 another user's or source's. Locks: the session until the transaction ends.
@@ -412,7 +421,7 @@ COMMENT ON FUNCTION sync.give_way() IS 'Bounds how long a push waits for rows, f
 -- sync.push_commit judges a staged push, applies it and writes its log. The caller reads the rows, and ends with sync.bundle_close.
 -- Returns the bundle's sequence, number and effects.
 -- Errors: OV001, OV003, OV004, OV009 scope and lease; OV007 not the source's next bundle any more; OV008 source retired; OV012 rows missing, a row twice,
--- no effect, too many rows, a table unregistered meanwhile; OV013 conflict; OV014, OV015, OV016 as sync.push_session; whatever the tables refuse.
+-- no effect, too many rows, a table unregistered meanwhile; OV013 conflict; OV014, OV015, OV016 as sync.fail_session; whatever the tables refuse.
 -- Locks: the scope's row first, then the session and the rows written, until the transaction ends.
 CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval)
 RETURNS TABLE (bundle_seq bigint, source_bundle_id bigint, row_count bigint)
@@ -433,26 +442,35 @@ SET jit = off
 AS $$
 DECLARE
     v_user sync.user_state;
-    v_session sync.push_sessions;
-    v_next bigint;
+    v_session record;
     v_is_as_staged boolean;
     v_bundle_seq bigint;
     v_row_count bigint;
     v_distinct bigint;
 BEGIN
     SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
-    v_session := sync.push_session(p_push_id, v_user.user_pk, p_source_id);
+    -- Read once the scope is locked, since its sources move on only under that lock.
+    SELECT p.source_bundle_id, p.planned_row_count, p.staged_row_count, p.initialization_id,
+           s.state AS source_state, coalesce(s.last_source_bundle_id, 0) + 1 AS next_source_bundle_id
+    INTO v_session
+    FROM sync.push_sessions p LEFT JOIN sync.source_state s ON s.user_pk = p.user_pk AND s.source_id = p.source_id
+    WHERE p.push_id = p_push_id AND p.user_pk = v_user.user_pk AND p.source_id = p_source_id AND p.expires_at > clock_timestamp()
+    FOR UPDATE OF p;
+    IF NOT FOUND THEN
+        PERFORM sync.fail_session(p_push_id, p_user_id, p_source_id);
+    END IF;
     v_row_count := v_session.planned_row_count;
     IF v_session.initialization_id IS NOT NULL THEN
-        PERFORM sync.require_lease(v_user, v_session, p_lease_ttl);
+        PERFORM sync.require_lease(v_user, p_source_id, v_session.initialization_id, p_lease_ttl);
         UPDATE sync.user_state u SET state = 'initialized', initialization_id = NULL, lease_source_id = NULL, lease_expires_at = NULL WHERE u.user_pk = v_user.user_pk;
     ELSIF v_user.state <> 'initialized' THEN
         PERFORM sync.require_initialized(v_user, p_user_id);
     END IF;
-    v_next := sync.source_next(v_user.user_pk, p_source_id);
-    IF v_next <> v_session.source_bundle_id THEN
-        PERFORM sync.fail('OV007', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, v_session.source_bundle_id),
-            jsonb_build_object('expected', v_next, 'actual', v_session.source_bundle_id), 'Take a snapshot with a source replacement.');
+    IF v_session.source_state = 'retired' THEN
+        PERFORM sync.source_next(v_user.user_pk, p_source_id);
+    ELSIF v_session.next_source_bundle_id <> v_session.source_bundle_id THEN
+        PERFORM sync.fail('OV007', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_session.next_source_bundle_id, v_session.source_bundle_id),
+            jsonb_build_object('expected', v_session.next_source_bundle_id, 'actual', v_session.source_bundle_id), 'Take a snapshot with a source replacement.');
     ELSIF v_session.staged_row_count <> v_row_count THEN
         PERFORM sync.fail('OV012', format('%s of %s planned rows are staged', v_session.staged_row_count, v_session.planned_row_count), NULL, 'Upload the remaining chunks.');
     END IF;
@@ -508,9 +526,9 @@ DROP FUNCTION sync.push_apply(uuid, sync.user_state, bigint, boolean);
 DROP FUNCTION sync.fail_conflict(uuid, bigint, integer);
 DROP FUNCTION sync.is_conflict("char", bigint, bigint, "char");
 DROP FUNCTION sync.push_delete(uuid, text, text);
-DROP FUNCTION sync.require_lease(sync.user_state, sync.push_sessions, interval);
+DROP FUNCTION sync.require_lease(sync.user_state, text, text, interval);
 DROP FUNCTION sync.push_stage(uuid, text, text, bigint, bigint, integer[], text, bigint[], bytea[], text[], interval, interval);
-DROP FUNCTION sync.push_session(uuid, bigint, text);
+DROP FUNCTION sync.fail_session(uuid, text, text);
 DROP FUNCTION sync.push_create(text, text, bigint, bigint, text, interval, interval);
 DROP VIEW sync.staged_rows;
 DROP TABLE sync.push_chunks;

@@ -213,7 +213,12 @@ DECLARE
     v_applied bigint;
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.apply_statement(sync.catalog_entry(%2$s), $8) USING $1, $2, $3, $4, $5, $6, $7;
+        EXECUTE sync.apply_statement(sync.catalog_entry(%2$s), $8, $4 = 0) USING $1, $2, $3, $4, $5, $6, $7;
+    ELSIF $4 = 0 THEN
+        IF $8 = 'I' THEN %6$s;
+        ELSIF $8 = 'U' THEN %7$s;
+        ELSE %8$s;
+        END IF;
     ELSIF $8 = 'I' THEN %3$s;
     ELSIF $8 = 'U' THEN %4$s;
     ELSE %5$s;
@@ -222,15 +227,18 @@ BEGIN
     RETURN v_applied;
 END
 $f$, sync.stale_condition(p_table, false), p_table.table_id,
-        sync.apply_statement(p_table, 'I'), sync.apply_statement(p_table, 'U'), sync.apply_statement(p_table, 'D'))
+        sync.apply_statement(p_table, 'I', false), sync.apply_statement(p_table, 'U', false), sync.apply_statement(p_table, 'D', false),
+        sync.apply_statement(p_table, 'I', true), sync.apply_statement(p_table, 'U', true), sync.apply_statement(p_table, 'D', true))
 $_$;
 COMMENT ON FUNCTION sync.apply_body(p_table sync.table_catalog) IS 'Body of the function that applies staged rows to a table.';
-CREATE FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char") RETURNS text
+CREATE FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char", p_only_first boolean) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 DECLARE
-    v_staged text := format('s.push_id = $1 AND s.table_id = %s AND s.op = %L AND s.row_ordinal BETWEEN $3 AND $4', p_table.table_id, p_op);
+    v_staged text := CASE WHEN p_only_first THEN '(SELECT 0 AS row_ordinal, c.keys[1] AS key_bytes, c.payloads[1] AS payload
+            FROM sync.push_chunks c WHERE c.push_id = $1 AND c.start_row_ordinal = 0) AS s WHERE true'
+        ELSE format('sync.staged_rows s WHERE s.push_id = $1 AND s.table_id = %s AND s.op = %L AND s.row_ordinal BETWEEN $3 AND $4', p_table.table_id, p_op) END;
     v_written name[] := (SELECT array_agg(c.column_name ORDER BY c.column_name COLLATE "C") FROM sync.table_columns c
                          WHERE c.table_id = p_table.table_id AND NOT c.is_generated AND NOT c.is_scope);
     -- A name that no column can have, so that it means the row.
@@ -242,7 +250,7 @@ DECLARE
     v_log text := format('INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
         SELECT $5, $6, %s, %s, %L::"char", a.key_bytes, %s FROM applied a',
         -- Rows are inserted in push order, and come back so.
-        CASE WHEN p_op = 'I' THEN '$7[row_number() OVER ()]' ELSE 'a.row_ordinal' END, p_table.table_id, p_op, CASE WHEN p_op = 'D' THEN 'NULL' ELSE 'a.payload' END);
+        CASE WHEN p_only_first THEN '0' WHEN p_op = 'I' THEN '$7[row_number() OVER ()]' ELSE 'a.row_ordinal' END, p_table.table_id, p_op, CASE WHEN p_op = 'D' THEN 'NULL' ELSE 'a.payload' END);
 BEGIN
     IF p_op = 'I' THEN
         -- What a payload does not name keeps the value it has in the base row: the column's default.
@@ -255,7 +263,7 @@ BEGIN
             INSERT INTO %1$s AS "T" (%2$s%3$s)
             SELECT %4$s%5$s
             FROM (SELECT json_populate_record(ROW(%6$s)::%1$s, s.payload::json) AS r
-                  FROM sync.staged_rows s WHERE %7$s ORDER BY s.row_ordinal OFFSET 0) AS q
+                  FROM %7$s ORDER BY s.row_ordinal OFFSET 0) AS q
             RETURNING %8$s, %9$s
         )
         %10$s$f$,
@@ -274,7 +282,7 @@ BEGIN
         RETURN format($f$
         WITH applied AS (
             UPDATE %s AS "T" SET %s
-            FROM sync.staged_rows s WHERE %s AND %s
+            FROM %s AND %s
             RETURNING s.row_ordinal, %s, %s
         )
         %s$f$, p_table.relation, v_set, v_staged, v_mine, v_key, v_payload, v_log);
@@ -282,14 +290,14 @@ BEGIN
         RETURN format($f$
         WITH applied AS (
             DELETE FROM %s AS "T"
-            USING sync.staged_rows s WHERE %s AND %s
+            USING %s AND %s
             RETURNING s.row_ordinal, %s
         )
         %s$f$, p_table.relation, v_staged, v_mine, v_key, v_log);
     END IF;
 END
 $_$;
-COMMENT ON FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char") IS 'Text of the statement that applies staged rows of one operation to a table.';
+COMMENT ON FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char", p_only_first boolean) IS 'Text of the statement that applies staged rows of one operation to a table.';
 CREATE FUNCTION sync.bound_snapshot_sessions() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -369,8 +377,8 @@ CREATE FUNCTION sync.bundle_close(p_bundle_hash bytea, p_byte_count bigint, p_re
 DECLARE
     v_bundle sync.open_bundles;
 BEGIN
+    WITH captured AS (DELETE FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id())
     DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() RETURNING b.* INTO v_bundle;
-    DELETE FROM sync.captured_keys c WHERE c.xid = v_bundle.xid;
     INSERT INTO sync.bundle_log (user_pk, bundle_seq, source_id, source_bundle_id, row_count, byte_count, bundle_hash)
     VALUES (v_bundle.user_pk, v_bundle.bundle_seq, v_bundle.source_id, v_bundle.source_bundle_id, v_bundle.row_count, p_byte_count, p_bundle_hash);
     UPDATE sync.user_state u
@@ -390,7 +398,7 @@ BEGIN
         SET last_source_bundle_id = excluded.last_source_bundle_id, state = 'active', updated_at = now();
     END IF;
     IF v_bundle.push_id IS NOT NULL THEN
-        DELETE FROM sync.push_chunks c WHERE c.push_id = v_bundle.push_id;
+        WITH chunks AS (DELETE FROM sync.push_chunks c WHERE c.push_id = v_bundle.push_id)
         DELETE FROM sync.push_sessions p WHERE p.push_id = v_bundle.push_id;
     END IF;
 END
@@ -490,7 +498,7 @@ DECLARE
     v_old_keys bytea[]; v_old_min text; v_old_max text; v_old_scopes text[];
     v_noted integer;
     v_table sync.table_catalog;
-    v_is_stale boolean := sync.columns_fingerprint(TG_RELID) <> %2$s;
+    v_is_stale boolean := %8$s <> %2$s;
 BEGIN
     IF v_is_stale THEN
         v_table := sync.catalog_entry(%1$s);
@@ -531,7 +539,7 @@ $f$, p_table.table_id, p_table.columns_fingerprint,
         CASE WHEN p_table.scope_via IS NULL THEN '' ELSE format($f$
     IF TG_OP <> 'INSERT' AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = %1$s) THEN
         EXECUTE sync.unadopted_statement(sync.catalog_entry(%1$s));
-    END IF;$f$, p_table.table_id) END)
+    END IF;$f$, p_table.table_id) END, sync.fingerprint_expression('TG_RELID'))
 $_$;
 COMMENT ON FUNCTION sync.capture_body(p_table sync.table_catalog) IS 'Body of the trigger function made for a table.';
 CREATE FUNCTION sync.capture_commit() RETURNS trigger
@@ -749,13 +757,14 @@ COMMENT ON FUNCTION sync.close_ordinal_gaps() IS 'Numbers the effects of the ope
 CREATE FUNCTION sync.columns_fingerprint(p_relation oid) RETURNS bigint
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
+    AS $_$
+DECLARE
+    v_fingerprint bigint;
 BEGIN
-    RETURN (SELECT bit_xor(hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod))
-            FROM pg_attribute a
-            WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped);
+    EXECUTE 'SELECT ' || sync.fingerprint_expression('$1') INTO v_fingerprint USING p_relation;
+    RETURN v_fingerprint;
 END
-$$;
+$_$;
 COMMENT ON FUNCTION sync.columns_fingerprint(p_relation oid) IS 'Number that changes when a column of the table is added, dropped, renamed or retyped.';
 CREATE FUNCTION sync.commit_captured(p_source_id text, p_only_missing boolean, p_as_given boolean) RETURNS bigint
     LANGUAGE plpgsql
@@ -1159,6 +1168,32 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.fail_other_scope(p_table_id integer, p_scope text) IS 'Raises OV032: a row of another scope was written in a bundle.';
+CREATE FUNCTION sync.fail_session(p_push_id uuid, p_user_id text, p_source_id text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_is_own boolean;
+BEGIN
+    SELECT s.source_id = p_source_id AND u.user_id = p_user_id INTO v_is_own
+    FROM sync.push_sessions s JOIN sync.user_state u ON u.user_pk = s.user_pk WHERE s.push_id = p_push_id;
+    IF v_is_own THEN
+        PERFORM sync.fail('OV016', format('push session %s has expired', p_push_id), NULL, 'Create a session again.');
+    ELSIF NOT v_is_own THEN
+        PERFORM sync.fail('OV015', format('push session %s belongs to another user or source', p_push_id));
+    END IF;
+    PERFORM sync.fail('OV014', format('push session %s does not exist', p_push_id), NULL, 'Create a session again; if its bundle is committed, that says so.');
+END
+$$;
+COMMENT ON FUNCTION sync.fail_session(p_push_id uuid, p_user_id text, p_source_id text) IS 'Raises why a push session was not found by its user and source: OV014, OV015 or OV016.';
+CREATE FUNCTION sync.fingerprint_expression(p_relation text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT format('(SELECT pg_catalog.bit_xor(pg_catalog.hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod))
+        FROM pg_catalog.pg_attribute a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped)', p_relation)
+$$;
+COMMENT ON FUNCTION sync.fingerprint_expression(p_relation text) IS 'SQL that makes the number of sync.columns_fingerprint.';
 CREATE FUNCTION sync.finish_captured() RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1665,26 +1700,35 @@ CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id tex
     AS $$
 DECLARE
     v_user sync.user_state;
-    v_session sync.push_sessions;
-    v_next bigint;
+    v_session record;
     v_is_as_staged boolean;
     v_bundle_seq bigint;
     v_row_count bigint;
     v_distinct bigint;
 BEGIN
     SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
-    v_session := sync.push_session(p_push_id, v_user.user_pk, p_source_id);
+    -- Read once the scope is locked, since its sources move on only under that lock.
+    SELECT p.source_bundle_id, p.planned_row_count, p.staged_row_count, p.initialization_id,
+           s.state AS source_state, coalesce(s.last_source_bundle_id, 0) + 1 AS next_source_bundle_id
+    INTO v_session
+    FROM sync.push_sessions p LEFT JOIN sync.source_state s ON s.user_pk = p.user_pk AND s.source_id = p.source_id
+    WHERE p.push_id = p_push_id AND p.user_pk = v_user.user_pk AND p.source_id = p_source_id AND p.expires_at > clock_timestamp()
+    FOR UPDATE OF p;
+    IF NOT FOUND THEN
+        PERFORM sync.fail_session(p_push_id, p_user_id, p_source_id);
+    END IF;
     v_row_count := v_session.planned_row_count;
     IF v_session.initialization_id IS NOT NULL THEN
-        PERFORM sync.require_lease(v_user, v_session, p_lease_ttl);
+        PERFORM sync.require_lease(v_user, p_source_id, v_session.initialization_id, p_lease_ttl);
         UPDATE sync.user_state u SET state = 'initialized', initialization_id = NULL, lease_source_id = NULL, lease_expires_at = NULL WHERE u.user_pk = v_user.user_pk;
     ELSIF v_user.state <> 'initialized' THEN
         PERFORM sync.require_initialized(v_user, p_user_id);
     END IF;
-    v_next := sync.source_next(v_user.user_pk, p_source_id);
-    IF v_next <> v_session.source_bundle_id THEN
-        PERFORM sync.fail('OV007', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, v_session.source_bundle_id),
-            jsonb_build_object('expected', v_next, 'actual', v_session.source_bundle_id), 'Take a snapshot with a source replacement.');
+    IF v_session.source_state = 'retired' THEN
+        PERFORM sync.source_next(v_user.user_pk, p_source_id);
+    ELSIF v_session.next_source_bundle_id <> v_session.source_bundle_id THEN
+        PERFORM sync.fail('OV007', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_session.next_source_bundle_id, v_session.source_bundle_id),
+            jsonb_build_object('expected', v_session.next_source_bundle_id, 'actual', v_session.source_bundle_id), 'Take a snapshot with a source replacement.');
     ELSIF v_session.staged_row_count <> v_row_count THEN
         PERFORM sync.fail('OV012', format('%s of %s planned rows are staged', v_session.staged_row_count, v_session.planned_row_count), NULL, 'Upload the remaining chunks.');
     END IF;
@@ -1741,48 +1785,53 @@ DECLARE
     -- Losing a session costs a client a retry, never a row: nobody waits for the disk here.
     v_commit text := set_config('synchronous_commit', 'off', true);
     v_user sync.user_state;
-    v_older uuid;
+    v_found record;
     v_locked uuid;
-    v_next bigint;
 BEGIN
     LOOP
-        SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
-        SELECT l.bundle_seq, l.row_count, l.bundle_hash, s.push_id INTO bundle_seq, row_count, bundle_hash, v_older
+        -- All that decides, in one look.
+        SELECT u.user_pk, u.state, l.bundle_seq, l.row_count, l.bundle_hash, p.push_id AS older_push_id,
+               s.state AS source_state, coalesce(s.last_source_bundle_id, 0) + 1 AS next_source_bundle_id
+        INTO v_found
         FROM (SELECT) AS asked
-        LEFT JOIN sync.bundle_log l ON l.user_pk = v_user.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id
-            AND l.bundle_seq > v_user.retained_bundle_floor
-        LEFT JOIN sync.push_sessions s ON s.user_pk = v_user.user_pk AND s.source_id = p_source_id AND s.source_bundle_id = p_source_bundle_id;
-        IF bundle_seq IS NOT NULL THEN
+        LEFT JOIN sync.user_state u ON u.user_id = p_user_id
+        LEFT JOIN sync.source_state s ON s.user_pk = u.user_pk AND s.source_id = p_source_id
+        LEFT JOIN sync.bundle_log l ON l.user_pk = u.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id
+            AND l.bundle_seq > u.retained_bundle_floor
+        LEFT JOIN sync.push_sessions p ON p.user_pk = u.user_pk AND p.source_id = p_source_id AND p.source_bundle_id = p_source_bundle_id;
+        IF v_found.bundle_seq IS NOT NULL THEN
             PERFORM nextval('sync.push_replay_count');
-            RETURN NEXT;
+            RETURN QUERY SELECT NULL::uuid, v_found.bundle_seq, v_found.row_count, v_found.bundle_hash;
             RETURN;
         END IF;
-        EXIT WHEN v_older IS NULL OR v_older = v_locked;
+        EXIT WHEN v_found.older_push_id IS NULL OR v_found.older_push_id = v_locked;
         -- A client whose connection broke comes again while that session may still be committing: wait for it, and see what became of it.
         -- A chunk that is on its way is in by then, and goes with the session. The scope comes first, as in a commit, where its lease is
         -- renewed below; otherwise this does not wait for it, since other sources may hold it for long.
         PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id AND p_initialization_id IS NOT NULL FOR NO KEY UPDATE;
-        PERFORM FROM sync.push_sessions s WHERE s.push_id = v_older FOR UPDATE;
-        v_locked := v_older;
+        PERFORM FROM sync.push_sessions s WHERE s.push_id = v_found.older_push_id FOR UPDATE;
+        v_locked := v_found.older_push_id;
     END LOOP;
-    IF v_user.state IS DISTINCT FROM 'initialized' OR p_initialization_id IS NOT NULL THEN
+    IF v_found.state IS DISTINCT FROM 'initialized' OR p_initialization_id IS NOT NULL THEN
+        SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
         PERFORM sync.require_initialization(v_user, p_user_id, p_source_id, p_initialization_id, p_lease_ttl);
     END IF;
-    v_next := sync.source_next(v_user.user_pk, p_source_id);
-    IF p_source_bundle_id < v_next THEN
+    IF v_found.source_state = 'retired' THEN
+        PERFORM sync.source_next(v_found.user_pk, p_source_id);
+    ELSIF p_source_bundle_id < v_found.next_source_bundle_id THEN
         PERFORM nextval('sync.history_pruned_count');
         PERFORM sync.fail('OV022', format('source_bundle_id %s of source %s was committed and is pruned', p_source_bundle_id, p_source_id),
-            jsonb_build_object('source_bundle_id', p_source_bundle_id, 'last_source_bundle_id', v_next - 1),
+            jsonb_build_object('source_bundle_id', p_source_bundle_id, 'last_source_bundle_id', v_found.next_source_bundle_id - 1),
             'Take a snapshot with a source replacement.');
-    ELSIF p_source_bundle_id > v_next THEN
-        PERFORM sync.fail('OV006', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, p_source_bundle_id),
-            jsonb_build_object('expected', v_next, 'actual', p_source_bundle_id), 'Take a snapshot with a source replacement.');
+    ELSIF p_source_bundle_id > v_found.next_source_bundle_id THEN
+        PERFORM sync.fail('OV006', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_found.next_source_bundle_id, p_source_bundle_id),
+            jsonb_build_object('expected', v_found.next_source_bundle_id, 'actual', p_source_bundle_id), 'Take a snapshot with a source replacement.');
     END IF;
-    IF v_older IS NOT NULL THEN
-        DELETE FROM sync.push_chunks c WHERE c.push_id = v_older;
+    IF v_found.older_push_id IS NOT NULL THEN
+        DELETE FROM sync.push_chunks c WHERE c.push_id = v_found.older_push_id;
     END IF;
     INSERT INTO sync.push_sessions AS s (user_pk, source_id, source_bundle_id, planned_row_count, initialization_id, expires_at)
-    VALUES (v_user.user_pk, p_source_id, p_source_bundle_id, p_planned_row_count, p_initialization_id, clock_timestamp() + p_session_ttl)
+    VALUES (v_found.user_pk, p_source_id, p_source_bundle_id, p_planned_row_count, p_initialization_id, clock_timestamp() + p_session_ttl)
     ON CONFLICT ON CONSTRAINT one_session_a_bundle DO UPDATE
     SET push_id = excluded.push_id, planned_row_count = excluded.planned_row_count, staged_row_count = 0,
         initialization_id = excluded.initialization_id, expires_at = excluded.expires_at
@@ -1809,45 +1858,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.push_delete(p_push_id uuid, p_user_id text, p_source_id text) IS 'Ends a push session and its staged rows.';
-CREATE UNLOGGED TABLE sync.push_sessions (
-    push_id uuid DEFAULT gen_random_uuid() NOT NULL,
-    user_pk bigint NOT NULL,
-    source_bundle_id bigint NOT NULL,
-    planned_row_count bigint NOT NULL,
-    staged_row_count bigint DEFAULT 0 NOT NULL,
-    expires_at timestamp with time zone NOT NULL,
-    source_id text NOT NULL,
-    initialization_id text
-)
-WITH (fillfactor='70');
-COMMENT ON TABLE sync.push_sessions IS 'Pushes that are being staged. A session goes when it is committed, deleted, replaced or expired.';
-COMMENT ON COLUMN sync.push_sessions.push_id IS 'Id that the client uses.';
-COMMENT ON COLUMN sync.push_sessions.user_pk IS 'Scope, see sync.user_state.';
-COMMENT ON COLUMN sync.push_sessions.source_bundle_id IS 'Number that the bundle will have within its source.';
-COMMENT ON COLUMN sync.push_sessions.planned_row_count IS 'Rows that the client said it would push.';
-COMMENT ON COLUMN sync.push_sessions.staged_row_count IS 'Rows staged so far; the next chunk must start at this ordinal.';
-COMMENT ON COLUMN sync.push_sessions.expires_at IS 'When the session ends unless another chunk comes.';
-COMMENT ON COLUMN sync.push_sessions.source_id IS 'Source that pushes.';
-COMMENT ON COLUMN sync.push_sessions.initialization_id IS 'Lease under which a first push initializes its scope.';
-CREATE FUNCTION sync.push_session(p_push_id uuid, p_user_pk bigint, p_source_id text) RETURNS sync.push_sessions
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-DECLARE
-    v_session sync.push_sessions;
-BEGIN
-    SELECT s.* INTO v_session FROM sync.push_sessions s WHERE s.push_id = p_push_id FOR UPDATE;
-    IF NOT FOUND THEN
-        PERFORM sync.fail('OV014', format('push session %s does not exist', p_push_id), NULL, 'Create a session again; if its bundle is committed, that says so.');
-    ELSIF v_session.user_pk IS DISTINCT FROM p_user_pk OR v_session.source_id <> p_source_id THEN
-        PERFORM sync.fail('OV015', format('push session %s belongs to another user or source', p_push_id));
-    ELSIF v_session.expires_at <= clock_timestamp() THEN
-        PERFORM sync.fail('OV016', format('push session %s has expired', p_push_id), NULL, 'Create a session again.');
-    END IF;
-    RETURN v_session;
-END
-$$;
-COMMENT ON FUNCTION sync.push_session(p_push_id uuid, p_user_pk bigint, p_source_id text) IS 'The push session of this user and source, locked.';
 CREATE FUNCTION sync.push_stage(p_push_id uuid, p_user_id text, p_source_id text, p_start_row_ordinal bigint, p_catalog_version bigint, p_table_ids integer[], p_ops text, p_base_row_versions bigint[], p_keys bytea[], p_payloads text[], p_session_ttl interval, p_lease_ttl interval) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1860,10 +1870,15 @@ DECLARE
     v_session sync.push_sessions;
     v_next bigint;
 BEGIN
-    SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
-    v_session := sync.push_session(p_push_id, v_user.user_pk, p_source_id);
-    IF v_session.initialization_id IS NOT NULL THEN
-        PERFORM sync.require_lease(v_user, v_session, p_lease_ttl);
+    SELECT s.* INTO v_session
+    FROM sync.push_sessions s JOIN sync.user_state u ON u.user_pk = s.user_pk
+    WHERE s.push_id = p_push_id AND s.source_id = p_source_id AND u.user_id = p_user_id AND s.expires_at > clock_timestamp()
+    FOR UPDATE OF s;
+    IF NOT FOUND THEN
+        PERFORM sync.fail_session(p_push_id, p_user_id, p_source_id);
+    ELSIF v_session.initialization_id IS NOT NULL THEN
+        SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_pk = v_session.user_pk;
+        PERFORM sync.require_lease(v_user, p_source_id, v_session.initialization_id, p_lease_ttl);
     END IF;
     IF p_start_row_ordinal <> v_session.staged_row_count THEN
         PERFORM sync.fail('OV011', format('the next chunk of push session %s starts at row %s, not %s', p_push_id, v_session.staged_row_count, p_start_row_ordinal),
@@ -2297,7 +2312,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.require_initialized(p_user sync.user_state, p_user_id text) IS 'Raises OV001 or OV002 unless the scope is initialized.';
-CREATE FUNCTION sync.require_lease(p_user sync.user_state, p_session sync.push_sessions, p_lease_ttl interval) RETURNS void
+CREATE FUNCTION sync.require_lease(p_user sync.user_state, p_source_id text, p_initialization_id text, p_lease_ttl interval) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -2305,10 +2320,10 @@ BEGIN
     IF p_user.state = 'initialized' THEN
         PERFORM sync.fail('OV003', 'the scope was initialized by another source meanwhile', NULL, 'Call POST /sync/connect again.');
     END IF;
-    PERFORM sync.require_initialization(p_user, p_user.user_id, p_session.source_id, p_session.initialization_id, p_lease_ttl);
+    PERFORM sync.require_initialization(p_user, p_user.user_id, p_source_id, p_initialization_id, p_lease_ttl);
 END
 $$;
-COMMENT ON FUNCTION sync.require_lease(p_user sync.user_state, p_session sync.push_sessions, p_lease_ttl interval) IS 'Checks and renews the lease under which a push session initializes its scope.';
+COMMENT ON FUNCTION sync.require_lease(p_user sync.user_state, p_source_id text, p_initialization_id text, p_lease_ttl interval) IS 'Checks and renews the lease under which a push session initializes its scope.';
 CREATE FUNCTION sync.resolve_body(p_table sync.table_catalog) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2659,8 +2674,8 @@ CREATE FUNCTION sync.stale_condition(p_table sync.table_catalog, p_refers boolea
         JOIN sync.foreign_keys f ON f.table_id = t.table_id AND (p_refers AND t.table_id = p_table.table_id OR f.columns = ARRAY[t.scope_via])
         JOIN sync.table_catalog p ON p.table_id = f.parent_table_id
     )
-    SELECT string_agg(format('sync.columns_fingerprint(%s) <> %s OR to_regclass(%L) IS DISTINCT FROM %s::regclass',
-                             n.oid, n.columns_fingerprint, format('%I.%I', s.nspname, c.relname), n.oid), ' OR ' ORDER BY n.oid)
+    SELECT string_agg(format('%s <> %s OR to_regclass(%L) IS DISTINCT FROM %s::regclass',
+                             sync.fingerprint_expression(n.oid::text), n.columns_fingerprint, format('%I.%I', s.nspname, c.relname), n.oid), ' OR ' ORDER BY n.oid)
     FROM named n JOIN pg_class c ON c.oid = n.oid JOIN pg_namespace s ON s.oid = c.relnamespace
 $$;
 COMMENT ON FUNCTION sync.stale_condition(p_table sync.table_catalog, p_refers boolean) IS 'SQL condition that the code made for a table no longer fits.';
@@ -2990,6 +3005,26 @@ CREATE SEQUENCE sync.push_replay_count
     NO MAXVALUE
     CACHE 1;
 COMMENT ON SEQUENCE sync.push_replay_count IS 'Counts pushes answered with the bundle that they had already committed.';
+CREATE UNLOGGED TABLE sync.push_sessions (
+    push_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    user_pk bigint NOT NULL,
+    source_bundle_id bigint NOT NULL,
+    planned_row_count bigint NOT NULL,
+    staged_row_count bigint DEFAULT 0 NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    source_id text NOT NULL,
+    initialization_id text
+)
+WITH (fillfactor='70');
+COMMENT ON TABLE sync.push_sessions IS 'Pushes that are being staged. A session goes when it is committed, deleted, replaced or expired.';
+COMMENT ON COLUMN sync.push_sessions.push_id IS 'Id that the client uses.';
+COMMENT ON COLUMN sync.push_sessions.user_pk IS 'Scope, see sync.user_state.';
+COMMENT ON COLUMN sync.push_sessions.source_bundle_id IS 'Number that the bundle will have within its source.';
+COMMENT ON COLUMN sync.push_sessions.planned_row_count IS 'Rows that the client said it would push.';
+COMMENT ON COLUMN sync.push_sessions.staged_row_count IS 'Rows staged so far; the next chunk must start at this ordinal.';
+COMMENT ON COLUMN sync.push_sessions.expires_at IS 'When the session ends unless another chunk comes.';
+COMMENT ON COLUMN sync.push_sessions.source_id IS 'Source that pushes.';
+COMMENT ON COLUMN sync.push_sessions.initialization_id IS 'Lease under which a first push initializes its scope.';
 CREATE SEQUENCE sync.rejected_write_count
     START WITH 1
     INCREMENT BY 1
