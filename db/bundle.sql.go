@@ -170,62 +170,40 @@ func (q *Queries) BundleOpenRows(ctx context.Context, db DBTX) ([]BundleOpenRows
 }
 
 const BundlePull = `-- name: BundlePull :many
-SELECT CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.state END AS state, CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.lease_expires_at END AS lease_expires_at,
-       CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.retained_bundle_floor END AS retained_bundle_floor, CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.next_bundle_seq END AS next_bundle_seq,
-       r.bundle_seq, r.row_ordinal, r.table_id, r.op, r.key_bytes, r.payload,
-       r.source_id, r.source_bundle_id, r.row_count, r.bundle_hash
-FROM sync.user_state u
+SELECT b.bundle_seq, b.row_ordinal, b.table_id, b.op::text AS op, b.key_bytes, b.payload,
+       l.source_id, l.source_bundle_id, l.row_count, l.bundle_hash
+FROM sync.bundle_rows b
 LEFT JOIN LATERAL (
-    SELECT b.bundle_seq, b.row_ordinal, b.table_id, b.op::text AS op, b.key_bytes, b.payload,
-           l.source_id, l.source_bundle_id, l.row_count, l.bundle_hash
-    FROM sync.bundle_rows b
-    -- Looked up for the first row of each bundle. A plain join may become a merge, which reads all bundles of the scope.
-    LEFT JOIN LATERAL (
-        SELECT h.source_id, h.source_bundle_id, h.row_count, h.bundle_hash FROM sync.bundle_log h
-        WHERE b.row_ordinal = 0 AND h.user_pk = b.user_pk AND h.bundle_seq = b.bundle_seq LIMIT 1
-    ) AS l ON true
-    WHERE b.user_pk = u.user_pk AND b.bundle_seq > $1::bigint
-      AND b.bundle_seq <= $1::bigint + $2::bigint
-      AND b.bundle_seq <= coalesce(nullif($3::bigint, 0), u.next_bundle_seq - 1)
-      AND u.state = 'initialized' AND ($1::bigint > u.retained_bundle_floor OR u.retained_bundle_floor = 0)
-    ORDER BY b.bundle_seq, b.row_ordinal
-) AS r ON true
-WHERE u.user_id = $4::text
+    SELECT h.source_id, h.source_bundle_id, h.row_count, h.bundle_hash FROM sync.bundle_log h
+    WHERE b.row_ordinal = 0 AND h.user_pk = b.user_pk AND h.bundle_seq = b.bundle_seq LIMIT 1
+) AS l ON true
+WHERE b.user_pk = $1 AND b.bundle_seq > $2 AND b.bundle_seq <= $3
+ORDER BY b.bundle_seq, b.row_ordinal
 `
 
 type BundlePullParams struct {
-	AfterBundleSeq  int64
-	MaxBundles      int64
-	TargetBundleSeq int64
-	UserID          string
+	UserPk         int64
+	AfterBundleSeq int64
+	LastBundleSeq  int64
 }
 
 type BundlePullRow struct {
-	State               interface{}
-	LeaseExpiresAt      interface{}
-	RetainedBundleFloor interface{}
-	NextBundleSeq       interface{}
-	BundleSeq           int64
-	RowOrdinal          int32
-	TableID             int32
-	Op                  string
-	KeyBytes            []byte
-	Payload             *string
-	SourceID            string
-	SourceBundleID      int64
-	RowCount            int64
-	BundleHash          []byte
+	BundleSeq      int64
+	RowOrdinal     int32
+	TableID        int32
+	Op             string
+	KeyBytes       []byte
+	Payload        *string
+	SourceID       string
+	SourceBundleID int64
+	RowCount       int64
+	BundleHash     []byte
 }
 
-// Answers a pull in one statement, so that scope and rows are of one moment: the state of the scope on the first row of each bundle, and
-// the rows of the bundles asked for. Streamed. No row: no such scope. A row without bundle_seq: nothing to send.
+// Rows of the bundles of a scope after one sequence and up to another, with what is told of a bundle on its first row. Streamed.
+// Looked up for the first row of each bundle. A plain join may become a merge, which reads all bundles of the scope.
 func (q *Queries) BundlePull(ctx context.Context, db DBTX, arg BundlePullParams) ([]BundlePullRow, error) {
-	rows, err := db.Query(ctx, BundlePull,
-		arg.AfterBundleSeq,
-		arg.MaxBundles,
-		arg.TargetBundleSeq,
-		arg.UserID,
-	)
+	rows, err := db.Query(ctx, BundlePull, arg.UserPk, arg.AfterBundleSeq, arg.LastBundleSeq)
 	if err != nil {
 		return nil, err
 	}
@@ -234,10 +212,6 @@ func (q *Queries) BundlePull(ctx context.Context, db DBTX, arg BundlePullParams)
 	for rows.Next() {
 		var i BundlePullRow
 		if err := rows.Scan(
-			&i.State,
-			&i.LeaseExpiresAt,
-			&i.RetainedBundleFloor,
-			&i.NextBundleSeq,
 			&i.BundleSeq,
 			&i.RowOrdinal,
 			&i.TableID,

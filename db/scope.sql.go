@@ -49,12 +49,14 @@ func (q *Queries) ScopeConnect(ctx context.Context, db DBTX, arg ScopeConnectPar
 }
 
 const ScopeHeads = `-- name: ScopeHeads :many
-SELECT u.user_id, u.state, u.retained_bundle_floor, u.next_bundle_seq FROM sync.user_state u WHERE u.user_id = ANY ($1::text[])
+SELECT u.user_id, u.user_pk, u.state, u.lease_expires_at, u.retained_bundle_floor, u.next_bundle_seq FROM sync.user_state u WHERE u.user_id = ANY ($1::text[])
 `
 
 type ScopeHeadsRow struct {
 	UserID              string
+	UserPk              int64
 	State               string
+	LeaseExpiresAt      *time.Time
 	RetainedBundleFloor int64
 	NextBundleSeq       int64
 }
@@ -71,7 +73,9 @@ func (q *Queries) ScopeHeads(ctx context.Context, db DBTX, userIds []string) ([]
 		var i ScopeHeadsRow
 		if err := rows.Scan(
 			&i.UserID,
+			&i.UserPk,
 			&i.State,
+			&i.LeaseExpiresAt,
 			&i.RetainedBundleFloor,
 			&i.NextBundleSeq,
 		); err != nil {

@@ -108,31 +108,31 @@ func (q *Queries) SnapshotMark(ctx context.Context, db DBTX, arg SnapshotMarkPar
 }
 
 const SnapshotRows = `-- name: SnapshotRows :many
-SELECT u.user_id, s.snapshot_bundle_seq, s.row_count,
+SELECT (u.user_id <> $1::text)::boolean AS is_forbidden, s.snapshot_bundle_seq, s.row_count,
        (s.expires_at <= clock_timestamp() OR s.snapshot_bundle_seq < u.pruned_bundle_seq)::boolean AS is_expired,
        r.table_id::integer AS table_id, r.key_bytes::bytea AS key_bytes, r.row_version::bigint AS row_version, r.payload::text AS payload
 FROM sync.snapshot_sessions s
 JOIN sync.user_state u ON u.user_pk = s.user_pk
 LEFT JOIN LATERAL (
     SELECT m.row_ordinal, m.table_id, m.key_bytes FROM sync.snapshot_marks m
-    WHERE m.snapshot_id = s.snapshot_id AND m.row_ordinal <= $1::bigint
+    WHERE m.snapshot_id = s.snapshot_id AND m.row_ordinal <= $2::bigint
     ORDER BY m.row_ordinal DESC LIMIT 1
 ) AS mark ON true
 LEFT JOIN LATERAL sync.snapshot_rows(s.user_pk, s.snapshot_bundle_seq, coalesce(mark.table_id, 0), coalesce(mark.key_bytes, ''),
-    $1::bigint - coalesce(mark.row_ordinal, 0), $2::bigint) AS r
-    ON u.user_id = $3::text AND s.expires_at > clock_timestamp() AND s.snapshot_bundle_seq >= u.pruned_bundle_seq
+    $2::bigint - coalesce(mark.row_ordinal, 0), $3::bigint) AS r
+    ON u.user_id = $1::text AND s.expires_at > clock_timestamp() AND s.snapshot_bundle_seq >= u.pruned_bundle_seq
 WHERE s.snapshot_id = $4
 `
 
 type SnapshotRowsParams struct {
+	UserID          string
 	AfterRowOrdinal int64
 	MaxRows         int64
-	UserID          string
 	SnapshotID      uuid.UUID
 }
 
 type SnapshotRowsRow struct {
-	UserID            string
+	IsForbidden       bool
 	SnapshotBundleSeq int64
 	RowCount          int64
 	IsExpired         bool
@@ -148,9 +148,9 @@ type SnapshotRowsRow struct {
 // it is committed, and a made-up state must never be read.
 func (q *Queries) SnapshotRows(ctx context.Context, db DBTX, arg SnapshotRowsParams) ([]SnapshotRowsRow, error) {
 	rows, err := db.Query(ctx, SnapshotRows,
+		arg.UserID,
 		arg.AfterRowOrdinal,
 		arg.MaxRows,
-		arg.UserID,
 		arg.SnapshotID,
 	)
 	if err != nil {
@@ -161,7 +161,7 @@ func (q *Queries) SnapshotRows(ctx context.Context, db DBTX, arg SnapshotRowsPar
 	for rows.Next() {
 		var i SnapshotRowsRow
 		if err := rows.Scan(
-			&i.UserID,
+			&i.IsForbidden,
 			&i.SnapshotBundleSeq,
 			&i.RowCount,
 			&i.IsExpired,

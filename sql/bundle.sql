@@ -39,29 +39,17 @@ WHERE r.user_pk = @user_pk AND r.bundle_seq = @bundle_seq AND r.row_ordinal >= @
 ORDER BY r.row_ordinal;
 
 -- name: BundlePull :many
--- Answers a pull in one statement, so that scope and rows are of one moment: the state of the scope on the first row of each bundle, and
--- the rows of the bundles asked for. Streamed. No row: no such scope. A row without bundle_seq: nothing to send.
-SELECT CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.state END AS state, CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.lease_expires_at END AS lease_expires_at,
-       CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.retained_bundle_floor END AS retained_bundle_floor, CASE WHEN r.bundle_seq IS NULL OR r.source_id IS NOT NULL THEN u.next_bundle_seq END AS next_bundle_seq,
-       r.bundle_seq, r.row_ordinal, r.table_id, r.op, r.key_bytes, r.payload,
-       r.source_id, r.source_bundle_id, r.row_count, r.bundle_hash
-FROM sync.user_state u
+-- Rows of the bundles of a scope after one sequence and up to another, with what is told of a bundle on its first row. Streamed.
+SELECT b.bundle_seq, b.row_ordinal, b.table_id, b.op::text AS op, b.key_bytes, b.payload,
+       l.source_id, l.source_bundle_id, l.row_count, l.bundle_hash
+FROM sync.bundle_rows b
+-- Looked up for the first row of each bundle. A plain join may become a merge, which reads all bundles of the scope.
 LEFT JOIN LATERAL (
-    SELECT b.bundle_seq, b.row_ordinal, b.table_id, b.op::text AS op, b.key_bytes, b.payload,
-           l.source_id, l.source_bundle_id, l.row_count, l.bundle_hash
-    FROM sync.bundle_rows b
-    -- Looked up for the first row of each bundle. A plain join may become a merge, which reads all bundles of the scope.
-    LEFT JOIN LATERAL (
-        SELECT h.source_id, h.source_bundle_id, h.row_count, h.bundle_hash FROM sync.bundle_log h
-        WHERE b.row_ordinal = 0 AND h.user_pk = b.user_pk AND h.bundle_seq = b.bundle_seq LIMIT 1
-    ) AS l ON true
-    WHERE b.user_pk = u.user_pk AND b.bundle_seq > sqlc.arg(after_bundle_seq)::bigint
-      AND b.bundle_seq <= sqlc.arg(after_bundle_seq)::bigint + sqlc.arg(max_bundles)::bigint
-      AND b.bundle_seq <= coalesce(nullif(sqlc.arg(target_bundle_seq)::bigint, 0), u.next_bundle_seq - 1)
-      AND u.state = 'initialized' AND (sqlc.arg(after_bundle_seq)::bigint > u.retained_bundle_floor OR u.retained_bundle_floor = 0)
-    ORDER BY b.bundle_seq, b.row_ordinal
-) AS r ON true
-WHERE u.user_id = @user_id::text;
+    SELECT h.source_id, h.source_bundle_id, h.row_count, h.bundle_hash FROM sync.bundle_log h
+    WHERE b.row_ordinal = 0 AND h.user_pk = b.user_pk AND h.bundle_seq = b.bundle_seq LIMIT 1
+) AS l ON true
+WHERE b.user_pk = @user_pk AND b.bundle_seq > @after_bundle_seq AND b.bundle_seq <= @last_bundle_seq
+ORDER BY b.bundle_seq, b.row_ordinal;
 
 -- name: BundleSeal :exec
 -- Gives a bundle that plain SQL wrote its hash. Sealing it twice changes nothing.

@@ -20,4 +20,4 @@ FROM sync.verify(@user_id::text) AS v;
 
 -- name: ScopeHeads :many
 -- How far each of these scopes is. A scope that nobody has connected to has no row.
-SELECT u.user_id, u.state, u.retained_bundle_floor, u.next_bundle_seq FROM sync.user_state u WHERE u.user_id = ANY (@user_ids::text[]);
+SELECT u.user_id, u.user_pk, u.state, u.lease_expires_at, u.retained_bundle_floor, u.next_bundle_seq FROM sync.user_state u WHERE u.user_id = ANY (@user_ids::text[]);

@@ -27,7 +27,7 @@ ON CONFLICT DO NOTHING;
 -- No row: no such session. A row without key: no rows left, or the caller may not read it.
 -- A session that was made while its sequence was being pruned counts as expired: retention cannot see a session before
 -- it is committed, and a made-up state must never be read.
-SELECT u.user_id, s.snapshot_bundle_seq, s.row_count,
+SELECT (u.user_id <> @user_id::text)::boolean AS is_forbidden, s.snapshot_bundle_seq, s.row_count,
        (s.expires_at <= clock_timestamp() OR s.snapshot_bundle_seq < u.pruned_bundle_seq)::boolean AS is_expired,
        r.table_id::integer AS table_id, r.key_bytes::bytea AS key_bytes, r.row_version::bigint AS row_version, r.payload::text AS payload
 FROM sync.snapshot_sessions s

@@ -29,7 +29,7 @@ func (s *SyncService) Connect(ctx context.Context, actor Actor, req *ConnectRequ
 	if err != nil {
 		return nil, err
 	}
-	if head.isInitialized { // and stays so: there is nothing to lock
+	if head.state == "initialized" { // and stays so: there is nothing to lock
 		return &ConnectResponse{Resolution: "remote_authoritative"}, nil
 	}
 	leave, err := s.scopes.enter(ctx, actor.UserID)

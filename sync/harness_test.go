@@ -46,7 +46,6 @@ func newService(t testing.TB, pool *pgxpool.Pool, ddl string, config *oversync.S
 	require.NoError(t, err)
 	// Bootstrap starts goroutines, which must end before the pool is closed.
 	t.Cleanup(func() { require.NoError(t, service.Close(context.Background())) })
-	t.Cleanup(func() { require.NoError(t, service.Close(context.Background())) }) // before the pool's
 	require.NoError(t, service.Bootstrap(t.Context()))
 	return service
 }

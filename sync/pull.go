@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -36,35 +36,23 @@ func collect[T any](write func(io.Writer) error) (*T, error) {
 	return value, nil
 }
 
-// pullRow is a row of the query BundlePull: the scope on every row, and a row of
-// the log unless there is nothing to send.
+// pullRow is a row of the query BundlePull.
 type pullRow struct {
-	state          string
-	leaseExpiresAt *time.Time
-	floor, nextSeq int64
+	bundleSeq    int64
+	ordinal      int32
+	tableID      int32
+	op           pgtype.DriverBytes
+	key, payload pgtype.DriverBytes
 
-	bundleSeq      pgtype.Int8 // null: nothing to send
-	ordinal        pgtype.Int4
-	tableID        pgtype.Int4
-	op             pgtype.DriverBytes
-	key, payload   pgtype.DriverBytes
-	sourceID       *string // of the bundle, on its first row only
+	// Of the bundle, on its first row only.
+	sourceID       *string
 	sourceBundleID pgtype.Int8
 	rowCount       pgtype.Int8
 	hash           []byte
 }
 
-// scanFirst reads a row with the state of the scope.
-func (r *pullRow) scanFirst(rows pgx.Rows) error {
-	return rows.Scan(&r.state, &r.leaseExpiresAt, &r.floor, &r.nextSeq,
-		&r.bundleSeq, &r.ordinal, &r.tableID, &r.op, &r.key, &r.payload,
-		&r.sourceID, &r.sourceBundleID, &r.rowCount, &r.hash)
-}
-
-// scan reads a row after the first, on which the scope is the same.
 func (r *pullRow) scan(rows pgx.Rows) error {
-	return rows.Scan(nil, nil, nil, nil,
-		&r.bundleSeq, &r.ordinal, &r.tableID, &r.op, &r.key, &r.payload,
+	return rows.Scan(&r.bundleSeq, &r.ordinal, &r.tableID, &r.op, &r.key, &r.payload,
 		&r.sourceID, &r.sourceBundleID, &r.rowCount, &r.hash)
 }
 
@@ -94,62 +82,37 @@ func (s *SyncService) WritePull(ctx context.Context, actor Actor, afterBundleSeq
 	if err != nil {
 		return err
 	}
-	if head.isIdle(afterBundleSeq, targetBundleSeq) {
-		out := s.newAnswer(w)
-		defer out.release()
-		out.text(`{"stable_bundle_seq":`).int(afterBundleSeq).text(`,"bundles":[],"has_more":false}`)
-		return out.Flush()
-	}
-	// The sum of the two must not overflow in the database; the checks below use the real one.
-	queried := min(afterBundleSeq, math.MaxInt64-int64(maxBundles))
-	rows, err := s.pool.Query(ctx, db.BundlePull, queried, maxBundles, targetBundleSeq, actor.UserID)
-	if err != nil {
+	if err := s.checkScope(actor, head.state, head.leaseExpiresAt); err != nil {
 		return err
 	}
-	defer rows.Close()
-	var row pullRow
-	if !rows.Next() {
-		if err := rows.Err(); err != nil {
-			return err
-		}
-		return &ScopeUninitializedError{UserID: actor.UserID}
-	}
-	if err := row.scanFirst(rows); err != nil {
-		return err
-	}
-	if err := s.checkScope(actor, row.state, row.leaseExpiresAt); err != nil {
-		return err
-	}
-	newest := row.nextSeq - 1
-	for _, seq := range [...]int64{afterBundleSeq, targetBundleSeq} {
-		if seq > newest || seq > 0 && seq <= row.floor {
-			rows.Close()
-			return s.historyPruned(ctx, actor, seq, row.floor)
-		}
-	}
-	if afterBundleSeq == 0 && row.floor > 0 {
-		rows.Close()
-		return s.historyPruned(ctx, actor, 0, row.floor)
-	}
-	stable := newest
+	stable := head.newest
 	if targetBundleSeq > 0 {
 		stable = targetBundleSeq
 	}
-	last := min(afterBundleSeq+int64(maxBundles), stable)
-	clock.done(ctx, "query", 1, nil)
+	for _, seq := range [...]int64{afterBundleSeq, stable} {
+		if head.lacks(seq) {
+			return s.historyPruned(ctx, actor, seq, head.floor)
+		}
+	}
+	last := max(afterBundleSeq, min(stable, afterBundleSeq+int64(maxBundles)))
 
 	out := s.newAnswer(w)
 	defer out.release()
 	out.text(`{"stable_bundle_seq":`).int(stable).text(`,"bundles":[`)
-	written, err := s.writeBundles(ctx, out, rows, &row, afterBundleSeq)
-	if err == nil && written != max(last, afterBundleSeq) {
-		err = fmt.Errorf("the log of scope %s ends at bundle %d, not at %d", actor.UserID, written, last)
+	if last > afterBundleSeq {
+		written, err := s.writeBundles(ctx, out, head.pk, afterBundleSeq, last)
+		clock.done(ctx, "stream", int(written-afterBundleSeq), err)
+		if err != nil {
+			return err
+		}
+		if written != last {
+			// The log never has a hole, but what is pruned may have gone since the scope was looked at.
+			if head, err = s.heads.fetch(ctx, s, actor.UserID); err == nil && head.lacks(afterBundleSeq) {
+				return s.historyPruned(ctx, actor, afterBundleSeq, head.floor)
+			}
+			return errors.Join(err, fmt.Errorf("the log of scope %s has no bundle %d", actor.UserID, written+1))
+		}
 	}
-	clock.done(ctx, "stream", int(max(last-afterBundleSeq, 0)), err)
-	if err != nil {
-		return err
-	}
-	rows.Close()
 	for _, sealed := range out.sealed {
 		if err := s.seal(ctx, actor, sealed); err != nil {
 			return err
@@ -182,22 +145,29 @@ func (s *SyncService) sealBundle(ctx context.Context, actor Actor, bundle *db.Bu
 	return s.seal(ctx, actor, sealed)
 }
 
-// writeBundles streams the bundles of a pull, whose first row is already in row.
-// It returns the last sequence written.
-func (s *SyncService) writeBundles(ctx context.Context, out *answer, rows pgx.Rows, row *pullRow, after int64) (int64, error) {
-	written := after
-	for more := row.bundleSeq.Valid; more; more = rows.Next() {
+// writeBundles streams the bundles of a scope after one sequence and up to
+// another. It returns the last one written, which is less than the last one asked
+// for where the log has a hole.
+func (s *SyncService) writeBundles(ctx context.Context, out *answer, userPk, after, last int64) (written int64, err error) {
+	written = after
+	rows, err := s.pool.Query(ctx, db.BundlePull, userPk, after, last)
+	if err != nil {
+		return written, err
+	}
+	defer rows.Close()
+	var row pullRow
+	for rows.Next() {
 		if err := row.scan(rows); err != nil {
 			return written, err
 		}
-		if row.ordinal.Int32 == 0 {
-			if row.sourceID == nil || row.bundleSeq.Int64 != written+1 {
-				return written, fmt.Errorf("the log has no bundle %d", written+1)
+		if row.ordinal == 0 {
+			if row.sourceID == nil || row.bundleSeq != written+1 {
+				return written, nil
 			}
 			if written > after {
 				out.endBundle(written).text(",")
 			}
-			written = row.bundleSeq.Int64
+			written = row.bundleSeq
 			out.text(`{"bundle_seq":`).int(written).text(`,"source_id":`).string(*row.sourceID).
 				text(`,"source_bundle_id":`).int(row.sourceBundleID.Int64).text(`,"row_count":`).int(row.rowCount.Int64)
 			if row.hash != nil {
@@ -209,7 +179,7 @@ func (s *SyncService) writeBundles(ctx context.Context, out *answer, rows pgx.Ro
 		} else {
 			out.text(",")
 		}
-		if err := out.bundleRow(ctx, row.bundleSeq.Int64, row.tableID.Int32, row.op, row.key, row.payload); err != nil {
+		if err := out.bundleRow(ctx, row.bundleSeq, row.tableID, row.op, row.key, row.payload); err != nil {
 			return written, err
 		}
 	}

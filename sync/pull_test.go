@@ -1,9 +1,11 @@
 package oversync_test
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -27,6 +29,37 @@ func TestPullOfALogWithAHole(t *testing.T) {
 			require.Error(t, err, "bundle %d is lost, and pulled after %d", lost, seq)
 		}
 	}
+}
+
+// What is pruned after a pull has looked at its scope, and before it reads, is history_pruned and no fault of the server.
+func TestPullOfWhatIsPrunedMeanwhile(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewPool(t)
+	service := newService(t, pool, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
+	phone := newDevice(t, service, "anna", "phone")
+	for n := range 3 {
+		phone.mustPush(t, insertNote(n+1, "a"))
+	}
+	// The first read of the log waits for this transaction, the look at the scope does not.
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }() // after the commit it does nothing
+	_, err = tx.Exec(t.Context(), `LOCK TABLE sync.bundle_rows`)
+	require.NoError(t, err)
+	pulled := make(chan error, 1)
+	go func() {
+		_, err := service.ProcessPull(t.Context(), phone.actor, 1, 0, 0)
+		pulled <- err
+	}()
+	require.Eventually(t, func() bool {
+		return scalar[bool](t, pool, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'sync.bundle_rows'::regclass)`)
+	}, 10*time.Second, 5*time.Millisecond)
+	_, err = tx.Exec(t.Context(), `UPDATE sync.user_state SET retained_bundle_floor = 2`)
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `DELETE FROM sync.bundle_rows WHERE bundle_seq <= 2`)
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit(t.Context()))
+	require.EqualValues(t, 2, requireAs[*oversync.HistoryPrunedError](t, <-pulled).RetainedFloor)
 }
 
 // What is stored can be read back, however deep it is nested.

@@ -9,14 +9,16 @@ import (
 
 // scopeHead is how far a scope was at some moment.
 type scopeHead struct {
-	isInitialized bool
-	floor, newest int64
+	pk             int64
+	state          string // empty: nobody has connected to it
+	leaseExpiresAt *time.Time
+	floor, newest  int64
 }
 
-// isIdle says that a pull has nothing to get: the caller is at the newest
-// bundle, and asks for no other.
-func (h scopeHead) isIdle(after, target int64) bool {
-	return h.isInitialized && after == h.newest && (target == 0 || target == h.newest) && (after > h.floor || h.floor == 0)
+// lacks says that a client which has got as far as a bundle cannot go on from
+// there: what follows it is pruned, or it is not there yet, as after a restore.
+func (h scopeHead) lacks(seq int64) bool {
+	return seq > h.newest || seq <= h.floor && h.floor > 0
 }
 
 // scopeHeads reads the heads of scopes. Most pulls find nothing new, so what they
@@ -93,7 +95,10 @@ func (s *SyncService) readHeads(users map[string]struct{}) (map[string]scopeHead
 	}
 	heads := make(map[string]scopeHead, len(rows))
 	for _, row := range rows {
-		heads[row.UserID] = scopeHead{isInitialized: row.State == "initialized", floor: row.RetainedBundleFloor, newest: row.NextBundleSeq - 1}
+		heads[row.UserID] = scopeHead{
+			pk: row.UserPk, state: string(row.State), leaseExpiresAt: row.LeaseExpiresAt,
+			floor: row.RetainedBundleFloor, newest: row.NextBundleSeq - 1,
+		}
 	}
 	return heads, nil
 }

@@ -116,17 +116,16 @@ func (s *SyncService) WriteSnapshotChunk(ctx context.Context, actor Actor, snaps
 	maxRows = min(maxRows, s.config.MaxRowsPerSnapshotChunk)
 
 	clock := s.stages("snapshot_chunk", 1)
-	rows, err := s.pool.Query(ctx, db.SnapshotRows, afterRowOrdinal, maxRows, actor.UserID, id)
+	rows, err := s.pool.Query(ctx, db.SnapshotRows, actor.UserID, afterRowOrdinal, maxRows, id)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	var (
-		userID                      string
+		isForbidden, isExpired      bool
 		snapshotBundleSeq, rowCount int64
-		isExpired                   bool
-		tableID                     *int32
-		rowVersion                  *int64
+		tableID                     pgtype.Int4
+		rowVersion                  pgtype.Int8
 		key, payload                pgtype.DriverBytes
 		lastTableID                 int32
 		lastKey                     []byte
@@ -135,28 +134,32 @@ func (s *SyncService) WriteSnapshotChunk(ctx context.Context, actor Actor, snaps
 	)
 	defer out.release()
 	for rows.Next() {
-		if err := rows.Scan(&userID, &snapshotBundleSeq, &rowCount, &isExpired, &tableID, &key, &rowVersion, &payload); err != nil {
-			return err
+		if lastKey == nil {
+			err = rows.Scan(&isForbidden, &snapshotBundleSeq, &rowCount, &isExpired, &tableID, &key, &rowVersion, &payload)
+		} else { // of the session, each row says the same
+			err = rows.Scan(nil, nil, nil, nil, &tableID, &key, &rowVersion, &payload)
 		}
-		if userID != actor.UserID {
+		if err != nil {
+			return err
+		} else if isForbidden {
 			return &SnapshotSessionForbiddenError{SnapshotID: snapshotID}
-		} else if isExpired && returned == 0 {
+		} else if isExpired {
 			return &SnapshotSessionExpiredError{SnapshotID: snapshotID}
 		}
 		if lastKey == nil {
 			out.text(`{"snapshot_id":`).string(id.String()).text(`,"snapshot_bundle_seq":`).int(snapshotBundleSeq).text(`,"rows":[`)
 			lastKey = []byte{}
 		}
-		if tableID == nil {
+		if !tableID.Valid {
 			break
 		}
 		if returned > 0 {
 			out.text(",")
 		}
-		if err := out.snapshotRow(ctx, *rowVersion, *tableID, key, payload); err != nil {
+		if err := out.snapshotRow(ctx, rowVersion.Int64, tableID.Int32, key, payload); err != nil {
 			return err
 		}
-		lastTableID, lastKey = *tableID, append(lastKey[:0], key...)
+		lastTableID, lastKey = tableID.Int32, append(lastKey[:0], key...)
 		returned++
 	}
 	rows.Close()
