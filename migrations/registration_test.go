@@ -81,6 +81,9 @@ func TestRegistrationRefusals(t *testing.T) {
 			name: "no such key column", ddl: "CREATE TABLE public.t (" + good + ")", call: "SELECT sync.register_table('public.t', 'nr')",
 			message: "public.t has no key column nr", hint: "Name the key column: sync_key => '…'.",
 		}, {
+			name: "names of objects of the database", ddl: "CREATE TABLE public.t (" + good + ", audited regclass)",
+			message: "column audited of public.t has type regclass", hint: "ALTER TABLE public.t ALTER COLUMN audited TYPE text;",
+		}, {
 			name: "key of type integer", ddl: "CREATE TABLE public.t (_sync_scope_id text, id integer, PRIMARY KEY (_sync_scope_id, id))",
 			message: "key column id of public.t has type integer", hint: "Keys are of type uuid or text.",
 		}, {

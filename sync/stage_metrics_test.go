@@ -60,7 +60,7 @@ func TestStageTimingsOfEveryHotPath(t *testing.T) {
 	apply := slices.IndexFunc(timings, func(timing oversync.StageTiming) bool { return timing.Stage == "apply" })
 	require.Equal(t, 2, timings[apply].Count)
 	phone.mustPull(t)
-	expect("pull/head", "pull/query", "pull/stream")
+	expect("pull/head", "pull/stream")
 	_, err := service.GetCommittedBundleRows(t.Context(), phone.actor, 1, nil, 0)
 	require.NoError(t, err)
 	expect("committed_bundle_rows/header", "committed_bundle_rows/stream")

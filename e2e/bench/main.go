@@ -46,7 +46,7 @@ type options struct {
 func parse(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	flags.StringVar(&o.scenario, "scenario", "", "run the scenarios with this in their name; all without")
+	flags.StringVar(&o.scenario, "scenario", "", "run the scenarios with this in their name, or one of these with commas between; all without")
 	flags.BoolVar(&o.quick, "quick", false, "run each once, and small")
 	flags.StringVar(&o.binary, "binary", "", "the oversync to measure; built from the source without")
 	flags.StringVar(&o.out, "out", "", "folder to write "+reportFile+" to; not written without")
@@ -75,7 +75,10 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 		return err
 	}
 	scenarios := slices.Concat(pushScenarios, pullScenarios, snapshotScenarios, existingScenarios, statementScenarios, diskScenarios, watchScenarios, memoryScenarios)
-	scenarios = slices.DeleteFunc(scenarios, func(s scenario) bool { return !strings.Contains(s.name, o.scenario) })
+	wanted := strings.Split(o.scenario, ",")
+	scenarios = slices.DeleteFunc(scenarios, func(s scenario) bool {
+		return !slices.ContainsFunc(wanted, func(part string) bool { return strings.Contains(s.name, part) })
+	})
 	if len(scenarios) == 0 {
 		return fmt.Errorf("no scenario has %q in its name", o.scenario)
 	}

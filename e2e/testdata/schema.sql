@@ -2081,6 +2081,10 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     SELECT format('column %I of %s is not made of a-z, 0-9 and _', c.attname, r.full_name), format('ALTER TABLE %s RENAME COLUMN %I TO …;', r.full_name, c.attname)
     FROM rel r, cols c WHERE c.attname !~ '^[a-z0-9_]+$'
     UNION ALL
+    -- A name of nothing in such a column is an error like that of a wrong statement, so it could not be told to the client that sent it.
+    SELECT format('column %I of %s has type %s', c.attname, r.full_name, c.type_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', r.full_name, c.attname)
+    FROM rel r, cols c WHERE c.type_name ~ '^reg(class|collation|config|dictionary|namespace|oper|operator|proc|procedure|role|type)(\[\])?$'
+    UNION ALL
     SELECT format('%s has no key column %I', r.full_name, p_key), 'Name the key column: sync_key => ''…''.'
     FROM rel r WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM key_col)
     UNION ALL
