@@ -133,7 +133,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF current_query() ~* '^\s*(commit|end|prepare)\M' AND EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit) THEN
+    IF current_query() ~* E'^\\s*(commit|end|prepare)\\M' AND EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit) THEN
         PERFORM sync.fail('OV024', 'the transaction ends with a bundle open', NULL, 'Leave ending the transaction to whoever opened the bundle.');
     END IF;
     RETURN NULL;
@@ -355,6 +355,8 @@ SET enable_sort = off
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off
+-- Without a push, a part of the statement falls away, so that it would be planned anew in each transaction.
+SET plan_cache_mode = force_generic_plan
 -- How values are written does not depend on how a server or session is set.
 SET timezone = 'UTC'
 SET datestyle = 'ISO, MDY'

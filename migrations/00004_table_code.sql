@@ -476,7 +476,7 @@ BEGIN
     END IF;
 END
 $f$, sync.stale_condition(p_table, true), p_table.table_id,
-        string_agg(regexp_replace(s.sql, '^\s*SELECT', 'PERFORM'), E';\n        ' ORDER BY s.place))
+        string_agg(regexp_replace(s.sql, '^[[:space:]]*SELECT', 'PERFORM'), E';\n        ' ORDER BY s.place))
     FROM unnest(sync.settle_statements(p_table)) WITH ORDINALITY AS s(sql, place)
     HAVING count(*) > 0
 $$;

@@ -63,7 +63,7 @@ AS $$
     UNION ALL
     -- A name of nothing in such a column is an error like that of a wrong statement, so it could not be told to the client that sent it.
     SELECT format('column %I of %s has type %s', c.attname, r.full_name, c.type_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', r.full_name, c.attname)
-    FROM rel r, cols c WHERE c.type_name ~ '^reg(class|collation|config|dictionary|namespace|oper|operator|proc|procedure|role|type)(\[\])?$'
+    FROM rel r, cols c WHERE c.type_name ~ '^reg(class|collation|config|dictionary|namespace|oper|operator|proc|procedure|role|type)([[][]])?$'
     UNION ALL
     SELECT format('%s has no key column %I', r.full_name, p_key), 'Name the key column: sync_key => ''…''.'
     FROM rel r WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM key_col)
@@ -274,7 +274,7 @@ AS $$
     SELECT g.tgrelid::regclass, o.tgname
     FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid AND f.pronamespace = 'sync'::regnamespace AND f.proname = 'capture_' || p_table_id
     JOIN pg_trigger o ON o.tgrelid = g.tgrelid AND o.tgname IN (g.tgname, 'oversync_refuse_truncate')
-    WHERE g.tgname LIKE 'oversync\_capture\_%' AND NOT EXISTS (SELECT FROM sync.expected_triggers(p_table_id) e WHERE e.relation = g.tgrelid)
+    WHERE starts_with(g.tgname, 'oversync_capture_') AND NOT EXISTS (SELECT FROM sync.expected_triggers(p_table_id) e WHERE e.relation = g.tgrelid)
     GROUP BY g.tgrelid, o.tgname
 $$;
 COMMENT ON FUNCTION sync.stray_triggers(integer) IS 'Triggers that partitions kept when they were detached from a registered table.';

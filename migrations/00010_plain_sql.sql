@@ -125,7 +125,7 @@ BEGIN
         RETURN;
     END IF;
     FOR v_row IN
-        SELECT t.schema_name, t.table_name, regexp_replace(r.payload, '"(?:[^"\\]|\\.)*"', '', 'g') AS without_strings
+        SELECT t.schema_name, t.table_name, regexp_replace(r.payload, E'"(?:[^"\\\\]|\\\\.)*"', '', 'g') AS without_strings
         FROM sync.open_bundles b
         JOIN sync.bundle_rows r ON r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq
         JOIN sync.table_catalog t ON t.table_id = r.table_id
@@ -133,11 +133,11 @@ BEGIN
         -- expression ten times what short ones do.
         WHERE b.xid = pg_current_xact_id() AND r.table_id = ANY (v_table_ids)
           AND (CASE WHEN octet_length(r.payload) >= 200 THEN CASE WHEN r.payload ~ '[0-9]{25}' THEN r.payload ~ '[0-9]{200}' END END
-               OR CASE WHEN r.payload ~ '[eE]\+?[0-9]{3}' THEN r.payload ~ '[:,[[:space:]]-?[0-9]+(\.[0-9]+)?[eE]\+?0*[1-9][0-9]{2}' END
+               OR CASE WHEN r.payload ~ '[eE][+]?[0-9]{3}' THEN r.payload ~ '[:,[[:space:]]-?[0-9]+([.][0-9]+)?[eE][+]?0*[1-9][0-9]{2}' END
                OR CASE WHEN octet_length(r.payload) > 19980 THEN octet_length(r.payload) - octet_length(replace(replace(r.payload, '[', ''), '{', '')) > 9990 END)
     LOOP
         -- From half way between the greatest double and what would be the next one, numbers round to infinity.
-        IF EXISTS (SELECT FROM regexp_matches(v_row.without_strings, '[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', 'g') AS n(value)
+        IF EXISTS (SELECT FROM regexp_matches(v_row.without_strings, '[0-9]+(?:[.][0-9]+)?(?:[eE][+-]?[0-9]+)?', 'g') AS n(value)
                    WHERE n.value[1]::numeric >= power(2::numeric, 1024) - power(2::numeric, 970)) THEN
             RAISE EXCEPTION USING ERRCODE = '22003',
                 MESSAGE = format('a row of %I.%I holds a number too large for a double, which clients cannot read', v_row.schema_name, v_row.table_name),

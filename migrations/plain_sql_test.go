@@ -507,6 +507,20 @@ func TestRowsWithoutACanonicalForm(t *testing.T) {
 	requireSound(t, conn)
 }
 
+// TestBackslashesThatEscape: an old application's setting changes what a literal means, in our functions as well.
+func TestBackslashesThatEscape(t *testing.T) {
+	t.Parallel()
+	conn := newOffice(t, "move")
+	exec(t, conn, "SET standard_conforming_strings = off; SET escape_string_warning = off")
+	const insert = "INSERT INTO office.label (id, owner_id, facts) VALUES ($1, '1', $2::text::jsonb)"
+	require.Equal(t, pgerrcode.NumericValueOutOfRange, refused(t, conn, insert, "huge", `{"a\\":1e400}`).Code)
+	exec(t, conn, insert, "quoted", `{"a":"\\\"1e400"}`)
+	exec(t, conn, "BEGIN")
+	exec(t, conn, "SELECT sync.bundle_open('1', 'job', NULL, false)")
+	require.Equal(t, "OV024", refused(t, conn, "COMMIT").Code, "a bundle is open")
+	requireSound(t, conn)
+}
+
 // TestScopesThatNoUserCanHave: such a row is refused in words, when it is written and when it is adopted.
 func TestScopesThatNoUserCanHave(t *testing.T) {
 	t.Parallel()
