@@ -176,8 +176,8 @@ DECLARE
     v_table sync.table_catalog;
 BEGIN
     IF v_scope IS NULL THEN
-        v_table := sync.catalog_entry(p_table_id);
-        IF v_table.policy = 'reject' THEN
+        IF (SELECT t.policy FROM sync.table_catalog t WHERE t.table_id = p_table_id) = 'reject' THEN
+            v_table := sync.catalog_entry(p_table_id);
             PERFORM nextval('sync.rejected_write_count');
             PERFORM sync.fail('OV031', format('table %I.%I is synced and may be written only inside a bundle', v_table.schema_name, v_table.table_name), NULL,
                 format('Write through the sync API, ScopeManager.ExecWrite or WithinSyncBundle; or let plain SQL write it: SELECT sync.set_policy(%L, ''capture'');', v_table.relation));

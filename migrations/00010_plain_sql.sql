@@ -12,11 +12,13 @@
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.writer_name()
 RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT coalesce(nullif(btrim(current_setting('sync.writer_id', true)), ''),
-                    'sql:' || coalesce(nullif(current_setting('role'), 'none'), session_user))
+BEGIN
+    RETURN coalesce(nullif(btrim(current_setting('sync.writer_id', true)), ''),
+                    'sql:' || coalesce(nullif(current_setting('role'), 'none'), session_user));
+END
 $$;
 COMMENT ON FUNCTION sync.writer_name() IS 'Source that plain SQL of this session writes as: sync.writer_id, or sql:<role>.';
 

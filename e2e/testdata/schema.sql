@@ -473,8 +473,8 @@ DECLARE
     v_table sync.table_catalog;
 BEGIN
     IF v_scope IS NULL THEN
-        v_table := sync.catalog_entry(p_table_id);
-        IF v_table.policy = 'reject' THEN
+        IF (SELECT t.policy FROM sync.table_catalog t WHERE t.table_id = p_table_id) = 'reject' THEN
+            v_table := sync.catalog_entry(p_table_id);
             PERFORM nextval('sync.rejected_write_count');
             PERFORM sync.fail('OV031', format('table %I.%I is synced and may be written only inside a bundle', v_table.schema_name, v_table.table_name), NULL,
                 format('Write through the sync API, ScopeManager.ExecWrite or WithinSyncBundle; or let plain SQL write it: SELECT sync.set_policy(%L, ''capture'');', v_table.relation));
@@ -2774,11 +2774,13 @@ CREATE FUNCTION sync.wire_columns(p_table sync.table_catalog, p_alias text) RETU
 $$;
 COMMENT ON FUNCTION sync.wire_columns(p_table sync.table_catalog, p_alias text) IS 'Select list of a row''s columns as they are on the wire.';
 CREATE FUNCTION sync.writer_name() RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT coalesce(nullif(btrim(current_setting('sync.writer_id', true)), ''),
-                    'sql:' || coalesce(nullif(current_setting('role'), 'none'), session_user))
+BEGIN
+    RETURN coalesce(nullif(btrim(current_setting('sync.writer_id', true)), ''),
+                    'sql:' || coalesce(nullif(current_setting('role'), 'none'), session_user));
+END
 $$;
 COMMENT ON FUNCTION sync.writer_name() IS 'Source that plain SQL of this session writes as: sync.writer_id, or sql:<role>.';
 CREATE UNLOGGED TABLE sync.adoption_queue (
