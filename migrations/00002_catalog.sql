@@ -79,35 +79,51 @@ COMMENT ON TABLE sync.table_order_overrides IS 'Order of tables beyond foreign k
 COMMENT ON COLUMN sync.table_order_overrides.child IS 'Table that is written later.';
 COMMENT ON COLUMN sync.table_order_overrides.parent IS 'Table that is written earlier.';
 
--- sync.fingerprint_expression returns the SQL that makes a number which changes when a column of the table is added, dropped, renamed or
--- retyped; p_relation is SQL that gives the table's oid. As text, since each push asks twice and a function's call costs as much as the look.
--- The order of columns does not matter, so partitions have the number of their parent.
+-- sync.columns_fingerprint returns a number that changes when a column of the table is added, dropped, renamed or retyped.
+-- The order of columns does not matter, so partitions have the number of their parent. Volatile, so that it sees what was committed until now.
 -- Errors: none. Locks: none.
-CREATE FUNCTION sync.fingerprint_expression(p_relation text)
+CREATE FUNCTION sync.columns_fingerprint(p_relation oid)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (SELECT bit_xor(hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod))
+            FROM pg_attribute a WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped);
+END
+$$;
+COMMENT ON FUNCTION sync.columns_fingerprint(oid) IS 'Number that changes when a column of the table is added, dropped, renamed or retyped.';
+
+-- sync.is_altered tells whether a table has another fingerprint now; null under a snapshot that may be older than the last ALTER TABLE.
+-- Called immutable, which it is not, so that PostgreSQL asks once, when it plans what asks, and not in each statement: a plan that names a
+-- table (here as a constant of type regclass) is made anew once that table is altered, in each session that keeps it.
+-- Only for the condition that sync.altered_condition makes.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.is_altered(p_relation regclass, p_fingerprint bigint)
+RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RETURN NULL;
+    END IF;
+    RETURN sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint;
+END
+$$;
+COMMENT ON FUNCTION sync.is_altered(regclass, bigint) IS 'Whether a table has another fingerprint now, asked once for each plan; null if this transaction cannot know.';
+
+-- sync.altered_condition returns the SQL condition that a table has another fingerprint than this one.
+-- Where a plan cannot say, it is looked up in each statement.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.altered_condition(p_relation oid, p_fingerprint bigint)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format('(SELECT pg_catalog.bit_xor(pg_catalog.hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod))
-        FROM pg_catalog.pg_attribute a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped)', p_relation)
+    SELECT format('coalesce(sync.is_altered(''%1$s''::pg_catalog.regclass, %2$s), sync.columns_fingerprint(%1$s) IS DISTINCT FROM %2$s)', p_relation, p_fingerprint)
 $$;
-COMMENT ON FUNCTION sync.fingerprint_expression(text) IS 'SQL that makes the number of sync.columns_fingerprint.';
-
--- sync.columns_fingerprint returns a number that changes when a column of the table is added, dropped, renamed or retyped.
--- Errors: none. Locks: none.
-CREATE FUNCTION sync.columns_fingerprint(p_relation oid)
-RETURNS bigint
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_fingerprint bigint;
-BEGIN
-    EXECUTE 'SELECT ' || sync.fingerprint_expression('$1') INTO v_fingerprint USING p_relation;
-    RETURN v_fingerprint;
-END
-$$;
-COMMENT ON FUNCTION sync.columns_fingerprint(oid) IS 'Number that changes when a column of the table is added, dropped, renamed or retyped.';
+COMMENT ON FUNCTION sync.altered_condition(oid, bigint) IS 'SQL condition that a table has another fingerprint than this one.';
 
 -- sync.discover returns the order in which tables are to be written: parents first, the members of a cycle side by side.
 -- p_overrides adds edges child -> parent to those of the foreign keys.
@@ -248,8 +264,9 @@ DROP VIEW sync.table_columns;
 DROP VIEW sync.table_order;
 DROP VIEW sync.foreign_keys;
 DROP FUNCTION sync.discover(oid[], jsonb);
+DROP FUNCTION sync.altered_condition(oid, bigint);
+DROP FUNCTION sync.is_altered(regclass, bigint);
 DROP FUNCTION sync.columns_fingerprint(oid);
-DROP FUNCTION sync.fingerprint_expression(text);
 DROP TABLE sync.table_order_overrides;
 DROP TABLE sync.catalog_version;
 DROP TABLE sync.table_catalog;

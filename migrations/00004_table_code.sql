@@ -331,7 +331,7 @@ DECLARE
     v_old_keys bytea[]; v_old_min text; v_old_max text; v_old_scopes text[];
     v_noted integer;
     v_table sync.table_catalog;
-    v_is_stale boolean := %8$s <> %2$s;
+    v_is_stale boolean := %2$s;
 BEGIN
     IF v_is_stale THEN
         v_table := sync.catalog_entry(%1$s);
@@ -366,13 +366,13 @@ BEGIN
     END IF;%7$s
     RETURN NULL;
 END
-$f$, p_table.table_id, p_table.columns_fingerprint,
+$f$, p_table.table_id, sync.altered_condition(p_table.relation, p_table.columns_fingerprint),
         sync.capture_statement(p_table, 'new_rows'), sync.capture_statement(p_table, 'old_rows'),
         sync.scopes_statement(p_table, 'new_rows'), sync.scopes_statement(p_table, 'old_rows'),
         CASE WHEN p_table.scope_via IS NULL THEN '' ELSE format($f$
     IF TG_OP <> 'INSERT' AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = %1$s) THEN
         EXECUTE sync.unadopted_statement(sync.catalog_entry(%1$s));
-    END IF;$f$, p_table.table_id) END, sync.fingerprint_expression('TG_RELID'))
+    END IF;$f$, p_table.table_id) END)
 $$;
 COMMENT ON FUNCTION sync.capture_body(sync.table_catalog) IS 'Body of the trigger function made for a table.';
 
@@ -394,8 +394,8 @@ AS $$
         JOIN sync.foreign_keys f ON f.table_id = t.table_id AND (p_refers AND t.table_id = p_table.table_id OR f.columns = ARRAY[t.scope_via])
         JOIN sync.table_catalog p ON p.table_id = f.parent_table_id
     )
-    SELECT string_agg(format('%s <> %s OR to_regclass(%L) IS DISTINCT FROM %s::regclass',
-                             sync.fingerprint_expression(n.oid::text), n.columns_fingerprint, format('%I.%I', s.nspname, c.relname), n.oid), ' OR ' ORDER BY n.oid)
+    SELECT string_agg(format('%s OR to_regclass(%L) IS DISTINCT FROM %s::regclass',
+                             sync.altered_condition(n.oid, n.columns_fingerprint), format('%I.%I', s.nspname, c.relname), n.oid), ' OR ' ORDER BY n.oid)
     FROM named n JOIN pg_class c ON c.oid = n.oid JOIN pg_namespace s ON s.oid = c.relnamespace
 $$;
 COMMENT ON FUNCTION sync.stale_condition(sync.table_catalog, boolean) IS 'SQL condition that the code made for a table no longer fits.';
@@ -492,6 +492,8 @@ AS $$
     SELECT format($f$
 DECLARE
     v_applied bigint;
+    -- Opening the table makes known what was committed about it until now. The trigger functions and what follows them have it locked.
+    v_is_updatable integer := pg_catalog.pg_relation_is_updatable(%9$s, false);
 BEGIN
     IF %1$s THEN
         EXECUTE sync.apply_statement(sync.catalog_entry(%2$s), $8, $4 = 0) USING $1, $2, $3, $4, $5, $6, $7;
@@ -509,7 +511,8 @@ BEGIN
 END
 $f$, sync.stale_condition(p_table, false), p_table.table_id,
         sync.apply_statement(p_table, 'I', false), sync.apply_statement(p_table, 'U', false), sync.apply_statement(p_table, 'D', false),
-        sync.apply_statement(p_table, 'I', true), sync.apply_statement(p_table, 'U', true), sync.apply_statement(p_table, 'D', true))
+        sync.apply_statement(p_table, 'I', true), sync.apply_statement(p_table, 'U', true), sync.apply_statement(p_table, 'D', true),
+        p_table.relation::oid)
 $$;
 COMMENT ON FUNCTION sync.apply_body(sync.table_catalog) IS 'Body of the function that applies staged rows to a table.';
 

@@ -2,12 +2,15 @@ package migrations_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
+
+	"github.com/oversync/oversync/db/pgembed/pgtest"
 )
 
 // touchAll writes every row of every registered table without changing it.
@@ -140,10 +143,54 @@ func TestUnalteredCodeIsNotStale(t *testing.T) {
 		for _, body := range bodies {
 			_, condition, _ := strings.Cut(body, "IF ")
 			condition, _, _ = strings.Cut(condition, " THEN")
-			require.Contains(t, condition, "pg_attribute")
+			require.Contains(t, condition, "sync.is_altered")
 			require.False(t, value[bool](t, conn, "SELECT "+condition), "search_path %q: %s", path, condition)
 		}
 	}
+}
+
+// TestAlterIsNoticedBySessionsThatKeepPlans: whether a table was altered is asked when a statement is planned. A session that has kept
+// its plans for long, or made them under a snapshot older than the ALTER, captures new columns all the same.
+func TestAlterIsNoticedBySessionsThatKeepPlans(t *testing.T) {
+	t.Parallel()
+	url := pgtest.NewDatabase(t)
+	writer, owner := connect(t, url), connect(t, url)
+	exec(t, owner, "CREATE TABLE public.note (id text PRIMARY KEY, owner text NOT NULL, title text NOT NULL)")
+	exec(t, owner, "SELECT sync.register_table('note', scope => 'owner', policy => 'capture')")
+	exec(t, owner, "INSERT INTO public.note VALUES ('n', '1', 'first')")
+	logged := func() string {
+		return value[string](t, owner, "SELECT payload FROM sync.bundle_rows ORDER BY bundle_seq DESC LIMIT 1")
+	}
+	pushed := func(title string) string {
+		push := stage(t, writer, "1", "phone", stagedRow{"public.note", "U", version(t, owner, "1", "public.note", "n"), "n", fmt.Sprintf(`{"title":%q}`, title)})
+		require.NoError(t, commitPush(t.Context(), writer, push, "1", "phone"))
+		return logged()
+	}
+	warm := func() {
+		for range 8 { // until plans are generic
+			exec(t, writer, "UPDATE public.note SET title = title || '.'")
+			pushed("warm")
+		}
+	}
+	warm()
+	exec(t, owner, "ALTER TABLE public.note ADD COLUMN a int NOT NULL DEFAULT 7")
+	require.Contains(t, pushed("pushed"), `"a":7`)
+	exec(t, writer, "UPDATE public.note SET title = 'captured'")
+	require.Contains(t, logged(), `"a":7`)
+	exec(t, owner, "SELECT sync.refresh_table('note')")
+	warm()
+
+	// The first to plan anew is a transaction that cannot see what was altered.
+	exec(t, writer, "BEGIN ISOLATION LEVEL REPEATABLE READ")
+	require.Equal(t, 1, value[int](t, writer, "SELECT 1"))
+	exec(t, owner, "ALTER TABLE public.note ADD COLUMN b int NOT NULL DEFAULT 8")
+	exec(t, writer, "UPDATE public.note SET title = 'old snapshot'")
+	exec(t, writer, "COMMIT")
+	exec(t, writer, "UPDATE public.note SET title = 'captured again'")
+	require.Contains(t, logged(), `"b":8`)
+	require.Contains(t, pushed("pushed again"), `"b":8`)
+	exec(t, owner, "SELECT sync.refresh_table('note')")
+	requireSound(t, owner)
 }
 
 // TestColumnsThatSyncNeeds: without the column that says whose a row is, writes are refused, and the refusal says what to do.
