@@ -21,18 +21,29 @@ func (q *Queries) BundleAbandon(ctx context.Context, db DBTX) error {
 }
 
 const BundleClose = `-- name: BundleClose :exec
-SELECT sync.bundle_close($1::bytea, $2::bigint, $3::bigint)
+SELECT sync.bundle_close($1::bytea, $2::bigint, $3::bigint,
+    $4::bigint, $5::bigint, $6::bigint)
 `
 
 type BundleCloseParams struct {
 	BundleHash      []byte
 	ByteCount       int64
 	RetainedBundles int64
+	RowCount        *int64
+	LiveRowDelta    *int64
+	LiveByteDelta   *int64
 }
 
-// Enters the emitted bundle with its hash.
+// Enters the emitted bundle with its hash. Null counts mean those that the emission noted.
 func (q *Queries) BundleClose(ctx context.Context, db DBTX, arg BundleCloseParams) error {
-	_, err := db.Exec(ctx, BundleClose, arg.BundleHash, arg.ByteCount, arg.RetainedBundles)
+	_, err := db.Exec(ctx, BundleClose,
+		arg.BundleHash,
+		arg.ByteCount,
+		arg.RetainedBundles,
+		arg.RowCount,
+		arg.LiveRowDelta,
+		arg.LiveByteDelta,
+	)
 	return err
 }
 

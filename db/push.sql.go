@@ -55,7 +55,7 @@ func (q *Queries) PushChunkStage(ctx context.Context, db DBTX, arg PushChunkStag
 }
 
 const PushCommit = `-- name: PushCommit :one
-SELECT c.bundle_seq::bigint AS bundle_seq, c.source_bundle_id::bigint AS source_bundle_id, c.row_count::bigint AS row_count
+SELECT c.bundle_seq::bigint AS bundle_seq, c.source_bundle_id::bigint AS source_bundle_id, c.row_count::bigint AS row_count, c.live_row_delta::bigint AS live_row_delta, c.bytes_before::bigint AS bytes_before
 FROM sync.push_commit($1::uuid, $2::text, $3::text, $4::bigint, $5::interval) AS c
 `
 
@@ -71,9 +71,11 @@ type PushCommitRow struct {
 	BundleSeq      int64
 	SourceBundleID int64
 	RowCount       int64
+	LiveRowDelta   int64
+	BytesBefore    int64
 }
 
-// Judges and applies a staged push and writes its log.
+// Judges and applies a staged push and writes its log. What it did is null where the log notes that.
 func (q *Queries) PushCommit(ctx context.Context, db DBTX, arg PushCommitParams) (PushCommitRow, error) {
 	row := db.QueryRow(ctx, PushCommit,
 		arg.PushID,
@@ -83,7 +85,13 @@ func (q *Queries) PushCommit(ctx context.Context, db DBTX, arg PushCommitParams)
 		arg.LeaseTtl,
 	)
 	var i PushCommitRow
-	err := row.Scan(&i.BundleSeq, &i.SourceBundleID, &i.RowCount)
+	err := row.Scan(
+		&i.BundleSeq,
+		&i.SourceBundleID,
+		&i.RowCount,
+		&i.LiveRowDelta,
+		&i.BytesBefore,
+	)
 	return i, err
 }
 

@@ -40,30 +40,10 @@ COMMENT ON FUNCTION sync.source_next(bigint, text) IS 'The source_bundle_id that
 --
 -- Opening a bundle.
 --
--- sync.bundle_begin notes that this transaction writes the next bundle of a scope whose row it has locked. Returns the bundle's sequence.
--- Errors: OV023 if the transaction has written already. Locks: none beyond the caller's.
-CREATE FUNCTION sync.bundle_begin(p_user sync.user_state, p_source_id text, p_source_bundle_id bigint, p_push_id uuid)
-RETURNS bigint
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id, is_implicit)
-    SELECT pg_current_xact_id(), p_user.user_pk, p_user.user_id, p_user.next_bundle_seq, p_source_id, p_source_bundle_id, p_push_id, false
-    WHERE NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id())
-      AND NOT EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id());
-    IF NOT FOUND THEN
-        PERFORM sync.fail('OV023', 'this transaction has written synced tables already', NULL, 'Open a bundle first, and one only, in a transaction.');
-    END IF;
-    RETURN p_user.next_bundle_seq;
-END
-$$;
-COMMENT ON FUNCTION sync.bundle_begin(sync.user_state, text, bigint, uuid) IS 'Notes that this transaction writes the next bundle of a scope that it has locked, and returns its sequence.';
-
 -- sync.bundle_open begins a server-side bundle in this transaction: registered tables may then be written in that scope.
 -- p_source_bundle_id null means the source's next. p_initialize makes an uninitialized scope initialized.
 -- Errors: OV001 scope uninitialized, OV002 scope initializing, OV006 wrong source_bundle_id, OV008 source retired,
--- OV022 source_bundle_id already pruned. Locks: the scope's row until the transaction ends.
+-- OV022 source_bundle_id already pruned, OV023 the transaction has written already. Locks: the scope's row until the transaction ends.
 CREATE FUNCTION sync.bundle_open(p_user_id text, p_source_id text, p_source_bundle_id bigint, p_initialize boolean)
 RETURNS TABLE (bundle_seq bigint, source_bundle_id bigint, auto_initialized boolean)
 LANGUAGE plpgsql VOLATILE
@@ -99,7 +79,14 @@ BEGIN
         PERFORM sync.fail('OV006', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, p_source_bundle_id),
             jsonb_build_object('expected', v_next, 'actual', p_source_bundle_id));
     END IF;
-    RETURN QUERY SELECT sync.bundle_begin(v_user, p_source_id, v_next, NULL), v_next, v_initialized;
+    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, is_implicit)
+    SELECT pg_current_xact_id(), v_user.user_pk, v_user.user_id, v_user.next_bundle_seq, p_source_id, v_next, false
+    WHERE NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id())
+      AND NOT EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id());
+    IF NOT FOUND THEN
+        PERFORM sync.fail('OV023', 'this transaction has written synced tables already', NULL, 'Open a bundle first, and one only, in a transaction.');
+    END IF;
+    RETURN QUERY SELECT v_user.next_bundle_seq, v_next, v_initialized;
 END
 $$;
 COMMENT ON FUNCTION sync.bundle_open(text, text, bigint, boolean) IS 'Begins a server-side bundle in this transaction. Finish it with sync.bundle_emit and sync.bundle_close.';
@@ -481,8 +468,10 @@ COMMENT ON FUNCTION sync.bundle_emit() IS 'Writes the log of the bundle that thi
 --
 -- sync.bundle_close enters the bundle that this transaction has opened and emitted, and moves its scope and source on.
 -- History older than the newest p_retained_bundles is refused from now on; deleting it is left to sync.prune.
+-- p_row_count, p_live_row_delta and p_live_byte_delta are for who knows them already, as a push does; null means what was noted in sync.open_bundles.
 -- Errors: none of its own. Locks: the scope's row, which the transaction holds already.
-CREATE FUNCTION sync.bundle_close(p_bundle_hash bytea, p_byte_count bigint, p_retained_bundles bigint)
+CREATE FUNCTION sync.bundle_close(p_bundle_hash bytea, p_byte_count bigint, p_retained_bundles bigint,
+    p_row_count bigint DEFAULT NULL, p_live_row_delta bigint DEFAULT NULL, p_live_byte_delta bigint DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -495,12 +484,12 @@ BEGIN
     WITH captured AS (DELETE FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id())
     DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() RETURNING b.* INTO v_bundle;
     INSERT INTO sync.bundle_log (user_pk, bundle_seq, source_id, source_bundle_id, row_count, byte_count, bundle_hash)
-    VALUES (v_bundle.user_pk, v_bundle.bundle_seq, v_bundle.source_id, v_bundle.source_bundle_id, v_bundle.row_count, p_byte_count, p_bundle_hash);
+    VALUES (v_bundle.user_pk, v_bundle.bundle_seq, v_bundle.source_id, v_bundle.source_bundle_id, coalesce(p_row_count, v_bundle.row_count), p_byte_count, p_bundle_hash);
     UPDATE sync.user_state u
     SET next_bundle_seq = v_bundle.bundle_seq + 1,
         retained_bundle_floor = greatest(u.retained_bundle_floor, v_bundle.bundle_seq - p_retained_bundles),
-        live_row_count = u.live_row_count + v_bundle.live_row_delta,
-        live_byte_count = u.live_byte_count + v_bundle.live_byte_delta,
+        live_row_count = u.live_row_count + coalesce(p_live_row_delta, v_bundle.live_row_delta),
+        live_byte_count = u.live_byte_count + coalesce(p_live_byte_delta, v_bundle.live_byte_delta),
         bundle_byte_count = u.bundle_byte_count + p_byte_count,
         last_bundle_at = now()
     WHERE u.user_pk = v_bundle.user_pk;
@@ -518,7 +507,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync.bundle_close(bytea, bigint, bigint) IS 'Enters the bundle that this transaction has opened and emitted, and moves its scope and source on.';
+COMMENT ON FUNCTION sync.bundle_close(bytea, bigint, bigint, bigint, bigint, bigint) IS 'Enters the bundle that this transaction has opened and emitted, and moves its scope and source on.';
 
 -- sync.bundle_abandon ends a bundle that has no effects: a bundle without rows is no bundle, and uses no sequence number.
 -- Errors: none. Locks: none.
@@ -535,7 +524,7 @@ COMMENT ON FUNCTION sync.bundle_abandon() IS 'Ends a bundle without effects: no 
 
 -- +goose Down
 DROP FUNCTION sync.bundle_abandon();
-DROP FUNCTION sync.bundle_close(bytea, bigint, bigint);
+DROP FUNCTION sync.bundle_close(bytea, bigint, bigint, bigint, bigint, bigint);
 DROP FUNCTION sync.bundle_emit();
 DROP FUNCTION sync.fire_deferred();
 DROP FUNCTION sync.close_ordinal_gaps();
@@ -551,5 +540,4 @@ DROP TRIGGER opened_bundle_is_finished ON sync.open_bundles;
 DROP FUNCTION sync.require_finished();
 DROP FUNCTION sync.require_initialized(sync.user_state, text);
 DROP FUNCTION sync.bundle_open(text, text, bigint, boolean);
-DROP FUNCTION sync.bundle_begin(sync.user_state, text, bigint, uuid);
 DROP FUNCTION sync.source_next(bigint, text);

@@ -152,7 +152,7 @@ BEGIN
     IF v_is_own THEN
         PERFORM sync.fail('OV016', format('push session %s has expired', p_push_id), NULL, 'Create a session again.');
     ELSIF NOT v_is_own THEN
-        PERFORM sync.fail('OV015', format('push session %s belongs to another user or source', p_push_id));
+        PERFORM sync.fail('OV015', format('push session %s belongs to another user or source', p_push_id), NULL, 'Create a session of your own.');
     END IF;
     PERFORM sync.fail('OV014', format('push session %s does not exist', p_push_id), NULL, 'Create a session again; if its bundle is committed, that says so.');
 END
@@ -237,7 +237,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     ELSIF v_session.source_id <> p_source_id OR NOT EXISTS (SELECT FROM sync.user_state u WHERE u.user_pk = v_session.user_pk AND u.user_id = p_user_id) THEN
-        PERFORM sync.fail('OV015', format('push session %s belongs to another user or source', p_push_id));
+        PERFORM sync.fail('OV015', format('push session %s belongs to another user or source', p_push_id), NULL, 'Create a session of your own.');
     END IF;
     DELETE FROM sync.push_chunks c WHERE c.push_id = p_push_id;
 END
@@ -284,13 +284,16 @@ END
 $$;
 COMMENT ON FUNCTION sync.fail_conflict(uuid, bigint, integer) IS 'Raises OV013: a staged row conflicts with the state of the log.';
 
+CREATE TYPE sync.push_effect AS (live_row_delta bigint, bytes_before bigint);
+COMMENT ON TYPE sync.push_effect IS 'What an applied push did beyond its rows: how many more live rows the scope has, and the payload bytes of its rows as they were before.';
+
 -- sync.push_apply judges the staged rows, then applies and logs them, a statement for each group. Grouped by table, which is right since each row
 -- states its final state: upserts parents first, then deletes children first. Or strictly in push order, a group for each run of one table and operation.
--- Returns whether the statements touched the staged rows and nothing else, so that what they logged is the bundle.
+-- Returns what that did; null if the statements did not touch the staged rows and nothing else, so that what they logged is not the bundle.
 -- Errors: OV012 a table is no longer registered; OV013 the first conflict in push order, before anything is applied; whatever the tables
 -- refuse. Locks: the rows written.
 CREATE FUNCTION sync.push_apply(p_push_id uuid, p_user sync.user_state, p_row_count bigint, p_in_order boolean)
-RETURNS boolean
+RETURNS sync.push_effect
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -382,7 +385,7 @@ BEGIN
     PERFORM sync.fire_deferred();
     -- Each statement captured its own rows. If one found fewer, or one more captured something, a trigger or a foreign key has had a hand in it.
     IF p_in_order OR v_applied <> p_row_count OR v_group_count <> (SELECT count(*) FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
-        RETURN false;
+        RETURN NULL;
     END IF;
     -- A row that a trigger gave another key as it was inserted is an effect that the push did not name, which follows those that it did.
     -- In an IF of its own: as one condition, whose plan is nothing at all while no row may be renamed, it would be planned in each push.
@@ -390,7 +393,7 @@ BEGIN
         IF EXISTS (
             SELECT FROM sync.staged_rows s JOIN sync.bundle_rows r ON r.row_ordinal = s.row_ordinal
             WHERE s.push_id = p_push_id AND r.user_pk = p_user.user_pk AND r.bundle_seq = p_user.next_bundle_seq AND r.key_bytes <> s.key_bytes) THEN
-            RETURN false;
+            RETURN NULL;
         END IF;
     END IF;
     IF v_settled <> '{}' THEN
@@ -398,11 +401,7 @@ BEGIN
             EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_captured.table_id) USING array_fill(p_user.user_pk, ARRAY[cardinality(v_captured.keys)]), v_captured.keys;
         END LOOP;
     END IF;
-    UPDATE sync.open_bundles b
-    SET row_count = p_row_count, live_row_delta = v_live_rows,
-        live_byte_delta = (SELECT coalesce(sum(octet_length(r.payload)), 0) FROM sync.bundle_rows r WHERE r.user_pk = p_user.user_pk AND r.bundle_seq = p_user.next_bundle_seq) - v_bytes_before
-    WHERE b.xid = pg_current_xact_id();
-    RETURN true;
+    RETURN ROW(v_live_rows, v_bytes_before);
 END
 $$;
 COMMENT ON FUNCTION sync.push_apply(uuid, sync.user_state, bigint, boolean) IS 'Judges, applies and logs the staged rows of a push, grouped by table or strictly in push order.';
@@ -421,13 +420,14 @@ END
 $$;
 COMMENT ON FUNCTION sync.give_way() IS 'Bounds how long a push waits for rows, for where plain SQL writes synced tables too.';
 
--- sync.push_commit judges a staged push, applies it and writes its log. The caller reads the rows, and ends with sync.bundle_close.
--- Returns the bundle's sequence, number and effects.
+-- sync.push_commit judges a staged push, applies it and writes its log. The caller, whose transaction has written nothing before, reads the rows,
+-- and ends with sync.bundle_close.
+-- Returns the bundle's sequence, number and effects; what sync.push_apply returned; null where sync.open_bundles has that noted instead.
 -- Errors: OV001, OV003, OV004, OV009 scope and lease; OV007 not the source's next bundle any more; OV008 source retired; OV012 rows missing, a row twice,
 -- no effect, too many rows, a table unregistered meanwhile; OV013 conflict; OV014, OV015, OV016 as sync.fail_session; whatever the tables refuse.
 -- Locks: the scope's row first, then the session and the rows written, until the transaction ends.
 CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval)
-RETURNS TABLE (bundle_seq bigint, source_bundle_id bigint, row_count bigint)
+RETURNS TABLE (bundle_seq bigint, source_bundle_id bigint, row_count bigint, live_row_delta bigint, bytes_before bigint)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 -- For all that runs within: how values are read and written does not depend on how a server or session is set, and tables whose
@@ -446,8 +446,7 @@ AS $$
 DECLARE
     v_user sync.user_state;
     v_session record;
-    v_is_as_staged boolean;
-    v_bundle_seq bigint;
+    v_effect sync.push_effect;
     v_row_count bigint;
     v_distinct bigint;
 BEGIN
@@ -487,16 +486,17 @@ BEGIN
             PERFORM sync.fail('OV012', 'a row is pushed more than once', NULL, 'Push each row once, in its final state.');
         END IF;
     END IF;
-    v_bundle_seq := sync.bundle_begin(v_user, p_source_id, v_session.source_bundle_id, p_push_id);
+    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id, is_implicit)
+    VALUES (pg_current_xact_id(), v_user.user_pk, p_user_id, v_user.next_bundle_seq, p_source_id, v_session.source_bundle_id, p_push_id, false);
     IF EXISTS (SELECT FROM sync.table_catalog t WHERE t.policy = 'capture' AND t.unregistered_at IS NULL) THEN
         PERFORM sync.give_way();
     END IF;
     SET CONSTRAINTS ALL DEFERRED;
     IF v_row_count = 1 THEN
-        v_is_as_staged := sync.push_apply(p_push_id, v_user, v_row_count, false);
+        v_effect := sync.push_apply(p_push_id, v_user, v_row_count, false);
     ELSE
         BEGIN
-            v_is_as_staged := sync.push_apply(p_push_id, v_user, v_row_count, false);
+            v_effect := sync.push_apply(p_push_id, v_user, v_row_count, false);
         EXCEPTION WHEN OTHERS THEN
             -- A value that moves from one row to another, say, is refused in this order but not in the client's. So is what a trigger
             -- refuses, by whatever code; but a bad value, a wrong statement and a fault of the server stay what they are.
@@ -504,11 +504,11 @@ BEGIN
                 RAISE;
             END IF;
             SET CONSTRAINTS ALL DEFERRED;
-            v_is_as_staged := sync.push_apply(p_push_id, v_user, v_row_count, true);
+            v_effect := sync.push_apply(p_push_id, v_user, v_row_count, true);
         END;
     END IF;
-    IF NOT v_is_as_staged THEN
-        DELETE FROM sync.bundle_rows r WHERE r.user_pk = v_user.user_pk AND r.bundle_seq = v_bundle_seq;
+    IF v_effect IS NULL THEN
+        DELETE FROM sync.bundle_rows r WHERE r.user_pk = v_user.user_pk AND r.bundle_seq = v_user.next_bundle_seq;
         v_row_count := sync.bundle_emit();
     END IF;
     IF v_row_count = 0 THEN
@@ -516,7 +516,7 @@ BEGIN
     ELSIF v_row_count > p_max_rows AND p_max_rows > 0 THEN
         PERFORM sync.fail('OV012', format('the bundle has %s rows, more than the %s allowed', v_row_count, p_max_rows), NULL, 'Push fewer rows at a time.');
     END IF;
-    RETURN QUERY SELECT v_bundle_seq, v_session.source_bundle_id, v_row_count;
+    RETURN QUERY SELECT v_user.next_bundle_seq, v_session.source_bundle_id, v_row_count, v_effect.live_row_delta, v_effect.bytes_before;
 END
 $$;
 COMMENT ON FUNCTION sync.push_commit(uuid, text, text, bigint, interval) IS 'Judges a staged push, applies it and writes its log; sync.bundle_close then ends it.';
@@ -526,6 +526,7 @@ COMMENT ON FUNCTION sync.push_commit(uuid, text, text, bigint, interval) IS 'Jud
 DROP FUNCTION sync.push_commit(uuid, text, text, bigint, interval);
 DROP FUNCTION sync.give_way();
 DROP FUNCTION sync.push_apply(uuid, sync.user_state, bigint, boolean);
+DROP TYPE sync.push_effect;
 DROP FUNCTION sync.fail_conflict(uuid, bigint, integer);
 DROP FUNCTION sync.is_conflict("char", bigint, bigint, "char");
 DROP FUNCTION sync.push_delete(uuid, text, text);

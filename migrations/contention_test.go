@@ -56,10 +56,15 @@ func stage(t *testing.T, conn *pgx.Conn, scope, source string, rows ...stagedRow
 // commitPush commits a staged push as the server does.
 func commitPush(ctx context.Context, conn *pgx.Conn, id, scope, source string) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SELECT * FROM sync.push_commit($1, $2, $3, 0, '15min')", id, scope, source); err != nil {
+		var bundleSeq, rows int64
+		var liveRowDelta, bytesBefore *int64
+		err := tx.QueryRow(ctx, "SELECT bundle_seq, row_count, live_row_delta, bytes_before FROM sync.push_commit($1::text::uuid, $2, $3, 0, '15min')", id, scope, source).
+			Scan(&bundleSeq, &rows, &liveRowDelta, &bytesBefore)
+		if err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, closeBundle)
+		_, err = tx.Exec(ctx, `SELECT sync.bundle_close('\x00', 1, 9223372036854775807, $1, $2, coalesce(sum(octet_length(r.payload)), 0) - $3)
+			FROM sync.user_state u JOIN sync.bundle_rows r USING (user_pk) WHERE u.user_id = $4 AND r.bundle_seq = $5`, rows, liveRowDelta, bytesBefore, scope, bundleSeq)
 		return err
 	})
 }

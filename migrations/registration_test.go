@@ -480,13 +480,10 @@ func TestAwkwardColumnNames(t *testing.T) {
 	require.Equal(t, []string{"I awkward a"}, brief(effects))
 
 	for i, op := range []string{"I", "U"} {
-		exec(t, conn, "BEGIN")
 		id := value[string](t, conn, "SELECT push_id::text FROM sync.push_create('u', 'device', $1::bigint, 1, NULL, '1 hour', '1 hour')", i+1)
 		exec(t, conn, `SELECT sync.push_stage($1::text::uuid, 'u', 'device', 0, (SELECT version FROM sync.catalog_version), ARRAY[(SELECT table_id FROM sync.table_catalog)],
 			$2::text, ARRAY[$3::bigint], ARRAY[convert_to('b', 'UTF8')], ARRAY[$4::text], '1 hour', '1 hour')`, id, op, i*2, `{"id":"b",`+strings.Join(sent, ",")+"}")
-		exec(t, conn, "SELECT * FROM sync.push_commit($1::text::uuid, 'u', 'device', 0, '1 hour')", id)
-		exec(t, conn, closeBundle)
-		exec(t, conn, "COMMIT")
+		require.NoError(t, commitPush(t.Context(), conn, id, "u", "device"))
 		effects = newestEffects(t, conn, "u", int64(i+2))
 		require.Equal(t, []string{op + " awkward b"}, brief(effects))
 		require.JSONEq(t, `{"id":"b",`+strings.Join(sent, ",")+"}", effects[0].payload)

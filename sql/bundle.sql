@@ -3,8 +3,9 @@
 SELECT sync.bundle_abandon();
 
 -- name: BundleClose :exec
--- Enters the emitted bundle with its hash.
-SELECT sync.bundle_close(@bundle_hash::bytea, @byte_count::bigint, @retained_bundles::bigint);
+-- Enters the emitted bundle with its hash. Null counts mean those that the emission noted.
+SELECT sync.bundle_close(@bundle_hash::bytea, @byte_count::bigint, @retained_bundles::bigint,
+    sqlc.narg('row_count')::bigint, sqlc.narg('live_row_delta')::bigint, sqlc.narg('live_byte_delta')::bigint);
 
 -- name: BundleEmit :one
 -- Writes the log of the open bundle and returns the number of its effects.

@@ -166,7 +166,8 @@ func (s *SyncService) commitPush(ctx context.Context, actor Actor, pushID uuid.U
 		}
 	}
 	var applied db.PushCommitRow
-	err = results.QueryRow().Scan(&applied.BundleSeq, &applied.SourceBundleID, &applied.RowCount)
+	var liveRowDelta, bytesBefore *int64
+	err = results.QueryRow().Scan(&applied.BundleSeq, &applied.SourceBundleID, &applied.RowCount, &liveRowDelta, &bytesBefore)
 	clock.done(ctx, "apply", int(applied.RowCount), err)
 	if err != nil {
 		return nil, errors.Join(err, results.Close())
@@ -175,7 +176,8 @@ func (s *SyncService) commitPush(ctx context.Context, actor Actor, pushID uuid.U
 	if err != nil {
 		return nil, errors.Join(err, results.Close())
 	}
-	hasher, err := s.hashRows(ctx, rows, nil)
+	var liveBytes int64
+	hasher, err := s.hashRows(ctx, rows, func(row logRow, _ *catalogTable) { liveBytes += int64(len(row.payload)) })
 	clock.done(ctx, "hash", int(applied.RowCount), err)
 	if err = errors.Join(err, results.Close()); err != nil {
 		return nil, err
@@ -185,8 +187,13 @@ func (s *SyncService) commitPush(ctx context.Context, actor Actor, pushID uuid.U
 		return nil, err
 	}
 
+	var liveByteDelta *int64
+	if bytesBefore != nil {
+		liveBytes -= *bytesBefore
+		liveByteDelta = &liveBytes
+	}
 	batch = &pgx.Batch{}
-	batch.Queue(db.BundleClose, hash[:], byteCount, s.config.RetainedBundlesPerUser)
+	batch.Queue(db.BundleClose, hash[:], byteCount, s.config.RetainedBundlesPerUser, rowCount, liveRowDelta, liveByteDelta)
 	batch.Queue("commit")
 	err = conn.SendBatch(ctx, batch).Close()
 	clock.done(ctx, "commit", 1, err)

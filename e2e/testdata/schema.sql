@@ -4,6 +4,11 @@ COMMENT ON SCHEMA sync IS 'oversync: the log of synced tables, their registratio
 CREATE DOMAIN sync.identifier AS text
 	CONSTRAINT has_1_to_255_bytes CHECK (((octet_length(VALUE) >= 1) AND (octet_length(VALUE) <= 255)));
 COMMENT ON DOMAIN sync.identifier IS 'Id of a scope or source, as whoever it names chose it.';
+CREATE TYPE sync.push_effect AS (
+	live_row_delta bigint,
+	bytes_before bigint
+);
+COMMENT ON TYPE sync.push_effect IS 'What an applied push did beyond its rows: how many more live rows the scope has, and the payload bytes of its rows as they were before.';
 CREATE DOMAIN sync.scope_state AS text
 	CONSTRAINT scope_state_is_known CHECK ((VALUE = ANY (ARRAY['uninitialized'::text, 'initializing'::text, 'initialized'::text])));
 COMMENT ON DOMAIN sync.scope_state IS 'How far a scope is in its life.';
@@ -152,6 +157,13 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE sync.adopt_table(IN tbl regclass) IS 'Enters all rows of a table into the log that are not in it, batch by batch: CALL sync.adopt_table(''public.todos'').';
+CREATE FUNCTION sync.altered_condition(p_relation oid, p_fingerprint bigint) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT format('coalesce(sync.is_altered(''%1$s''::pg_catalog.regclass, %2$s), sync.columns_fingerprint(%1$s) IS DISTINCT FROM %2$s)', p_relation, p_fingerprint)
+$_$;
+COMMENT ON FUNCTION sync.altered_condition(p_relation oid, p_fingerprint bigint) IS 'SQL condition that a table has another fingerprint than this one.';
 CREATE TABLE sync.table_catalog (
     table_id integer NOT NULL,
     relation regclass,
@@ -211,6 +223,8 @@ CREATE FUNCTION sync.apply_body(p_table sync.table_catalog) RETURNS text
     SELECT format($f$
 DECLARE
     v_applied bigint;
+    -- Opening the table makes known what was committed about it until now. The trigger functions and what follows them have it locked.
+    v_is_updatable integer := pg_catalog.pg_relation_is_updatable(%9$s, false);
 BEGIN
     IF %1$s THEN
         EXECUTE sync.apply_statement(sync.catalog_entry(%2$s), $8, $4 = 0) USING $1, $2, $3, $4, $5, $6, $7;
@@ -228,7 +242,8 @@ BEGIN
 END
 $f$, sync.stale_condition(p_table, false), p_table.table_id,
         sync.apply_statement(p_table, 'I', false), sync.apply_statement(p_table, 'U', false), sync.apply_statement(p_table, 'D', false),
-        sync.apply_statement(p_table, 'I', true), sync.apply_statement(p_table, 'U', true), sync.apply_statement(p_table, 'D', true))
+        sync.apply_statement(p_table, 'I', true), sync.apply_statement(p_table, 'U', true), sync.apply_statement(p_table, 'D', true),
+        p_table.relation::oid)
 $_$;
 COMMENT ON FUNCTION sync.apply_body(p_table sync.table_catalog) IS 'Body of the function that applies staged rows to a table.';
 CREATE FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char", p_only_first boolean) RETURNS text
@@ -320,55 +335,7 @@ CREATE FUNCTION sync.bundle_abandon() RETURNS void
     DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id();
 $$;
 COMMENT ON FUNCTION sync.bundle_abandon() IS 'Ends a bundle without effects: no sequence number is used.';
-CREATE TABLE sync.user_state (
-    user_pk bigint NOT NULL,
-    user_id sync.identifier NOT NULL,
-    state sync.scope_state DEFAULT 'uninitialized'::text NOT NULL,
-    next_bundle_seq bigint DEFAULT 1 NOT NULL,
-    retained_bundle_floor bigint DEFAULT 0 NOT NULL,
-    live_row_count bigint DEFAULT 0 NOT NULL,
-    live_byte_count bigint DEFAULT 0 NOT NULL,
-    bundle_byte_count bigint DEFAULT 0 NOT NULL,
-    last_bundle_at timestamp with time zone,
-    initialization_id uuid,
-    lease_source_id text,
-    lease_expires_at timestamp with time zone,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    pruned_bundle_seq bigint DEFAULT 0 NOT NULL
-)
-WITH (fillfactor='70');
-COMMENT ON TABLE sync.user_state IS 'One row per scope (user). Its row lock is what puts the bundles of one scope in order; scopes never wait for each other.';
-COMMENT ON COLUMN sync.user_state.user_pk IS 'Compact internal id of the scope, used by the log.';
-COMMENT ON COLUMN sync.user_state.user_id IS 'Scope id: the authenticated user id, and the value of the scope column in synced tables.';
-COMMENT ON COLUMN sync.user_state.state IS 'uninitialized (nobody has connected), initializing (one source holds a lease to upload the first rows) or initialized.';
-COMMENT ON COLUMN sync.user_state.next_bundle_seq IS 'Sequence number that the next bundle gets; the newest bundle is one below.';
-COMMENT ON COLUMN sync.user_state.retained_bundle_floor IS 'Bundles at or below this sequence are no longer served; 0 means that all history is there.';
-COMMENT ON COLUMN sync.user_state.live_row_count IS 'Rows that a snapshot at the newest sequence holds.';
-COMMENT ON COLUMN sync.user_state.live_byte_count IS 'Bytes of the payloads that a snapshot at the newest sequence holds.';
-COMMENT ON COLUMN sync.user_state.bundle_byte_count IS 'Sum of byte_count over the bundles of this scope in sync.bundle_log.';
-COMMENT ON COLUMN sync.user_state.last_bundle_at IS 'When the newest bundle was committed.';
-COMMENT ON COLUMN sync.user_state.initialization_id IS 'Id of the lease while initializing.';
-COMMENT ON COLUMN sync.user_state.lease_source_id IS 'Source that holds the lease while initializing.';
-COMMENT ON COLUMN sync.user_state.lease_expires_at IS 'When the lease ends, by the clock of this database.';
-COMMENT ON COLUMN sync.user_state.created_at IS 'When the scope was first seen.';
-COMMENT ON COLUMN sync.user_state.pruned_bundle_seq IS 'Up to here sync.prune has removed bundles and replaced versions; at most retained_bundle_floor. What the scope held at an earlier sequence can no longer be told.';
-CREATE FUNCTION sync.bundle_begin(p_user sync.user_state, p_source_id text, p_source_bundle_id bigint, p_push_id uuid) RETURNS bigint
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-BEGIN
-    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id, is_implicit)
-    SELECT pg_current_xact_id(), p_user.user_pk, p_user.user_id, p_user.next_bundle_seq, p_source_id, p_source_bundle_id, p_push_id, false
-    WHERE NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id())
-      AND NOT EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id());
-    IF NOT FOUND THEN
-        PERFORM sync.fail('OV023', 'this transaction has written synced tables already', NULL, 'Open a bundle first, and one only, in a transaction.');
-    END IF;
-    RETURN p_user.next_bundle_seq;
-END
-$$;
-COMMENT ON FUNCTION sync.bundle_begin(p_user sync.user_state, p_source_id text, p_source_bundle_id bigint, p_push_id uuid) IS 'Notes that this transaction writes the next bundle of a scope that it has locked, and returns its sequence.';
-CREATE FUNCTION sync.bundle_close(p_bundle_hash bytea, p_byte_count bigint, p_retained_bundles bigint) RETURNS void
+CREATE FUNCTION sync.bundle_close(p_bundle_hash bytea, p_byte_count bigint, p_retained_bundles bigint, p_row_count bigint DEFAULT NULL::bigint, p_live_row_delta bigint DEFAULT NULL::bigint, p_live_byte_delta bigint DEFAULT NULL::bigint) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET enable_seqscan TO 'off'
@@ -380,12 +347,12 @@ BEGIN
     WITH captured AS (DELETE FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id())
     DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() RETURNING b.* INTO v_bundle;
     INSERT INTO sync.bundle_log (user_pk, bundle_seq, source_id, source_bundle_id, row_count, byte_count, bundle_hash)
-    VALUES (v_bundle.user_pk, v_bundle.bundle_seq, v_bundle.source_id, v_bundle.source_bundle_id, v_bundle.row_count, p_byte_count, p_bundle_hash);
+    VALUES (v_bundle.user_pk, v_bundle.bundle_seq, v_bundle.source_id, v_bundle.source_bundle_id, coalesce(p_row_count, v_bundle.row_count), p_byte_count, p_bundle_hash);
     UPDATE sync.user_state u
     SET next_bundle_seq = v_bundle.bundle_seq + 1,
         retained_bundle_floor = greatest(u.retained_bundle_floor, v_bundle.bundle_seq - p_retained_bundles),
-        live_row_count = u.live_row_count + v_bundle.live_row_delta,
-        live_byte_count = u.live_byte_count + v_bundle.live_byte_delta,
+        live_row_count = u.live_row_count + coalesce(p_live_row_delta, v_bundle.live_row_delta),
+        live_byte_count = u.live_byte_count + coalesce(p_live_byte_delta, v_bundle.live_byte_delta),
         bundle_byte_count = u.bundle_byte_count + p_byte_count,
         last_bundle_at = now()
     WHERE u.user_pk = v_bundle.user_pk;
@@ -403,7 +370,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync.bundle_close(p_bundle_hash bytea, p_byte_count bigint, p_retained_bundles bigint) IS 'Enters the bundle that this transaction has opened and emitted, and moves its scope and source on.';
+COMMENT ON FUNCTION sync.bundle_close(p_bundle_hash bytea, p_byte_count bigint, p_retained_bundles bigint, p_row_count bigint, p_live_row_delta bigint, p_live_byte_delta bigint) IS 'Enters the bundle that this transaction has opened and emitted, and moves its scope and source on.';
 CREATE FUNCTION sync.bundle_emit() RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -459,7 +426,14 @@ BEGIN
         PERFORM sync.fail('OV006', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, p_source_bundle_id),
             jsonb_build_object('expected', v_next, 'actual', p_source_bundle_id));
     END IF;
-    RETURN QUERY SELECT sync.bundle_begin(v_user, p_source_id, v_next, NULL), v_next, v_initialized;
+    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, is_implicit)
+    SELECT pg_current_xact_id(), v_user.user_pk, v_user.user_id, v_user.next_bundle_seq, p_source_id, v_next, false
+    WHERE NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id())
+      AND NOT EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id());
+    IF NOT FOUND THEN
+        PERFORM sync.fail('OV023', 'this transaction has written synced tables already', NULL, 'Open a bundle first, and one only, in a transaction.');
+    END IF;
+    RETURN QUERY SELECT v_user.next_bundle_seq, v_next, v_initialized;
 END
 $$;
 COMMENT ON FUNCTION sync.bundle_open(p_user_id text, p_source_id text, p_source_bundle_id bigint, p_initialize boolean) IS 'Begins a server-side bundle in this transaction. Finish it with sync.bundle_emit and sync.bundle_close.';
@@ -498,7 +472,7 @@ DECLARE
     v_old_keys bytea[]; v_old_min text; v_old_max text; v_old_scopes text[];
     v_noted integer;
     v_table sync.table_catalog;
-    v_is_stale boolean := %8$s <> %2$s;
+    v_is_stale boolean := %2$s;
 BEGIN
     IF v_is_stale THEN
         v_table := sync.catalog_entry(%1$s);
@@ -533,13 +507,13 @@ BEGIN
     END IF;%7$s
     RETURN NULL;
 END
-$f$, p_table.table_id, p_table.columns_fingerprint,
+$f$, p_table.table_id, sync.altered_condition(p_table.relation, p_table.columns_fingerprint),
         sync.capture_statement(p_table, 'new_rows'), sync.capture_statement(p_table, 'old_rows'),
         sync.scopes_statement(p_table, 'new_rows'), sync.scopes_statement(p_table, 'old_rows'),
         CASE WHEN p_table.scope_via IS NULL THEN '' ELSE format($f$
     IF TG_OP <> 'INSERT' AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = %1$s) THEN
         EXECUTE sync.unadopted_statement(sync.catalog_entry(%1$s));
-    END IF;$f$, p_table.table_id) END, sync.fingerprint_expression('TG_RELID'))
+    END IF;$f$, p_table.table_id) END)
 $_$;
 COMMENT ON FUNCTION sync.capture_body(p_table sync.table_catalog) IS 'Body of the trigger function made for a table.';
 CREATE FUNCTION sync.capture_commit() RETURNS trigger
@@ -755,16 +729,14 @@ END
 $$;
 COMMENT ON FUNCTION sync.close_ordinal_gaps() IS 'Numbers the effects of the open bundles 0, 1, 2 … again, in the same order.';
 CREATE FUNCTION sync.columns_fingerprint(p_relation oid) RETURNS bigint
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-DECLARE
-    v_fingerprint bigint;
+    AS $$
 BEGIN
-    EXECUTE 'SELECT ' || sync.fingerprint_expression('$1') INTO v_fingerprint USING p_relation;
-    RETURN v_fingerprint;
+    RETURN (SELECT bit_xor(hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod))
+            FROM pg_attribute a WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped);
 END
-$_$;
+$$;
 COMMENT ON FUNCTION sync.columns_fingerprint(p_relation oid) IS 'Number that changes when a column of the table is added, dropped, renamed or retyped.';
 CREATE FUNCTION sync.commit_captured(p_source_id text, p_only_missing boolean, p_as_given boolean) RETURNS bigint
     LANGUAGE plpgsql
@@ -1181,20 +1153,12 @@ BEGIN
     IF v_is_own THEN
         PERFORM sync.fail('OV016', format('push session %s has expired', p_push_id), NULL, 'Create a session again.');
     ELSIF NOT v_is_own THEN
-        PERFORM sync.fail('OV015', format('push session %s belongs to another user or source', p_push_id));
+        PERFORM sync.fail('OV015', format('push session %s belongs to another user or source', p_push_id), NULL, 'Create a session of your own.');
     END IF;
     PERFORM sync.fail('OV014', format('push session %s does not exist', p_push_id), NULL, 'Create a session again; if its bundle is committed, that says so.');
 END
 $$;
 COMMENT ON FUNCTION sync.fail_session(p_push_id uuid, p_user_id text, p_source_id text) IS 'Raises why a push session was not found by its user and source: OV014, OV015 or OV016.';
-CREATE FUNCTION sync.fingerprint_expression(p_relation text) RETURNS text
-    LANGUAGE sql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-    SELECT format('(SELECT pg_catalog.bit_xor(pg_catalog.hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod))
-        FROM pg_catalog.pg_attribute a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped)', p_relation)
-$$;
-COMMENT ON FUNCTION sync.fingerprint_expression(p_relation text) IS 'SQL that makes the number of sync.columns_fingerprint.';
 CREATE FUNCTION sync.finish_captured() RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1396,6 +1360,18 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.install_triggers(p_table_id integer) IS 'Makes the triggers of a registered table and its partitions, as far as they are not there.';
+CREATE FUNCTION sync.is_altered(p_relation regclass, p_fingerprint bigint) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RETURN NULL;
+    END IF;
+    RETURN sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint;
+END
+$$;
+COMMENT ON FUNCTION sync.is_altered(p_relation regclass, p_fingerprint bigint) IS 'Whether a table has another fingerprint now, asked once for each plan; null if this transaction cannot know.';
 CREATE FUNCTION sync.is_conflict(p_op "char", p_base_row_version bigint, p_bundle_seq bigint, p_newest_op "char") RETURNS boolean
     LANGUAGE sql IMMUTABLE
     RETURN ((p_base_row_version <> COALESCE(p_bundle_seq, (0)::bigint)) OR ((p_op = 'I'::"char") = ((p_newest_op IS NOT NULL) AND (p_newest_op <> 'D'::"char"))));
@@ -1572,7 +1548,39 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.prune_scope(p_user_pk bigint, p_retained_bundles bigint, p_max_bundles bigint) IS 'Raises the floor of one scope and removes bundles and versions that retention no longer needs; returns the number of bundles removed.';
-CREATE FUNCTION sync.push_apply(p_push_id uuid, p_user sync.user_state, p_row_count bigint, p_in_order boolean) RETURNS boolean
+CREATE TABLE sync.user_state (
+    user_pk bigint NOT NULL,
+    user_id sync.identifier NOT NULL,
+    state sync.scope_state DEFAULT 'uninitialized'::text NOT NULL,
+    next_bundle_seq bigint DEFAULT 1 NOT NULL,
+    retained_bundle_floor bigint DEFAULT 0 NOT NULL,
+    live_row_count bigint DEFAULT 0 NOT NULL,
+    live_byte_count bigint DEFAULT 0 NOT NULL,
+    bundle_byte_count bigint DEFAULT 0 NOT NULL,
+    last_bundle_at timestamp with time zone,
+    initialization_id uuid,
+    lease_source_id text,
+    lease_expires_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    pruned_bundle_seq bigint DEFAULT 0 NOT NULL
+)
+WITH (fillfactor='70');
+COMMENT ON TABLE sync.user_state IS 'One row per scope (user). Its row lock is what puts the bundles of one scope in order; scopes never wait for each other.';
+COMMENT ON COLUMN sync.user_state.user_pk IS 'Compact internal id of the scope, used by the log.';
+COMMENT ON COLUMN sync.user_state.user_id IS 'Scope id: the authenticated user id, and the value of the scope column in synced tables.';
+COMMENT ON COLUMN sync.user_state.state IS 'uninitialized (nobody has connected), initializing (one source holds a lease to upload the first rows) or initialized.';
+COMMENT ON COLUMN sync.user_state.next_bundle_seq IS 'Sequence number that the next bundle gets; the newest bundle is one below.';
+COMMENT ON COLUMN sync.user_state.retained_bundle_floor IS 'Bundles at or below this sequence are no longer served; 0 means that all history is there.';
+COMMENT ON COLUMN sync.user_state.live_row_count IS 'Rows that a snapshot at the newest sequence holds.';
+COMMENT ON COLUMN sync.user_state.live_byte_count IS 'Bytes of the payloads that a snapshot at the newest sequence holds.';
+COMMENT ON COLUMN sync.user_state.bundle_byte_count IS 'Sum of byte_count over the bundles of this scope in sync.bundle_log.';
+COMMENT ON COLUMN sync.user_state.last_bundle_at IS 'When the newest bundle was committed.';
+COMMENT ON COLUMN sync.user_state.initialization_id IS 'Id of the lease while initializing.';
+COMMENT ON COLUMN sync.user_state.lease_source_id IS 'Source that holds the lease while initializing.';
+COMMENT ON COLUMN sync.user_state.lease_expires_at IS 'When the lease ends, by the clock of this database.';
+COMMENT ON COLUMN sync.user_state.created_at IS 'When the scope was first seen.';
+COMMENT ON COLUMN sync.user_state.pruned_bundle_seq IS 'Up to here sync.prune has removed bundles and replaced versions; at most retained_bundle_floor. What the scope held at an earlier sequence can no longer be told.';
+CREATE FUNCTION sync.push_apply(p_push_id uuid, p_user sync.user_state, p_row_count bigint, p_in_order boolean) RETURNS sync.push_effect
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
@@ -1664,7 +1672,7 @@ BEGIN
     PERFORM sync.fire_deferred();
     -- Each statement captured its own rows. If one found fewer, or one more captured something, a trigger or a foreign key has had a hand in it.
     IF p_in_order OR v_applied <> p_row_count OR v_group_count <> (SELECT count(*) FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
-        RETURN false;
+        RETURN NULL;
     END IF;
     -- A row that a trigger gave another key as it was inserted is an effect that the push did not name, which follows those that it did.
     -- In an IF of its own: as one condition, whose plan is nothing at all while no row may be renamed, it would be planned in each push.
@@ -1672,7 +1680,7 @@ BEGIN
         IF EXISTS (
             SELECT FROM sync.staged_rows s JOIN sync.bundle_rows r ON r.row_ordinal = s.row_ordinal
             WHERE s.push_id = p_push_id AND r.user_pk = p_user.user_pk AND r.bundle_seq = p_user.next_bundle_seq AND r.key_bytes <> s.key_bytes) THEN
-            RETURN false;
+            RETURN NULL;
         END IF;
     END IF;
     IF v_settled <> '{}' THEN
@@ -1680,15 +1688,11 @@ BEGIN
             EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_captured.table_id) USING array_fill(p_user.user_pk, ARRAY[cardinality(v_captured.keys)]), v_captured.keys;
         END LOOP;
     END IF;
-    UPDATE sync.open_bundles b
-    SET row_count = p_row_count, live_row_delta = v_live_rows,
-        live_byte_delta = (SELECT coalesce(sum(octet_length(r.payload)), 0) FROM sync.bundle_rows r WHERE r.user_pk = p_user.user_pk AND r.bundle_seq = p_user.next_bundle_seq) - v_bytes_before
-    WHERE b.xid = pg_current_xact_id();
-    RETURN true;
+    RETURN ROW(v_live_rows, v_bytes_before);
 END
 $_$;
 COMMENT ON FUNCTION sync.push_apply(p_push_id uuid, p_user sync.user_state, p_row_count bigint, p_in_order boolean) IS 'Judges, applies and logs the staged rows of a push, grouped by table or strictly in push order.';
-CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval) RETURNS TABLE(bundle_seq bigint, source_bundle_id bigint, row_count bigint)
+CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval) RETURNS TABLE(bundle_seq bigint, source_bundle_id bigint, row_count bigint, live_row_delta bigint, bytes_before bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC'
@@ -1705,8 +1709,7 @@ CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id tex
 DECLARE
     v_user sync.user_state;
     v_session record;
-    v_is_as_staged boolean;
-    v_bundle_seq bigint;
+    v_effect sync.push_effect;
     v_row_count bigint;
     v_distinct bigint;
 BEGIN
@@ -1746,16 +1749,17 @@ BEGIN
             PERFORM sync.fail('OV012', 'a row is pushed more than once', NULL, 'Push each row once, in its final state.');
         END IF;
     END IF;
-    v_bundle_seq := sync.bundle_begin(v_user, p_source_id, v_session.source_bundle_id, p_push_id);
+    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id, is_implicit)
+    VALUES (pg_current_xact_id(), v_user.user_pk, p_user_id, v_user.next_bundle_seq, p_source_id, v_session.source_bundle_id, p_push_id, false);
     IF EXISTS (SELECT FROM sync.table_catalog t WHERE t.policy = 'capture' AND t.unregistered_at IS NULL) THEN
         PERFORM sync.give_way();
     END IF;
     SET CONSTRAINTS ALL DEFERRED;
     IF v_row_count = 1 THEN
-        v_is_as_staged := sync.push_apply(p_push_id, v_user, v_row_count, false);
+        v_effect := sync.push_apply(p_push_id, v_user, v_row_count, false);
     ELSE
         BEGIN
-            v_is_as_staged := sync.push_apply(p_push_id, v_user, v_row_count, false);
+            v_effect := sync.push_apply(p_push_id, v_user, v_row_count, false);
         EXCEPTION WHEN OTHERS THEN
             -- A value that moves from one row to another, say, is refused in this order but not in the client's. So is what a trigger
             -- refuses, by whatever code; but a bad value, a wrong statement and a fault of the server stay what they are.
@@ -1763,11 +1767,11 @@ BEGIN
                 RAISE;
             END IF;
             SET CONSTRAINTS ALL DEFERRED;
-            v_is_as_staged := sync.push_apply(p_push_id, v_user, v_row_count, true);
+            v_effect := sync.push_apply(p_push_id, v_user, v_row_count, true);
         END;
     END IF;
-    IF NOT v_is_as_staged THEN
-        DELETE FROM sync.bundle_rows r WHERE r.user_pk = v_user.user_pk AND r.bundle_seq = v_bundle_seq;
+    IF v_effect IS NULL THEN
+        DELETE FROM sync.bundle_rows r WHERE r.user_pk = v_user.user_pk AND r.bundle_seq = v_user.next_bundle_seq;
         v_row_count := sync.bundle_emit();
     END IF;
     IF v_row_count = 0 THEN
@@ -1775,7 +1779,7 @@ BEGIN
     ELSIF v_row_count > p_max_rows AND p_max_rows > 0 THEN
         PERFORM sync.fail('OV012', format('the bundle has %s rows, more than the %s allowed', v_row_count, p_max_rows), NULL, 'Push fewer rows at a time.');
     END IF;
-    RETURN QUERY SELECT v_bundle_seq, v_session.source_bundle_id, v_row_count;
+    RETURN QUERY SELECT v_user.next_bundle_seq, v_session.source_bundle_id, v_row_count, v_effect.live_row_delta, v_effect.bytes_before;
 END
 $$;
 COMMENT ON FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval) IS 'Judges a staged push, applies it and writes its log; sync.bundle_close then ends it.';
@@ -1856,7 +1860,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     ELSIF v_session.source_id <> p_source_id OR NOT EXISTS (SELECT FROM sync.user_state u WHERE u.user_pk = v_session.user_pk AND u.user_id = p_user_id) THEN
-        PERFORM sync.fail('OV015', format('push session %s belongs to another user or source', p_push_id));
+        PERFORM sync.fail('OV015', format('push session %s belongs to another user or source', p_push_id), NULL, 'Create a session of your own.');
     END IF;
     DELETE FROM sync.push_chunks c WHERE c.push_id = p_push_id;
 END
@@ -2682,8 +2686,8 @@ CREATE FUNCTION sync.stale_condition(p_table sync.table_catalog, p_refers boolea
         JOIN sync.foreign_keys f ON f.table_id = t.table_id AND (p_refers AND t.table_id = p_table.table_id OR f.columns = ARRAY[t.scope_via])
         JOIN sync.table_catalog p ON p.table_id = f.parent_table_id
     )
-    SELECT string_agg(format('%s <> %s OR to_regclass(%L) IS DISTINCT FROM %s::regclass',
-                             sync.fingerprint_expression(n.oid::text), n.columns_fingerprint, format('%I.%I', s.nspname, c.relname), n.oid), ' OR ' ORDER BY n.oid)
+    SELECT string_agg(format('%s OR to_regclass(%L) IS DISTINCT FROM %s::regclass',
+                             sync.altered_condition(n.oid, n.columns_fingerprint), format('%I.%I', s.nspname, c.relname), n.oid), ' OR ' ORDER BY n.oid)
     FROM named n JOIN pg_class c ON c.oid = n.oid JOIN pg_namespace s ON s.oid = c.relnamespace
 $$;
 COMMENT ON FUNCTION sync.stale_condition(p_table sync.table_catalog, p_refers boolean) IS 'SQL condition that the code made for a table no longer fits.';
