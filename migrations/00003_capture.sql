@@ -236,10 +236,10 @@ COMMENT ON FUNCTION sync.refuse_truncate() IS 'Trigger function: refuses TRUNCAT
 --
 -- sync.resolve_scopes gives each captured key of a table that finds its scope through a parent its scopes: the one that the
 -- log has it in, and the one that it is in now. Then it looks at rows that moved from one scope to another: rows that
--- found their scope through them go along, or are refused, as their table was registered.
+-- found their scope through them go along, or are refused, as their table was registered. Returns whether there was anything to find.
 -- Errors: OV033 a reference crosses scopes now, OV034 a row changed its scope while rows depend on it. Locks: none.
 CREATE FUNCTION sync.resolve_scopes()
-RETURNS void
+RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -247,10 +247,11 @@ DECLARE
     v_captured record;
     v_moved record;
     v_followed integer[] := '{}';
+    v_is_found boolean := false;
 BEGIN
     -- Nothing to find where no table has its scope through a parent, and nothing moved within one scope.
     IF sync.scope_in_bundle() IS NOT NULL AND NOT EXISTS (SELECT FROM sync.table_catalog t WHERE t.scope_via IS NOT NULL AND t.unregistered_at IS NULL) THEN
-        RETURN;
+        RETURN false;
     END IF;
     LOOP
         FOR v_captured IN
@@ -261,6 +262,7 @@ BEGIN
             EXECUTE format('UPDATE sync.captured_keys c SET keys = coalesce(r.keys, ''{}''), scopes = coalesce(r.scopes, ''{}'')
                             FROM sync.resolve_%s($2) AS r WHERE c.xid = pg_current_xact_id() AND c.capture_no = $1', v_captured.table_id)
             USING v_captured.capture_no, v_captured.keys;
+            v_is_found := true;
         END LOOP;
         SELECT m.table_id, array_agg(m.key_bytes) AS keys INTO v_moved
         FROM (SELECT c.table_id, k.key_bytes
@@ -275,7 +277,9 @@ BEGIN
         EXIT WHEN NOT FOUND;
         v_followed := v_followed || v_moved.table_id;
         PERFORM sync.follow_moved(v_moved.table_id, v_moved.keys);
+        v_is_found := true;
     END LOOP;
+    RETURN v_is_found;
 END
 $$;
 COMMENT ON FUNCTION sync.resolve_scopes() IS 'Finds the scopes of captured keys whose tables have their scope through a parent, and looks after rows that depend on a moved one.';
@@ -355,44 +359,66 @@ DECLARE
     v_xid xid8 := pg_current_xact_id();
     v_scope text;
     v_push_id uuid;
+    v_statements bigint;
+    v_keys bigint;
+    v_tables refcursor;
     v_table record;
     v_touched bigint := 0;
 BEGIN
     SELECT b.user_id, b.push_id INTO v_scope, v_push_id FROM sync.open_bundles b WHERE b.xid = v_xid AND NOT b.is_implicit;
-    IF (SELECT sum(cardinality(c.keys)) FROM sync.captured_keys c WHERE c.xid = v_xid) > 100 THEN
+    SELECT count(*), sum(cardinality(c.keys)) INTO v_statements, v_keys FROM sync.captured_keys c WHERE c.xid = v_xid;
+    IF v_keys > 100 THEN
         -- A plan kept from when a table had a few rows must not meet a hundred thousand. What planning costs is nothing beside so many rows.
         PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('work_mem', '64MB', true);
     END IF;
-    FOR v_table IN
-        WITH captured AS (
-            SELECT c.table_id, c.keys, c.scopes, sum(cardinality(c.keys)) OVER (ORDER BY c.capture_no) - cardinality(c.keys) AS keys_before
-            FROM sync.captured_keys c WHERE c.xid = v_xid
-        ), touched AS (
-            SELECT c.table_id, b.user_pk, k.key_bytes, min(c.keys_before + k.place) AS first_touched
-            FROM captured c
-            CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) WITH ORDINALITY AS k(key_bytes, scope, place)
-            JOIN sync.open_bundles b ON b.xid = v_xid AND b.user_id = coalesce(k.scope, c.scopes[1], v_scope)
-            GROUP BY c.table_id, b.user_pk, k.key_bytes
-        ), pushed AS (
-            SELECT s.table_id, s.key_bytes, s.row_ordinal FROM sync.staged_rows s WHERE s.push_id = v_push_id
-        ), placed AS (
-            SELECT t.table_id, t.user_pk, t.key_bytes,
-                   (row_number() OVER (PARTITION BY t.user_pk ORDER BY p.row_ordinal NULLS LAST, t.first_touched) - 1)::integer AS row_ordinal
-            FROM touched t
-            LEFT JOIN pushed p ON p.table_id = t.table_id AND p.key_bytes = t.key_bytes
-        )
-        -- Grouped by hash, so each table's arrays are in the order in which keys were numbered, which is that of the log.
-        SELECT p.table_id, count(*) AS touched, (SELECT t.has_to_settle FROM sync.table_catalog t WHERE t.table_id = p.table_id) AS has_to_settle,
-               array_agg(p.user_pk) AS user_pks, array_agg(p.row_ordinal) AS ordinals, array_agg(p.key_bytes) AS keys
-        FROM placed p
-        GROUP BY p.table_id
+    IF v_statements = 1 AND v_push_id IS NULL THEN
+        -- What one statement touched is numbered in its order. It has no row twice in one scope: a key is unique, and has one scope in the log.
+        OPEN v_tables FOR
+            SELECT c.table_id, n.touched, (SELECT t.has_to_settle FROM sync.table_catalog t WHERE t.table_id = c.table_id) AS has_to_settle,
+                   n.user_pks, n.ordinals, n.keys
+            FROM sync.captured_keys c
+            CROSS JOIN LATERAL (
+                SELECT count(*) AS touched, array_agg(p.user_pk) AS user_pks, array_agg(p.row_ordinal) AS ordinals, array_agg(p.key_bytes) AS keys
+                FROM (SELECT b.user_pk, k.key_bytes, (row_number() OVER (PARTITION BY b.user_pk ORDER BY k.place) - 1)::integer AS row_ordinal
+                      FROM ROWS FROM (unnest(c.keys), unnest(c.scopes)) WITH ORDINALITY AS k(key_bytes, scope, place)
+                      JOIN sync.open_bundles b ON b.xid = v_xid AND b.user_id = coalesce(k.scope, c.scopes[1], v_scope)) AS p
+            ) AS n
+            WHERE c.xid = v_xid AND n.touched > 0;
+    ELSE
+        OPEN v_tables FOR
+            WITH captured AS (
+                SELECT c.table_id, c.keys, c.scopes, sum(cardinality(c.keys)) OVER (ORDER BY c.capture_no) - cardinality(c.keys) AS keys_before
+                FROM sync.captured_keys c WHERE c.xid = v_xid
+            ), touched AS (
+                SELECT c.table_id, b.user_pk, k.key_bytes, min(c.keys_before + k.place) AS first_touched
+                FROM captured c
+                CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) WITH ORDINALITY AS k(key_bytes, scope, place)
+                JOIN sync.open_bundles b ON b.xid = v_xid AND b.user_id = coalesce(k.scope, c.scopes[1], v_scope)
+                GROUP BY c.table_id, b.user_pk, k.key_bytes
+            ), pushed AS (
+                SELECT s.table_id, s.key_bytes, s.row_ordinal FROM sync.staged_rows s WHERE s.push_id = v_push_id
+            ), placed AS (
+                SELECT t.table_id, t.user_pk, t.key_bytes,
+                       (row_number() OVER (PARTITION BY t.user_pk ORDER BY p.row_ordinal NULLS LAST, t.first_touched) - 1)::integer AS row_ordinal
+                FROM touched t
+                LEFT JOIN pushed p ON p.table_id = t.table_id AND p.key_bytes = t.key_bytes
+            )
+            -- Grouped by hash, so each table's arrays are in the order in which keys were numbered, which is that of the log.
+            SELECT p.table_id, count(*) AS touched, (SELECT t.has_to_settle FROM sync.table_catalog t WHERE t.table_id = p.table_id) AS has_to_settle,
+                   array_agg(p.user_pk) AS user_pks, array_agg(p.row_ordinal) AS ordinals, array_agg(p.key_bytes) AS keys
+            FROM placed p
+            GROUP BY p.table_id;
+    END IF;
     LOOP
+        FETCH v_tables INTO v_table;
+        EXIT WHEN NOT FOUND;
         EXECUTE format('SELECT sync.emit_%s($1, $2, $3, $4)', v_table.table_id) USING v_table.user_pks, v_table.ordinals, v_table.keys, p_only_missing;
         IF v_table.has_to_settle THEN
             EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_table.table_id) USING v_table.user_pks, v_table.keys;
         END IF;
         v_touched := v_touched + v_table.touched;
     END LOOP;
+    CLOSE v_tables;
     IF v_touched > (SELECT sum(b.row_count) FROM sync.open_bundles b WHERE b.xid = v_xid) THEN
         -- A row that was inserted and deleted in the same transaction has no effect and left a gap; so did one that is not missing.
         PERFORM sync.close_ordinal_gaps();
@@ -502,8 +528,7 @@ BEGIN
         SET last_source_bundle_id = excluded.last_source_bundle_id, state = 'active', updated_at = now();
     END IF;
     IF v_bundle.push_id IS NOT NULL THEN
-        WITH chunks AS (DELETE FROM sync.push_chunks c WHERE c.push_id = v_bundle.push_id)
-        DELETE FROM sync.push_sessions p WHERE p.push_id = v_bundle.push_id;
+        DELETE FROM sync.push_chunks c WHERE c.push_id = v_bundle.push_id;
     END IF;
 END
 $$;

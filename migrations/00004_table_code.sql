@@ -103,7 +103,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.wire_columns(sync.table_catalog, text) IS 'Select list of a row''s columns as they are on the wire.';
 
--- sync.capture_statement returns the query that gives the keys in a transition table, and the least and greatest scope.
+-- sync.capture_statement returns the query that gives the keys in a transition table, their scopes, and the least and greatest scope.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.capture_statement(p_table sync.table_catalog, p_transition_table text)
 RETURNS text
@@ -111,21 +111,10 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format('SELECT array_agg(%s), %s FROM %I AS n', sync.key_bytes_expression(p_table, 'n'),
-                  CASE WHEN p_table.scope_via IS NULL THEN format('min(n.%1$I::text COLLATE "C"), max(n.%1$I::text COLLATE "C")', p_table.scope_column)
-                       ELSE 'NULL::text, NULL::text' END, p_transition_table)
+                  CASE WHEN p_table.scope_via IS NULL THEN format('array_agg(n.%1$I::text), min(n.%1$I::text COLLATE "C"), max(n.%1$I::text COLLATE "C")', p_table.scope_column)
+                       ELSE 'NULL::text[], NULL::text, NULL::text' END, p_transition_table)
 $$;
 COMMENT ON FUNCTION sync.capture_statement(sync.table_catalog, text) IS 'Text of the query that reads keys and scopes from a transition table.';
-
--- sync.scopes_statement returns the query that gives the scope of each row in a transition table, in the order of sync.capture_statement.
--- Errors: none. Locks: none.
-CREATE FUNCTION sync.scopes_statement(p_table sync.table_catalog, p_transition_table text)
-RETURNS text
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT format('SELECT array_agg(%s) FROM %I AS n', CASE WHEN p_table.scope_via IS NULL THEN format('n.%I::text', p_table.scope_column) ELSE 'NULL::text' END, p_transition_table)
-$$;
-COMMENT ON FUNCTION sync.scopes_statement(sync.table_catalog, text) IS 'Text of the query that reads the scope of each row from a transition table.';
 
 -- sync.emit_statement returns the statement that writes effects from live rows. Its parameters are those of sync.emit_<id>.
 -- Rows are looked up one by one, whatever the planner thinks of the size of an array: a table can be a thousand times as large as what was
@@ -154,9 +143,9 @@ AS $$
                k.key_bytes, CASE WHEN live.%2$I IS NOT NULL THEN row_to_json(live.*)::text END
         FROM touched k
         LEFT JOIN LATERAL (
-            SELECT %3$s FROM %4$s AS t WHERE %5$s AND t.%2$I = %6$s%7$s
+            SELECT %3$s FROM %4$s AS t WHERE %5$s AND %6$s
         ) AS live ON true
-        WHERE CASE WHEN k.bytes_before IS NULL THEN live.%2$I IS NOT NULL ELSE NOT $4 END%8$s
+        WHERE CASE WHEN k.bytes_before IS NULL THEN live.%2$I IS NOT NULL ELSE NOT $4 END
         RETURNING user_pk, op, octet_length(payload) AS bytes
     )
     UPDATE sync.open_bundles b
@@ -168,8 +157,9 @@ AS $$
           GROUP BY e.user_pk) AS c
     WHERE b.xid = pg_current_xact_id() AND b.user_pk = c.user_pk$f$,
         p_table.table_id, p_table.key_column, sync.wire_columns(p_table, 't'), p_table.relation,
-        sync.scope_condition(p_table, 't', 'k.user_id'), sync.key_expression(p_table, 'k.key_bytes'), CASE WHEN NOT p_whole THEN ' OFFSET 0' END,
-        CASE WHEN p_whole THEN ' ORDER BY k.user_pk, k.row_ordinal' END)
+        sync.scope_condition(p_table, 't', 'k.user_id'),
+        CASE WHEN p_whole THEN sync.key_bytes_expression(p_table, 't') || ' = k.key_bytes'
+             ELSE format('t.%I = %s OFFSET 0', p_table.key_column, sync.key_expression(p_table, 'k.key_bytes')) END)
 $$;
 COMMENT ON FUNCTION sync.emit_statement(sync.table_catalog, boolean) IS 'Text of the statement that writes effects of one table from live rows into the log.';
 
@@ -327,8 +317,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format($f$
 DECLARE
-    v_keys bytea[]; v_min text; v_max text; v_scopes text[];
-    v_old_keys bytea[]; v_old_min text; v_old_max text; v_old_scopes text[];
+    v_keys bytea[]; v_scopes text[]; v_min text; v_max text;
+    v_old_keys bytea[]; v_old_scopes text[]; v_old_min text; v_old_max text;
     v_noted integer;
     v_table sync.table_catalog;
     v_is_stale boolean := %2$s;
@@ -336,39 +326,29 @@ BEGIN
     IF v_is_stale THEN
         v_table := sync.catalog_entry(%1$s);
         PERFORM sync.require_columns(v_table);
-        IF TG_OP <> 'DELETE' THEN EXECUTE sync.capture_statement(v_table, 'new_rows') INTO v_keys, v_min, v_max; END IF;
-        IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_statement(v_table, 'old_rows') INTO v_old_keys, v_old_min, v_old_max; END IF;
+        IF TG_OP <> 'DELETE' THEN EXECUTE sync.capture_statement(v_table, 'new_rows') INTO v_keys, v_scopes, v_min, v_max; END IF;
+        IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_statement(v_table, 'old_rows') INTO v_old_keys, v_old_scopes, v_old_min, v_old_max; END IF;
     ELSE
-        IF TG_OP <> 'DELETE' THEN %3$s INTO v_keys, v_min, v_max; END IF;
-        IF TG_OP <> 'INSERT' THEN %4$s INTO v_old_keys, v_old_min, v_old_max; END IF;
+        IF TG_OP <> 'DELETE' THEN %3$s INTO v_keys, v_scopes, v_min, v_max; END IF;
+        IF TG_OP <> 'INSERT' THEN %4$s INTO v_old_keys, v_old_scopes, v_old_min, v_old_max; END IF;
     END IF;
     IF v_keys IS NULL AND v_old_keys IS NULL THEN
         RETURN NULL;
     END IF;
-    v_scopes := CASE WHEN v_min IS NOT NULL THEN ARRAY[v_min] END;
-    v_old_scopes := CASE WHEN v_old_min IS NOT NULL THEN ARRAY[v_old_min] END;
-    IF v_min <> v_max OR v_old_min <> v_old_max THEN
-        -- A statement over several scopes: note the scope of each row.
-        IF v_is_stale THEN
-            IF TG_OP <> 'DELETE' THEN EXECUTE sync.scopes_statement(v_table, 'new_rows') INTO v_scopes; END IF;
-            IF TG_OP <> 'INSERT' THEN EXECUTE sync.scopes_statement(v_table, 'old_rows') INTO v_old_scopes; END IF;
-        ELSE
-            IF TG_OP <> 'DELETE' THEN %5$s INTO v_scopes; END IF;
-            IF TG_OP <> 'INSERT' THEN %6$s INTO v_old_scopes; END IF;
-        END IF;
-    END IF;
+    -- Most statements are about one scope, which is noted once.
+    v_scopes := CASE WHEN v_min <> v_max THEN v_scopes WHEN v_min IS NOT NULL THEN ARRAY[v_min] END;
+    v_old_scopes := CASE WHEN v_old_min <> v_old_max THEN v_old_scopes WHEN v_old_min IS NOT NULL THEN ARRAY[v_old_min] END;
     -- An update that changes neither key nor scope gives the same twice, in the same order.
     IF v_old_keys IS NOT NULL AND (v_old_keys IS DISTINCT FROM v_keys OR v_old_scopes IS DISTINCT FROM v_scopes) THEN
         v_noted := sync.capture(%1$s, v_old_keys, v_old_scopes);
     END IF;
     IF v_keys IS NOT NULL THEN
         v_noted := sync.capture(%1$s, v_keys, v_scopes);
-    END IF;%7$s
+    END IF;%5$s
     RETURN NULL;
 END
 $f$, p_table.table_id, sync.altered_condition(p_table.relation, p_table.columns_fingerprint),
         sync.capture_statement(p_table, 'new_rows'), sync.capture_statement(p_table, 'old_rows'),
-        sync.scopes_statement(p_table, 'new_rows'), sync.scopes_statement(p_table, 'old_rows'),
         CASE WHEN p_table.scope_via IS NULL THEN '' ELSE format($f$
     IF TG_OP <> 'INSERT' AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = %1$s) THEN
         EXECUTE sync.unadopted_statement(sync.catalog_entry(%1$s));
@@ -624,7 +604,6 @@ DROP FUNCTION sync.require_columns(sync.table_catalog);
 DROP FUNCTION sync.apply_statement(sync.table_catalog, "char", boolean);
 DROP FUNCTION sync.guard_statement(sync.table_catalog);
 DROP FUNCTION sync.emit_statement(sync.table_catalog, boolean);
-DROP FUNCTION sync.scopes_statement(sync.table_catalog, text);
 DROP FUNCTION sync.capture_statement(sync.table_catalog, text);
 DROP FUNCTION sync.wire_columns(sync.table_catalog, text);
 DROP FUNCTION sync.scope_condition(sync.table_catalog, text, text);

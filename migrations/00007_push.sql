@@ -82,31 +82,42 @@ DECLARE
     v_commit text := set_config('synchronous_commit', 'off', true);
     v_user sync.user_state;
     v_found record;
-    v_locked uuid;
 BEGIN
+    IF p_initialization_id IS NOT NULL THEN
+        -- The scope comes first, as in a commit, since its lease is renewed below. Otherwise this does not wait for it: other sources may hold it for long.
+        PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
+    END IF;
     LOOP
-        -- All that decides, in one look.
-        SELECT u.user_pk, u.state, l.bundle_seq, l.row_count, l.bundle_hash, p.push_id AS older_push_id,
-               s.state AS source_state, coalesce(s.last_source_bundle_id, 0) + 1 AS next_source_bundle_id
+        SELECT u.user_pk, u.state, u.retained_bundle_floor, s.state AS source_state, coalesce(s.last_source_bundle_id, 0) + 1 AS next_source_bundle_id
         INTO v_found
         FROM (SELECT) AS asked
         LEFT JOIN sync.user_state u ON u.user_id = p_user_id
-        LEFT JOIN sync.source_state s ON s.user_pk = u.user_pk AND s.source_id = p_source_id
-        LEFT JOIN sync.bundle_log l ON l.user_pk = u.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id
-            AND l.bundle_seq > u.retained_bundle_floor
-        LEFT JOIN sync.push_sessions p ON p.user_pk = u.user_pk AND p.source_id = p_source_id AND p.source_bundle_id = p_source_bundle_id;
-        IF v_found.bundle_seq IS NOT NULL THEN
-            PERFORM nextval('sync.push_replay_count');
-            RETURN QUERY SELECT NULL::uuid, v_found.bundle_seq, v_found.row_count, v_found.bundle_hash;
-            RETURN;
+        LEFT JOIN sync.source_state s ON s.user_pk = u.user_pk AND s.source_id = p_source_id;
+        IF p_source_bundle_id < v_found.next_source_bundle_id THEN
+            -- Committed before this look, so where it is not found it has been pruned.
+            SELECT NULL, l.bundle_seq, l.row_count, l.bundle_hash INTO push_id, bundle_seq, row_count, bundle_hash
+            FROM sync.bundle_log l
+            WHERE l.user_pk = v_found.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id AND l.bundle_seq > v_found.retained_bundle_floor;
+            IF FOUND THEN
+                PERFORM nextval('sync.push_replay_count');
+                RETURN NEXT;
+                RETURN;
+            END IF;
         END IF;
-        EXIT WHEN v_found.older_push_id IS NULL OR v_found.older_push_id = v_locked;
-        -- A client whose connection broke comes again while that session may still be committing: wait for it, and see what became of it.
-        -- A chunk that is on its way is in by then, and goes with the session. The scope comes first, as in a commit, where its lease is
-        -- renewed below; otherwise this does not wait for it, since other sources may hold it for long.
-        PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id AND p_initialization_id IS NOT NULL FOR NO KEY UPDATE;
-        PERFORM FROM sync.push_sessions s WHERE s.push_id = v_found.older_push_id FOR UPDATE;
-        v_locked := v_found.older_push_id;
+        EXIT WHEN v_found.user_pk IS NULL;
+        INSERT INTO sync.push_sessions AS s (user_pk, source_id, source_bundle_id, planned_row_count, initialization_id, expires_at)
+        VALUES (v_found.user_pk, p_source_id, p_source_bundle_id, p_planned_row_count, p_initialization_id, clock_timestamp() + p_session_ttl)
+        ON CONFLICT ON CONSTRAINT one_session_a_bundle DO NOTHING
+        RETURNING s.push_id INTO push_id;
+        EXIT WHEN FOUND;
+        -- A client whose connection broke comes again while that session may still be committing: wait for it, end it if it is still there, and see
+        -- what became of it. A chunk that is on its way is in by then, and goes with the session.
+        WITH older AS (
+            DELETE FROM sync.push_sessions p
+            WHERE p.user_pk = v_found.user_pk AND p.source_id = p_source_id AND p.source_bundle_id = p_source_bundle_id
+            RETURNING p.push_id
+        )
+        DELETE FROM sync.push_chunks c USING older o WHERE c.push_id = o.push_id;
     END LOOP;
     IF v_found.state IS DISTINCT FROM 'initialized' OR p_initialization_id IS NOT NULL THEN
         SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
@@ -123,15 +134,6 @@ BEGIN
         PERFORM sync.fail('OV006', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_found.next_source_bundle_id, p_source_bundle_id),
             jsonb_build_object('expected', v_found.next_source_bundle_id, 'actual', p_source_bundle_id), 'Take a snapshot with a source replacement.');
     END IF;
-    IF v_found.older_push_id IS NOT NULL THEN
-        DELETE FROM sync.push_chunks c WHERE c.push_id = v_found.older_push_id;
-    END IF;
-    INSERT INTO sync.push_sessions AS s (user_pk, source_id, source_bundle_id, planned_row_count, initialization_id, expires_at)
-    VALUES (v_found.user_pk, p_source_id, p_source_bundle_id, p_planned_row_count, p_initialization_id, clock_timestamp() + p_session_ttl)
-    ON CONFLICT ON CONSTRAINT one_session_a_bundle DO UPDATE
-    SET push_id = excluded.push_id, planned_row_count = excluded.planned_row_count, staged_row_count = 0,
-        initialization_id = excluded.initialization_id, expires_at = excluded.expires_at
-    RETURNING s.push_id INTO push_id;
     RETURN NEXT;
 END
 $$;
@@ -173,26 +175,26 @@ AS $$
 DECLARE
     v_commit text := set_config('synchronous_commit', 'off', true);
     v_user sync.user_state;
-    v_session sync.push_sessions;
-    v_next bigint;
+    v_session record;
+    v_expected bigint;
 BEGIN
-    SELECT s.* INTO v_session
-    FROM sync.push_sessions s JOIN sync.user_state u ON u.user_pk = s.user_pk
-    WHERE s.push_id = p_push_id AND s.source_id = p_source_id AND u.user_id = p_user_id AND s.expires_at > clock_timestamp()
-    FOR UPDATE OF s;
+    UPDATE sync.push_sessions s
+    SET staged_row_count = s.staged_row_count + cardinality(p_table_ids), expires_at = clock_timestamp() + p_session_ttl
+    FROM sync.user_state u
+    WHERE s.push_id = p_push_id AND s.source_id = p_source_id AND u.user_pk = s.user_pk AND u.user_id = p_user_id AND s.expires_at > clock_timestamp()
+    RETURNING s.user_pk, s.initialization_id, s.planned_row_count, s.staged_row_count AS next_row_ordinal INTO v_session;
     IF NOT FOUND THEN
         PERFORM sync.fail_session(p_push_id, p_user_id, p_source_id);
     ELSIF v_session.initialization_id IS NOT NULL THEN
         SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_pk = v_session.user_pk;
         PERFORM sync.require_lease(v_user, p_source_id, v_session.initialization_id, p_lease_ttl);
     END IF;
-    IF p_start_row_ordinal <> v_session.staged_row_count THEN
-        PERFORM sync.fail('OV011', format('the next chunk of push session %s starts at row %s, not %s', p_push_id, v_session.staged_row_count, p_start_row_ordinal),
-            jsonb_build_object('expected', v_session.staged_row_count, 'actual', p_start_row_ordinal));
-    END IF;
-    v_next := v_session.staged_row_count + cardinality(p_table_ids);
-    IF v_next > v_session.planned_row_count THEN
-        PERFORM sync.fail('OV010', format('%s rows are more than the %s planned', v_next, v_session.planned_row_count));
+    v_expected := v_session.next_row_ordinal - cardinality(p_table_ids);
+    IF p_start_row_ordinal <> v_expected THEN
+        PERFORM sync.fail('OV011', format('the next chunk of push session %s starts at row %s, not %s', p_push_id, v_expected, p_start_row_ordinal),
+            jsonb_build_object('expected', v_expected, 'actual', p_start_row_ordinal));
+    ELSIF v_session.next_row_ordinal > v_session.planned_row_count THEN
+        PERFORM sync.fail('OV010', format('%s rows are more than the %s planned', v_session.next_row_ordinal, v_session.planned_row_count));
     END IF;
     INSERT INTO sync.push_chunks (push_id, start_row_ordinal, table_ids, ops, base_row_versions, keys, payloads)
     SELECT p_push_id, p_start_row_ordinal, p_table_ids, p_ops, p_base_row_versions, p_keys, p_payloads
@@ -200,8 +202,7 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM sync.fail('OV021', 'the catalog of tables has changed');
     END IF;
-    UPDATE sync.push_sessions s SET staged_row_count = v_next, expires_at = clock_timestamp() + p_session_ttl WHERE s.push_id = p_push_id;
-    RETURN v_next;
+    RETURN v_session.next_row_ordinal;
 END
 $$;
 COMMENT ON FUNCTION sync.push_stage(uuid, text, text, bigint, bigint, integer[], text, bigint[], bytea[], text[], interval, interval) IS 'Adds a chunk of rows to a push session and returns the ordinal of the next row.';
@@ -292,7 +293,7 @@ COMMENT ON TYPE sync.push_effect IS 'What an applied push did beyond its rows: h
 -- Returns what that did; null if the statements did not touch the staged rows and nothing else, so that what they logged is not the bundle.
 -- Errors: OV012 a table is no longer registered; OV013 the first conflict in push order, before anything is applied; whatever the tables
 -- refuse. Locks: the rows written.
-CREATE FUNCTION sync.push_apply(p_push_id uuid, p_user sync.user_state, p_row_count bigint, p_in_order boolean)
+CREATE FUNCTION sync.push_apply(p_push_id uuid, p_user_pk bigint, p_user_id text, p_bundle_seq bigint, p_row_count bigint, p_in_order boolean)
 RETURNS sync.push_effect
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -330,7 +331,7 @@ BEGIN
             JOIN sync.table_catalog t ON t.table_id = c.table_ids[1]
             LEFT JOIN LATERAL (
                 SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
-                WHERE r.user_pk = p_user.user_pk AND r.table_id = c.table_ids[1] AND r.key_bytes = c.keys[1]
+                WHERE r.user_pk = p_user_pk AND r.table_id = c.table_ids[1] AND r.key_bytes = c.keys[1]
                 ORDER BY r.bundle_seq DESC LIMIT 1
             ) AS newest ON true
             WHERE c.push_id = p_push_id;
@@ -346,7 +347,7 @@ BEGIN
                   FROM sync.staged_rows s
                   LEFT JOIN LATERAL (
                       SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
-                      WHERE r.user_pk = p_user.user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
+                      WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
                       ORDER BY r.bundle_seq DESC LIMIT 1
                   ) AS newest ON true
                   WHERE s.push_id = p_push_id
@@ -358,13 +359,13 @@ BEGIN
         FETCH v_groups INTO v_group;
         EXIT WHEN NOT FOUND;
         IF v_group.conflict_at IS NOT NULL THEN
-            PERFORM sync.fail_conflict(p_push_id, p_user.user_pk, v_group.conflict_at);
+            PERFORM sync.fail_conflict(p_push_id, p_user_pk, v_group.conflict_at);
         ELSIF v_group.unregistered_at IS NOT NULL THEN
             PERFORM sync.fail('OV012', format('table %I.%I is no longer registered', v_group.schema_name, v_group.table_name), NULL, 'Push without its rows.');
         END IF;
         EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5, $6, $7, $8)', v_group.table_id)
         INTO v_row_count
-        USING p_push_id, p_user.user_id, v_group.first_row, v_group.last_row, p_user.user_pk, p_user.next_bundle_seq, v_group.ordinals, v_group.op;
+        USING p_push_id, p_user_id, v_group.first_row, v_group.last_row, p_user_pk, p_bundle_seq, v_group.ordinals, v_group.op;
         v_group_count := v_group_count + 1;
         v_bytes_before := v_group.bytes_before;
         IF v_group.scope_via IS NULL THEN
@@ -392,19 +393,19 @@ BEGIN
     IF v_may_be_renamed THEN
         IF EXISTS (
             SELECT FROM sync.staged_rows s JOIN sync.bundle_rows r ON r.row_ordinal = s.row_ordinal
-            WHERE s.push_id = p_push_id AND r.user_pk = p_user.user_pk AND r.bundle_seq = p_user.next_bundle_seq AND r.key_bytes <> s.key_bytes) THEN
+            WHERE s.push_id = p_push_id AND r.user_pk = p_user_pk AND r.bundle_seq = p_bundle_seq AND r.key_bytes <> s.key_bytes) THEN
             RETURN NULL;
         END IF;
     END IF;
     IF v_settled <> '{}' THEN
         FOR v_captured IN SELECT c.* FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.table_id = ANY (v_settled) LOOP
-            EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_captured.table_id) USING array_fill(p_user.user_pk, ARRAY[cardinality(v_captured.keys)]), v_captured.keys;
+            EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_captured.table_id) USING array_fill(p_user_pk, ARRAY[cardinality(v_captured.keys)]), v_captured.keys;
         END LOOP;
     END IF;
     RETURN ROW(v_live_rows, v_bytes_before);
 END
 $$;
-COMMENT ON FUNCTION sync.push_apply(uuid, sync.user_state, bigint, boolean) IS 'Judges, applies and logs the staged rows of a push, grouped by table or strictly in push order.';
+COMMENT ON FUNCTION sync.push_apply(uuid, bigint, text, bigint, bigint, boolean) IS 'Judges, applies and logs the staged rows of a push, grouped by table or strictly in push order.';
 
 -- sync.give_way keeps a push from waiting long for rows that an application's transaction holds: that one may come to wait for the
 -- push's scope, and must never be the victim of the deadlock. The push fails with 55P03 before one is looked for, and starts over.
@@ -444,35 +445,39 @@ SET enable_bitmapscan = off
 SET jit = off
 AS $$
 DECLARE
-    v_user sync.user_state;
+    v_user record;
+    v_scope sync.user_state;
     v_session record;
     v_effect sync.push_effect;
+    v_next bigint; -- source_bundle_id; 0 if the source is retired
     v_row_count bigint;
     v_distinct bigint;
 BEGIN
-    SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
-    -- Read once the scope is locked, since its sources move on only under that lock.
-    SELECT p.source_bundle_id, p.planned_row_count, p.staged_row_count, p.initialization_id,
-           s.state AS source_state, coalesce(s.last_source_bundle_id, 0) + 1 AS next_source_bundle_id
-    INTO v_session
-    FROM sync.push_sessions p LEFT JOIN sync.source_state s ON s.user_pk = p.user_pk AND s.source_id = p.source_id
+    SELECT u.user_pk, u.state, u.next_bundle_seq INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
+    -- The session ends here, and is there again if this is refused. Its source is read once the scope is locked, since sources move on only under that lock.
+    DELETE FROM sync.push_sessions p
     WHERE p.push_id = p_push_id AND p.user_pk = v_user.user_pk AND p.source_id = p_source_id AND p.expires_at > clock_timestamp()
-    FOR UPDATE OF p;
+    RETURNING p.source_bundle_id, p.planned_row_count, p.staged_row_count, p.initialization_id,
+        (SELECT CASE WHEN s.state <> 'retired' THEN s.last_source_bundle_id + 1 ELSE 0 END FROM sync.source_state s WHERE s.user_pk = p.user_pk AND s.source_id = p.source_id) AS next_source_bundle_id
+    INTO v_session;
     IF NOT FOUND THEN
         PERFORM sync.fail_session(p_push_id, p_user_id, p_source_id);
     END IF;
+    v_next := coalesce(v_session.next_source_bundle_id, 1);
     v_row_count := v_session.planned_row_count;
-    IF v_session.initialization_id IS NOT NULL THEN
-        PERFORM sync.require_lease(v_user, p_source_id, v_session.initialization_id, p_lease_ttl);
+    IF v_session.initialization_id IS NOT NULL OR v_user.state <> 'initialized' THEN
+        SELECT u.* INTO v_scope FROM sync.user_state u WHERE u.user_pk = v_user.user_pk;
+        IF v_session.initialization_id IS NULL THEN
+            PERFORM sync.require_initialized(v_scope, p_user_id);
+        END IF;
+        PERFORM sync.require_lease(v_scope, p_source_id, v_session.initialization_id, p_lease_ttl);
         UPDATE sync.user_state u SET state = 'initialized', initialization_id = NULL, lease_source_id = NULL, lease_expires_at = NULL WHERE u.user_pk = v_user.user_pk;
-    ELSIF v_user.state <> 'initialized' THEN
-        PERFORM sync.require_initialized(v_user, p_user_id);
     END IF;
-    IF v_session.source_state = 'retired' THEN
+    IF v_next = 0 THEN
         PERFORM sync.source_next(v_user.user_pk, p_source_id);
-    ELSIF v_session.next_source_bundle_id <> v_session.source_bundle_id THEN
-        PERFORM sync.fail('OV007', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_session.next_source_bundle_id, v_session.source_bundle_id),
-            jsonb_build_object('expected', v_session.next_source_bundle_id, 'actual', v_session.source_bundle_id), 'Take a snapshot with a source replacement.');
+    ELSIF v_next <> v_session.source_bundle_id THEN
+        PERFORM sync.fail('OV007', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, v_session.source_bundle_id),
+            jsonb_build_object('expected', v_next, 'actual', v_session.source_bundle_id), 'Take a snapshot with a source replacement.');
     ELSIF v_session.staged_row_count <> v_row_count THEN
         PERFORM sync.fail('OV012', format('%s of %s planned rows are staged', v_session.staged_row_count, v_session.planned_row_count), NULL, 'Upload the remaining chunks.');
     END IF;
@@ -493,10 +498,10 @@ BEGIN
     END IF;
     SET CONSTRAINTS ALL DEFERRED;
     IF v_row_count = 1 THEN
-        v_effect := sync.push_apply(p_push_id, v_user, v_row_count, false);
+        v_effect := sync.push_apply(p_push_id, v_user.user_pk, p_user_id, v_user.next_bundle_seq, v_row_count, false);
     ELSE
         BEGIN
-            v_effect := sync.push_apply(p_push_id, v_user, v_row_count, false);
+            v_effect := sync.push_apply(p_push_id, v_user.user_pk, p_user_id, v_user.next_bundle_seq, v_row_count, false);
         EXCEPTION WHEN OTHERS THEN
             -- A value that moves from one row to another, say, is refused in this order but not in the client's. So is what a trigger
             -- refuses, by whatever code; but a bad value, a wrong statement and a fault of the server stay what they are.
@@ -504,7 +509,7 @@ BEGIN
                 RAISE;
             END IF;
             SET CONSTRAINTS ALL DEFERRED;
-            v_effect := sync.push_apply(p_push_id, v_user, v_row_count, true);
+            v_effect := sync.push_apply(p_push_id, v_user.user_pk, p_user_id, v_user.next_bundle_seq, v_row_count, true);
         END;
     END IF;
     IF v_effect IS NULL THEN
@@ -516,7 +521,12 @@ BEGIN
     ELSIF v_row_count > p_max_rows AND p_max_rows > 0 THEN
         PERFORM sync.fail('OV012', format('the bundle has %s rows, more than the %s allowed', v_row_count, p_max_rows), NULL, 'Push fewer rows at a time.');
     END IF;
-    RETURN QUERY SELECT v_user.next_bundle_seq, v_session.source_bundle_id, v_row_count, v_effect.live_row_delta, v_effect.bytes_before;
+    bundle_seq := v_user.next_bundle_seq;
+    source_bundle_id := v_session.source_bundle_id;
+    row_count := v_row_count;
+    live_row_delta := v_effect.live_row_delta;
+    bytes_before := v_effect.bytes_before;
+    RETURN NEXT;
 END
 $$;
 COMMENT ON FUNCTION sync.push_commit(uuid, text, text, bigint, interval) IS 'Judges a staged push, applies it and writes its log; sync.bundle_close then ends it.';
@@ -525,7 +535,7 @@ COMMENT ON FUNCTION sync.push_commit(uuid, text, text, bigint, interval) IS 'Jud
 -- +goose Down
 DROP FUNCTION sync.push_commit(uuid, text, text, bigint, interval);
 DROP FUNCTION sync.give_way();
-DROP FUNCTION sync.push_apply(uuid, sync.user_state, bigint, boolean);
+DROP FUNCTION sync.push_apply(uuid, bigint, text, bigint, bigint, boolean);
 DROP TYPE sync.push_effect;
 DROP FUNCTION sync.fail_conflict(uuid, bigint, integer);
 DROP FUNCTION sync.is_conflict("char", bigint, bigint, "char");

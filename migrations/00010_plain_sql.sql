@@ -35,9 +35,9 @@ DECLARE
     v_locked bigint;
     v_retired bigint;
 BEGIN
-    -- EXCEPT, since it never compares each with each, as a join would that expects few of them.
+    -- EXCEPT, since it never compares each with each, as a join would that expects few of them. It keeps every row, so they are made few before.
     SELECT array_agg(n.scope) INTO v_scopes
-    FROM (SELECT s.scope FROM sync.captured_keys c CROSS JOIN LATERAL unnest(c.scopes) AS s(scope) WHERE c.xid = pg_current_xact_id()
+    FROM (SELECT DISTINCT s.scope FROM sync.captured_keys c CROSS JOIN LATERAL unnest(c.scopes) AS s(scope) WHERE c.xid = pg_current_xact_id()
           EXCEPT SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id()) AS n;
     IF v_scopes IS NULL THEN
         RETURN 0;
@@ -213,7 +213,7 @@ BEGIN
         CROSS JOIN LATERAL unnest(c.keys) AS k(key_bytes)
         WHERE c.xid = pg_current_xact_id()
         GROUP BY c.table_id;
-        PERFORM sync.resolve_scopes();
+        EXIT WHEN NOT sync.resolve_scopes();
     END LOOP;
     PERFORM sync.emit_captured(p_only_missing);
     PERFORM sync.require_canonical();

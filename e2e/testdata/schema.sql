@@ -365,8 +365,7 @@ BEGIN
         SET last_source_bundle_id = excluded.last_source_bundle_id, state = 'active', updated_at = now();
     END IF;
     IF v_bundle.push_id IS NOT NULL THEN
-        WITH chunks AS (DELETE FROM sync.push_chunks c WHERE c.push_id = v_bundle.push_id)
-        DELETE FROM sync.push_sessions p WHERE p.push_id = v_bundle.push_id;
+        DELETE FROM sync.push_chunks c WHERE c.push_id = v_bundle.push_id;
     END IF;
 END
 $$;
@@ -468,8 +467,8 @@ CREATE FUNCTION sync.capture_body(p_table sync.table_catalog) RETURNS text
     AS $_$
     SELECT format($f$
 DECLARE
-    v_keys bytea[]; v_min text; v_max text; v_scopes text[];
-    v_old_keys bytea[]; v_old_min text; v_old_max text; v_old_scopes text[];
+    v_keys bytea[]; v_scopes text[]; v_min text; v_max text;
+    v_old_keys bytea[]; v_old_scopes text[]; v_old_min text; v_old_max text;
     v_noted integer;
     v_table sync.table_catalog;
     v_is_stale boolean := %2$s;
@@ -477,39 +476,29 @@ BEGIN
     IF v_is_stale THEN
         v_table := sync.catalog_entry(%1$s);
         PERFORM sync.require_columns(v_table);
-        IF TG_OP <> 'DELETE' THEN EXECUTE sync.capture_statement(v_table, 'new_rows') INTO v_keys, v_min, v_max; END IF;
-        IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_statement(v_table, 'old_rows') INTO v_old_keys, v_old_min, v_old_max; END IF;
+        IF TG_OP <> 'DELETE' THEN EXECUTE sync.capture_statement(v_table, 'new_rows') INTO v_keys, v_scopes, v_min, v_max; END IF;
+        IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_statement(v_table, 'old_rows') INTO v_old_keys, v_old_scopes, v_old_min, v_old_max; END IF;
     ELSE
-        IF TG_OP <> 'DELETE' THEN %3$s INTO v_keys, v_min, v_max; END IF;
-        IF TG_OP <> 'INSERT' THEN %4$s INTO v_old_keys, v_old_min, v_old_max; END IF;
+        IF TG_OP <> 'DELETE' THEN %3$s INTO v_keys, v_scopes, v_min, v_max; END IF;
+        IF TG_OP <> 'INSERT' THEN %4$s INTO v_old_keys, v_old_scopes, v_old_min, v_old_max; END IF;
     END IF;
     IF v_keys IS NULL AND v_old_keys IS NULL THEN
         RETURN NULL;
     END IF;
-    v_scopes := CASE WHEN v_min IS NOT NULL THEN ARRAY[v_min] END;
-    v_old_scopes := CASE WHEN v_old_min IS NOT NULL THEN ARRAY[v_old_min] END;
-    IF v_min <> v_max OR v_old_min <> v_old_max THEN
-        -- A statement over several scopes: note the scope of each row.
-        IF v_is_stale THEN
-            IF TG_OP <> 'DELETE' THEN EXECUTE sync.scopes_statement(v_table, 'new_rows') INTO v_scopes; END IF;
-            IF TG_OP <> 'INSERT' THEN EXECUTE sync.scopes_statement(v_table, 'old_rows') INTO v_old_scopes; END IF;
-        ELSE
-            IF TG_OP <> 'DELETE' THEN %5$s INTO v_scopes; END IF;
-            IF TG_OP <> 'INSERT' THEN %6$s INTO v_old_scopes; END IF;
-        END IF;
-    END IF;
+    -- Most statements are about one scope, which is noted once.
+    v_scopes := CASE WHEN v_min <> v_max THEN v_scopes WHEN v_min IS NOT NULL THEN ARRAY[v_min] END;
+    v_old_scopes := CASE WHEN v_old_min <> v_old_max THEN v_old_scopes WHEN v_old_min IS NOT NULL THEN ARRAY[v_old_min] END;
     -- An update that changes neither key nor scope gives the same twice, in the same order.
     IF v_old_keys IS NOT NULL AND (v_old_keys IS DISTINCT FROM v_keys OR v_old_scopes IS DISTINCT FROM v_scopes) THEN
         v_noted := sync.capture(%1$s, v_old_keys, v_old_scopes);
     END IF;
     IF v_keys IS NOT NULL THEN
         v_noted := sync.capture(%1$s, v_keys, v_scopes);
-    END IF;%7$s
+    END IF;%5$s
     RETURN NULL;
 END
 $f$, p_table.table_id, sync.altered_condition(p_table.relation, p_table.columns_fingerprint),
         sync.capture_statement(p_table, 'new_rows'), sync.capture_statement(p_table, 'old_rows'),
-        sync.scopes_statement(p_table, 'new_rows'), sync.scopes_statement(p_table, 'old_rows'),
         CASE WHEN p_table.scope_via IS NULL THEN '' ELSE format($f$
     IF TG_OP <> 'INSERT' AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = %1$s) THEN
         EXECUTE sync.unadopted_statement(sync.catalog_entry(%1$s));
@@ -572,8 +561,8 @@ CREATE FUNCTION sync.capture_statement(p_table sync.table_catalog, p_transition_
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     SELECT format('SELECT array_agg(%s), %s FROM %I AS n', sync.key_bytes_expression(p_table, 'n'),
-                  CASE WHEN p_table.scope_via IS NULL THEN format('min(n.%1$I::text COLLATE "C"), max(n.%1$I::text COLLATE "C")', p_table.scope_column)
-                       ELSE 'NULL::text, NULL::text' END, p_transition_table)
+                  CASE WHEN p_table.scope_via IS NULL THEN format('array_agg(n.%1$I::text), min(n.%1$I::text COLLATE "C"), max(n.%1$I::text COLLATE "C")', p_table.scope_column)
+                       ELSE 'NULL::text[], NULL::text, NULL::text' END, p_transition_table)
 $_$;
 COMMENT ON FUNCTION sync.capture_statement(p_table sync.table_catalog, p_transition_table text) IS 'Text of the query that reads keys and scopes from a transition table.';
 CREATE FUNCTION sync.catalog_changed(p_relation regclass DEFAULT NULL::regclass) RETURNS void
@@ -761,7 +750,7 @@ BEGIN
         CROSS JOIN LATERAL unnest(c.keys) AS k(key_bytes)
         WHERE c.xid = pg_current_xact_id()
         GROUP BY c.table_id;
-        PERFORM sync.resolve_scopes();
+        EXIT WHEN NOT sync.resolve_scopes();
     END LOOP;
     PERFORM sync.emit_captured(p_only_missing);
     PERFORM sync.require_canonical();
@@ -938,44 +927,66 @@ DECLARE
     v_xid xid8 := pg_current_xact_id();
     v_scope text;
     v_push_id uuid;
+    v_statements bigint;
+    v_keys bigint;
+    v_tables refcursor;
     v_table record;
     v_touched bigint := 0;
 BEGIN
     SELECT b.user_id, b.push_id INTO v_scope, v_push_id FROM sync.open_bundles b WHERE b.xid = v_xid AND NOT b.is_implicit;
-    IF (SELECT sum(cardinality(c.keys)) FROM sync.captured_keys c WHERE c.xid = v_xid) > 100 THEN
+    SELECT count(*), sum(cardinality(c.keys)) INTO v_statements, v_keys FROM sync.captured_keys c WHERE c.xid = v_xid;
+    IF v_keys > 100 THEN
         -- A plan kept from when a table had a few rows must not meet a hundred thousand. What planning costs is nothing beside so many rows.
         PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('work_mem', '64MB', true);
     END IF;
-    FOR v_table IN
-        WITH captured AS (
-            SELECT c.table_id, c.keys, c.scopes, sum(cardinality(c.keys)) OVER (ORDER BY c.capture_no) - cardinality(c.keys) AS keys_before
-            FROM sync.captured_keys c WHERE c.xid = v_xid
-        ), touched AS (
-            SELECT c.table_id, b.user_pk, k.key_bytes, min(c.keys_before + k.place) AS first_touched
-            FROM captured c
-            CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) WITH ORDINALITY AS k(key_bytes, scope, place)
-            JOIN sync.open_bundles b ON b.xid = v_xid AND b.user_id = coalesce(k.scope, c.scopes[1], v_scope)
-            GROUP BY c.table_id, b.user_pk, k.key_bytes
-        ), pushed AS (
-            SELECT s.table_id, s.key_bytes, s.row_ordinal FROM sync.staged_rows s WHERE s.push_id = v_push_id
-        ), placed AS (
-            SELECT t.table_id, t.user_pk, t.key_bytes,
-                   (row_number() OVER (PARTITION BY t.user_pk ORDER BY p.row_ordinal NULLS LAST, t.first_touched) - 1)::integer AS row_ordinal
-            FROM touched t
-            LEFT JOIN pushed p ON p.table_id = t.table_id AND p.key_bytes = t.key_bytes
-        )
-        -- Grouped by hash, so each table's arrays are in the order in which keys were numbered, which is that of the log.
-        SELECT p.table_id, count(*) AS touched, (SELECT t.has_to_settle FROM sync.table_catalog t WHERE t.table_id = p.table_id) AS has_to_settle,
-               array_agg(p.user_pk) AS user_pks, array_agg(p.row_ordinal) AS ordinals, array_agg(p.key_bytes) AS keys
-        FROM placed p
-        GROUP BY p.table_id
+    IF v_statements = 1 AND v_push_id IS NULL THEN
+        -- What one statement touched is numbered in its order. It has no row twice in one scope: a key is unique, and has one scope in the log.
+        OPEN v_tables FOR
+            SELECT c.table_id, n.touched, (SELECT t.has_to_settle FROM sync.table_catalog t WHERE t.table_id = c.table_id) AS has_to_settle,
+                   n.user_pks, n.ordinals, n.keys
+            FROM sync.captured_keys c
+            CROSS JOIN LATERAL (
+                SELECT count(*) AS touched, array_agg(p.user_pk) AS user_pks, array_agg(p.row_ordinal) AS ordinals, array_agg(p.key_bytes) AS keys
+                FROM (SELECT b.user_pk, k.key_bytes, (row_number() OVER (PARTITION BY b.user_pk ORDER BY k.place) - 1)::integer AS row_ordinal
+                      FROM ROWS FROM (unnest(c.keys), unnest(c.scopes)) WITH ORDINALITY AS k(key_bytes, scope, place)
+                      JOIN sync.open_bundles b ON b.xid = v_xid AND b.user_id = coalesce(k.scope, c.scopes[1], v_scope)) AS p
+            ) AS n
+            WHERE c.xid = v_xid AND n.touched > 0;
+    ELSE
+        OPEN v_tables FOR
+            WITH captured AS (
+                SELECT c.table_id, c.keys, c.scopes, sum(cardinality(c.keys)) OVER (ORDER BY c.capture_no) - cardinality(c.keys) AS keys_before
+                FROM sync.captured_keys c WHERE c.xid = v_xid
+            ), touched AS (
+                SELECT c.table_id, b.user_pk, k.key_bytes, min(c.keys_before + k.place) AS first_touched
+                FROM captured c
+                CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) WITH ORDINALITY AS k(key_bytes, scope, place)
+                JOIN sync.open_bundles b ON b.xid = v_xid AND b.user_id = coalesce(k.scope, c.scopes[1], v_scope)
+                GROUP BY c.table_id, b.user_pk, k.key_bytes
+            ), pushed AS (
+                SELECT s.table_id, s.key_bytes, s.row_ordinal FROM sync.staged_rows s WHERE s.push_id = v_push_id
+            ), placed AS (
+                SELECT t.table_id, t.user_pk, t.key_bytes,
+                       (row_number() OVER (PARTITION BY t.user_pk ORDER BY p.row_ordinal NULLS LAST, t.first_touched) - 1)::integer AS row_ordinal
+                FROM touched t
+                LEFT JOIN pushed p ON p.table_id = t.table_id AND p.key_bytes = t.key_bytes
+            )
+            -- Grouped by hash, so each table's arrays are in the order in which keys were numbered, which is that of the log.
+            SELECT p.table_id, count(*) AS touched, (SELECT t.has_to_settle FROM sync.table_catalog t WHERE t.table_id = p.table_id) AS has_to_settle,
+                   array_agg(p.user_pk) AS user_pks, array_agg(p.row_ordinal) AS ordinals, array_agg(p.key_bytes) AS keys
+            FROM placed p
+            GROUP BY p.table_id;
+    END IF;
     LOOP
+        FETCH v_tables INTO v_table;
+        EXIT WHEN NOT FOUND;
         EXECUTE format('SELECT sync.emit_%s($1, $2, $3, $4)', v_table.table_id) USING v_table.user_pks, v_table.ordinals, v_table.keys, p_only_missing;
         IF v_table.has_to_settle THEN
             EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_table.table_id) USING v_table.user_pks, v_table.keys;
         END IF;
         v_touched := v_touched + v_table.touched;
     END LOOP;
+    CLOSE v_tables;
     IF v_touched > (SELECT sum(b.row_count) FROM sync.open_bundles b WHERE b.xid = v_xid) THEN
         -- A row that was inserted and deleted in the same transaction has no effect and left a gap; so did one that is not missing.
         PERFORM sync.close_ordinal_gaps();
@@ -1004,9 +1015,9 @@ CREATE FUNCTION sync.emit_statement(p_table sync.table_catalog, p_whole boolean)
                k.key_bytes, CASE WHEN live.%2$I IS NOT NULL THEN row_to_json(live.*)::text END
         FROM touched k
         LEFT JOIN LATERAL (
-            SELECT %3$s FROM %4$s AS t WHERE %5$s AND t.%2$I = %6$s%7$s
+            SELECT %3$s FROM %4$s AS t WHERE %5$s AND %6$s
         ) AS live ON true
-        WHERE CASE WHEN k.bytes_before IS NULL THEN live.%2$I IS NOT NULL ELSE NOT $4 END%8$s
+        WHERE CASE WHEN k.bytes_before IS NULL THEN live.%2$I IS NOT NULL ELSE NOT $4 END
         RETURNING user_pk, op, octet_length(payload) AS bytes
     )
     UPDATE sync.open_bundles b
@@ -1018,8 +1029,9 @@ CREATE FUNCTION sync.emit_statement(p_table sync.table_catalog, p_whole boolean)
           GROUP BY e.user_pk) AS c
     WHERE b.xid = pg_current_xact_id() AND b.user_pk = c.user_pk$f$,
         p_table.table_id, p_table.key_column, sync.wire_columns(p_table, 't'), p_table.relation,
-        sync.scope_condition(p_table, 't', 'k.user_id'), sync.key_expression(p_table, 'k.key_bytes'), CASE WHEN NOT p_whole THEN ' OFFSET 0' END,
-        CASE WHEN p_whole THEN ' ORDER BY k.user_pk, k.row_ordinal' END)
+        sync.scope_condition(p_table, 't', 'k.user_id'),
+        CASE WHEN p_whole THEN sync.key_bytes_expression(p_table, 't') || ' = k.key_bytes'
+             ELSE format('t.%I = %s OFFSET 0', p_table.key_column, sync.key_expression(p_table, 'k.key_bytes')) END)
 $_$;
 COMMENT ON FUNCTION sync.emit_statement(p_table sync.table_catalog, p_whole boolean) IS 'Text of the statement that writes effects of one table from live rows into the log.';
 CREATE FUNCTION sync.end_registration(p_table sync.table_catalog) RETURNS void
@@ -1433,9 +1445,9 @@ DECLARE
     v_locked bigint;
     v_retired bigint;
 BEGIN
-    -- EXCEPT, since it never compares each with each, as a join would that expects few of them.
+    -- EXCEPT, since it never compares each with each, as a join would that expects few of them. It keeps every row, so they are made few before.
     SELECT array_agg(n.scope) INTO v_scopes
-    FROM (SELECT s.scope FROM sync.captured_keys c CROSS JOIN LATERAL unnest(c.scopes) AS s(scope) WHERE c.xid = pg_current_xact_id()
+    FROM (SELECT DISTINCT s.scope FROM sync.captured_keys c CROSS JOIN LATERAL unnest(c.scopes) AS s(scope) WHERE c.xid = pg_current_xact_id()
           EXCEPT SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id()) AS n;
     IF v_scopes IS NULL THEN
         RETURN 0;
@@ -1548,39 +1560,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.prune_scope(p_user_pk bigint, p_retained_bundles bigint, p_max_bundles bigint) IS 'Raises the floor of one scope and removes bundles and versions that retention no longer needs; returns the number of bundles removed.';
-CREATE TABLE sync.user_state (
-    user_pk bigint NOT NULL,
-    user_id sync.identifier NOT NULL,
-    state sync.scope_state DEFAULT 'uninitialized'::text NOT NULL,
-    next_bundle_seq bigint DEFAULT 1 NOT NULL,
-    retained_bundle_floor bigint DEFAULT 0 NOT NULL,
-    live_row_count bigint DEFAULT 0 NOT NULL,
-    live_byte_count bigint DEFAULT 0 NOT NULL,
-    bundle_byte_count bigint DEFAULT 0 NOT NULL,
-    last_bundle_at timestamp with time zone,
-    initialization_id uuid,
-    lease_source_id text,
-    lease_expires_at timestamp with time zone,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    pruned_bundle_seq bigint DEFAULT 0 NOT NULL
-)
-WITH (fillfactor='70');
-COMMENT ON TABLE sync.user_state IS 'One row per scope (user). Its row lock is what puts the bundles of one scope in order; scopes never wait for each other.';
-COMMENT ON COLUMN sync.user_state.user_pk IS 'Compact internal id of the scope, used by the log.';
-COMMENT ON COLUMN sync.user_state.user_id IS 'Scope id: the authenticated user id, and the value of the scope column in synced tables.';
-COMMENT ON COLUMN sync.user_state.state IS 'uninitialized (nobody has connected), initializing (one source holds a lease to upload the first rows) or initialized.';
-COMMENT ON COLUMN sync.user_state.next_bundle_seq IS 'Sequence number that the next bundle gets; the newest bundle is one below.';
-COMMENT ON COLUMN sync.user_state.retained_bundle_floor IS 'Bundles at or below this sequence are no longer served; 0 means that all history is there.';
-COMMENT ON COLUMN sync.user_state.live_row_count IS 'Rows that a snapshot at the newest sequence holds.';
-COMMENT ON COLUMN sync.user_state.live_byte_count IS 'Bytes of the payloads that a snapshot at the newest sequence holds.';
-COMMENT ON COLUMN sync.user_state.bundle_byte_count IS 'Sum of byte_count over the bundles of this scope in sync.bundle_log.';
-COMMENT ON COLUMN sync.user_state.last_bundle_at IS 'When the newest bundle was committed.';
-COMMENT ON COLUMN sync.user_state.initialization_id IS 'Id of the lease while initializing.';
-COMMENT ON COLUMN sync.user_state.lease_source_id IS 'Source that holds the lease while initializing.';
-COMMENT ON COLUMN sync.user_state.lease_expires_at IS 'When the lease ends, by the clock of this database.';
-COMMENT ON COLUMN sync.user_state.created_at IS 'When the scope was first seen.';
-COMMENT ON COLUMN sync.user_state.pruned_bundle_seq IS 'Up to here sync.prune has removed bundles and replaced versions; at most retained_bundle_floor. What the scope held at an earlier sequence can no longer be told.';
-CREATE FUNCTION sync.push_apply(p_push_id uuid, p_user sync.user_state, p_row_count bigint, p_in_order boolean) RETURNS sync.push_effect
+CREATE FUNCTION sync.push_apply(p_push_id uuid, p_user_pk bigint, p_user_id text, p_bundle_seq bigint, p_row_count bigint, p_in_order boolean) RETURNS sync.push_effect
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
@@ -1617,7 +1597,7 @@ BEGIN
             JOIN sync.table_catalog t ON t.table_id = c.table_ids[1]
             LEFT JOIN LATERAL (
                 SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
-                WHERE r.user_pk = p_user.user_pk AND r.table_id = c.table_ids[1] AND r.key_bytes = c.keys[1]
+                WHERE r.user_pk = p_user_pk AND r.table_id = c.table_ids[1] AND r.key_bytes = c.keys[1]
                 ORDER BY r.bundle_seq DESC LIMIT 1
             ) AS newest ON true
             WHERE c.push_id = p_push_id;
@@ -1633,7 +1613,7 @@ BEGIN
                   FROM sync.staged_rows s
                   LEFT JOIN LATERAL (
                       SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
-                      WHERE r.user_pk = p_user.user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
+                      WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
                       ORDER BY r.bundle_seq DESC LIMIT 1
                   ) AS newest ON true
                   WHERE s.push_id = p_push_id
@@ -1645,13 +1625,13 @@ BEGIN
         FETCH v_groups INTO v_group;
         EXIT WHEN NOT FOUND;
         IF v_group.conflict_at IS NOT NULL THEN
-            PERFORM sync.fail_conflict(p_push_id, p_user.user_pk, v_group.conflict_at);
+            PERFORM sync.fail_conflict(p_push_id, p_user_pk, v_group.conflict_at);
         ELSIF v_group.unregistered_at IS NOT NULL THEN
             PERFORM sync.fail('OV012', format('table %I.%I is no longer registered', v_group.schema_name, v_group.table_name), NULL, 'Push without its rows.');
         END IF;
         EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5, $6, $7, $8)', v_group.table_id)
         INTO v_row_count
-        USING p_push_id, p_user.user_id, v_group.first_row, v_group.last_row, p_user.user_pk, p_user.next_bundle_seq, v_group.ordinals, v_group.op;
+        USING p_push_id, p_user_id, v_group.first_row, v_group.last_row, p_user_pk, p_bundle_seq, v_group.ordinals, v_group.op;
         v_group_count := v_group_count + 1;
         v_bytes_before := v_group.bytes_before;
         IF v_group.scope_via IS NULL THEN
@@ -1679,19 +1659,19 @@ BEGIN
     IF v_may_be_renamed THEN
         IF EXISTS (
             SELECT FROM sync.staged_rows s JOIN sync.bundle_rows r ON r.row_ordinal = s.row_ordinal
-            WHERE s.push_id = p_push_id AND r.user_pk = p_user.user_pk AND r.bundle_seq = p_user.next_bundle_seq AND r.key_bytes <> s.key_bytes) THEN
+            WHERE s.push_id = p_push_id AND r.user_pk = p_user_pk AND r.bundle_seq = p_bundle_seq AND r.key_bytes <> s.key_bytes) THEN
             RETURN NULL;
         END IF;
     END IF;
     IF v_settled <> '{}' THEN
         FOR v_captured IN SELECT c.* FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.table_id = ANY (v_settled) LOOP
-            EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_captured.table_id) USING array_fill(p_user.user_pk, ARRAY[cardinality(v_captured.keys)]), v_captured.keys;
+            EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_captured.table_id) USING array_fill(p_user_pk, ARRAY[cardinality(v_captured.keys)]), v_captured.keys;
         END LOOP;
     END IF;
     RETURN ROW(v_live_rows, v_bytes_before);
 END
 $_$;
-COMMENT ON FUNCTION sync.push_apply(p_push_id uuid, p_user sync.user_state, p_row_count bigint, p_in_order boolean) IS 'Judges, applies and logs the staged rows of a push, grouped by table or strictly in push order.';
+COMMENT ON FUNCTION sync.push_apply(p_push_id uuid, p_user_pk bigint, p_user_id text, p_bundle_seq bigint, p_row_count bigint, p_in_order boolean) IS 'Judges, applies and logs the staged rows of a push, grouped by table or strictly in push order.';
 CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval) RETURNS TABLE(bundle_seq bigint, source_bundle_id bigint, row_count bigint, live_row_delta bigint, bytes_before bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1707,35 +1687,39 @@ CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id tex
     SET jit TO 'off'
     AS $$
 DECLARE
-    v_user sync.user_state;
+    v_user record;
+    v_scope sync.user_state;
     v_session record;
     v_effect sync.push_effect;
+    v_next bigint; -- source_bundle_id; 0 if the source is retired
     v_row_count bigint;
     v_distinct bigint;
 BEGIN
-    SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
-    -- Read once the scope is locked, since its sources move on only under that lock.
-    SELECT p.source_bundle_id, p.planned_row_count, p.staged_row_count, p.initialization_id,
-           s.state AS source_state, coalesce(s.last_source_bundle_id, 0) + 1 AS next_source_bundle_id
-    INTO v_session
-    FROM sync.push_sessions p LEFT JOIN sync.source_state s ON s.user_pk = p.user_pk AND s.source_id = p.source_id
+    SELECT u.user_pk, u.state, u.next_bundle_seq INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
+    -- The session ends here, and is there again if this is refused. Its source is read once the scope is locked, since sources move on only under that lock.
+    DELETE FROM sync.push_sessions p
     WHERE p.push_id = p_push_id AND p.user_pk = v_user.user_pk AND p.source_id = p_source_id AND p.expires_at > clock_timestamp()
-    FOR UPDATE OF p;
+    RETURNING p.source_bundle_id, p.planned_row_count, p.staged_row_count, p.initialization_id,
+        (SELECT CASE WHEN s.state <> 'retired' THEN s.last_source_bundle_id + 1 ELSE 0 END FROM sync.source_state s WHERE s.user_pk = p.user_pk AND s.source_id = p.source_id) AS next_source_bundle_id
+    INTO v_session;
     IF NOT FOUND THEN
         PERFORM sync.fail_session(p_push_id, p_user_id, p_source_id);
     END IF;
+    v_next := coalesce(v_session.next_source_bundle_id, 1);
     v_row_count := v_session.planned_row_count;
-    IF v_session.initialization_id IS NOT NULL THEN
-        PERFORM sync.require_lease(v_user, p_source_id, v_session.initialization_id, p_lease_ttl);
+    IF v_session.initialization_id IS NOT NULL OR v_user.state <> 'initialized' THEN
+        SELECT u.* INTO v_scope FROM sync.user_state u WHERE u.user_pk = v_user.user_pk;
+        IF v_session.initialization_id IS NULL THEN
+            PERFORM sync.require_initialized(v_scope, p_user_id);
+        END IF;
+        PERFORM sync.require_lease(v_scope, p_source_id, v_session.initialization_id, p_lease_ttl);
         UPDATE sync.user_state u SET state = 'initialized', initialization_id = NULL, lease_source_id = NULL, lease_expires_at = NULL WHERE u.user_pk = v_user.user_pk;
-    ELSIF v_user.state <> 'initialized' THEN
-        PERFORM sync.require_initialized(v_user, p_user_id);
     END IF;
-    IF v_session.source_state = 'retired' THEN
+    IF v_next = 0 THEN
         PERFORM sync.source_next(v_user.user_pk, p_source_id);
-    ELSIF v_session.next_source_bundle_id <> v_session.source_bundle_id THEN
-        PERFORM sync.fail('OV007', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_session.next_source_bundle_id, v_session.source_bundle_id),
-            jsonb_build_object('expected', v_session.next_source_bundle_id, 'actual', v_session.source_bundle_id), 'Take a snapshot with a source replacement.');
+    ELSIF v_next <> v_session.source_bundle_id THEN
+        PERFORM sync.fail('OV007', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_next, v_session.source_bundle_id),
+            jsonb_build_object('expected', v_next, 'actual', v_session.source_bundle_id), 'Take a snapshot with a source replacement.');
     ELSIF v_session.staged_row_count <> v_row_count THEN
         PERFORM sync.fail('OV012', format('%s of %s planned rows are staged', v_session.staged_row_count, v_session.planned_row_count), NULL, 'Upload the remaining chunks.');
     END IF;
@@ -1756,10 +1740,10 @@ BEGIN
     END IF;
     SET CONSTRAINTS ALL DEFERRED;
     IF v_row_count = 1 THEN
-        v_effect := sync.push_apply(p_push_id, v_user, v_row_count, false);
+        v_effect := sync.push_apply(p_push_id, v_user.user_pk, p_user_id, v_user.next_bundle_seq, v_row_count, false);
     ELSE
         BEGIN
-            v_effect := sync.push_apply(p_push_id, v_user, v_row_count, false);
+            v_effect := sync.push_apply(p_push_id, v_user.user_pk, p_user_id, v_user.next_bundle_seq, v_row_count, false);
         EXCEPTION WHEN OTHERS THEN
             -- A value that moves from one row to another, say, is refused in this order but not in the client's. So is what a trigger
             -- refuses, by whatever code; but a bad value, a wrong statement and a fault of the server stay what they are.
@@ -1767,7 +1751,7 @@ BEGIN
                 RAISE;
             END IF;
             SET CONSTRAINTS ALL DEFERRED;
-            v_effect := sync.push_apply(p_push_id, v_user, v_row_count, true);
+            v_effect := sync.push_apply(p_push_id, v_user.user_pk, p_user_id, v_user.next_bundle_seq, v_row_count, true);
         END;
     END IF;
     IF v_effect IS NULL THEN
@@ -1779,7 +1763,12 @@ BEGIN
     ELSIF v_row_count > p_max_rows AND p_max_rows > 0 THEN
         PERFORM sync.fail('OV012', format('the bundle has %s rows, more than the %s allowed', v_row_count, p_max_rows), NULL, 'Push fewer rows at a time.');
     END IF;
-    RETURN QUERY SELECT v_user.next_bundle_seq, v_session.source_bundle_id, v_row_count, v_effect.live_row_delta, v_effect.bytes_before;
+    bundle_seq := v_user.next_bundle_seq;
+    source_bundle_id := v_session.source_bundle_id;
+    row_count := v_row_count;
+    live_row_delta := v_effect.live_row_delta;
+    bytes_before := v_effect.bytes_before;
+    RETURN NEXT;
 END
 $$;
 COMMENT ON FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval) IS 'Judges a staged push, applies it and writes its log; sync.bundle_close then ends it.';
@@ -1794,31 +1783,42 @@ DECLARE
     v_commit text := set_config('synchronous_commit', 'off', true);
     v_user sync.user_state;
     v_found record;
-    v_locked uuid;
 BEGIN
+    IF p_initialization_id IS NOT NULL THEN
+        -- The scope comes first, as in a commit, since its lease is renewed below. Otherwise this does not wait for it: other sources may hold it for long.
+        PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
+    END IF;
     LOOP
-        -- All that decides, in one look.
-        SELECT u.user_pk, u.state, l.bundle_seq, l.row_count, l.bundle_hash, p.push_id AS older_push_id,
-               s.state AS source_state, coalesce(s.last_source_bundle_id, 0) + 1 AS next_source_bundle_id
+        SELECT u.user_pk, u.state, u.retained_bundle_floor, s.state AS source_state, coalesce(s.last_source_bundle_id, 0) + 1 AS next_source_bundle_id
         INTO v_found
         FROM (SELECT) AS asked
         LEFT JOIN sync.user_state u ON u.user_id = p_user_id
-        LEFT JOIN sync.source_state s ON s.user_pk = u.user_pk AND s.source_id = p_source_id
-        LEFT JOIN sync.bundle_log l ON l.user_pk = u.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id
-            AND l.bundle_seq > u.retained_bundle_floor
-        LEFT JOIN sync.push_sessions p ON p.user_pk = u.user_pk AND p.source_id = p_source_id AND p.source_bundle_id = p_source_bundle_id;
-        IF v_found.bundle_seq IS NOT NULL THEN
-            PERFORM nextval('sync.push_replay_count');
-            RETURN QUERY SELECT NULL::uuid, v_found.bundle_seq, v_found.row_count, v_found.bundle_hash;
-            RETURN;
+        LEFT JOIN sync.source_state s ON s.user_pk = u.user_pk AND s.source_id = p_source_id;
+        IF p_source_bundle_id < v_found.next_source_bundle_id THEN
+            -- Committed before this look, so where it is not found it has been pruned.
+            SELECT NULL, l.bundle_seq, l.row_count, l.bundle_hash INTO push_id, bundle_seq, row_count, bundle_hash
+            FROM sync.bundle_log l
+            WHERE l.user_pk = v_found.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id AND l.bundle_seq > v_found.retained_bundle_floor;
+            IF FOUND THEN
+                PERFORM nextval('sync.push_replay_count');
+                RETURN NEXT;
+                RETURN;
+            END IF;
         END IF;
-        EXIT WHEN v_found.older_push_id IS NULL OR v_found.older_push_id = v_locked;
-        -- A client whose connection broke comes again while that session may still be committing: wait for it, and see what became of it.
-        -- A chunk that is on its way is in by then, and goes with the session. The scope comes first, as in a commit, where its lease is
-        -- renewed below; otherwise this does not wait for it, since other sources may hold it for long.
-        PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id AND p_initialization_id IS NOT NULL FOR NO KEY UPDATE;
-        PERFORM FROM sync.push_sessions s WHERE s.push_id = v_found.older_push_id FOR UPDATE;
-        v_locked := v_found.older_push_id;
+        EXIT WHEN v_found.user_pk IS NULL;
+        INSERT INTO sync.push_sessions AS s (user_pk, source_id, source_bundle_id, planned_row_count, initialization_id, expires_at)
+        VALUES (v_found.user_pk, p_source_id, p_source_bundle_id, p_planned_row_count, p_initialization_id, clock_timestamp() + p_session_ttl)
+        ON CONFLICT ON CONSTRAINT one_session_a_bundle DO NOTHING
+        RETURNING s.push_id INTO push_id;
+        EXIT WHEN FOUND;
+        -- A client whose connection broke comes again while that session may still be committing: wait for it, end it if it is still there, and see
+        -- what became of it. A chunk that is on its way is in by then, and goes with the session.
+        WITH older AS (
+            DELETE FROM sync.push_sessions p
+            WHERE p.user_pk = v_found.user_pk AND p.source_id = p_source_id AND p.source_bundle_id = p_source_bundle_id
+            RETURNING p.push_id
+        )
+        DELETE FROM sync.push_chunks c USING older o WHERE c.push_id = o.push_id;
     END LOOP;
     IF v_found.state IS DISTINCT FROM 'initialized' OR p_initialization_id IS NOT NULL THEN
         SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
@@ -1835,15 +1835,6 @@ BEGIN
         PERFORM sync.fail('OV006', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_found.next_source_bundle_id, p_source_bundle_id),
             jsonb_build_object('expected', v_found.next_source_bundle_id, 'actual', p_source_bundle_id), 'Take a snapshot with a source replacement.');
     END IF;
-    IF v_found.older_push_id IS NOT NULL THEN
-        DELETE FROM sync.push_chunks c WHERE c.push_id = v_found.older_push_id;
-    END IF;
-    INSERT INTO sync.push_sessions AS s (user_pk, source_id, source_bundle_id, planned_row_count, initialization_id, expires_at)
-    VALUES (v_found.user_pk, p_source_id, p_source_bundle_id, p_planned_row_count, p_initialization_id, clock_timestamp() + p_session_ttl)
-    ON CONFLICT ON CONSTRAINT one_session_a_bundle DO UPDATE
-    SET push_id = excluded.push_id, planned_row_count = excluded.planned_row_count, staged_row_count = 0,
-        initialization_id = excluded.initialization_id, expires_at = excluded.expires_at
-    RETURNING s.push_id INTO push_id;
     RETURN NEXT;
 END
 $$;
@@ -1875,26 +1866,26 @@ CREATE FUNCTION sync.push_stage(p_push_id uuid, p_user_id text, p_source_id text
 DECLARE
     v_commit text := set_config('synchronous_commit', 'off', true);
     v_user sync.user_state;
-    v_session sync.push_sessions;
-    v_next bigint;
+    v_session record;
+    v_expected bigint;
 BEGIN
-    SELECT s.* INTO v_session
-    FROM sync.push_sessions s JOIN sync.user_state u ON u.user_pk = s.user_pk
-    WHERE s.push_id = p_push_id AND s.source_id = p_source_id AND u.user_id = p_user_id AND s.expires_at > clock_timestamp()
-    FOR UPDATE OF s;
+    UPDATE sync.push_sessions s
+    SET staged_row_count = s.staged_row_count + cardinality(p_table_ids), expires_at = clock_timestamp() + p_session_ttl
+    FROM sync.user_state u
+    WHERE s.push_id = p_push_id AND s.source_id = p_source_id AND u.user_pk = s.user_pk AND u.user_id = p_user_id AND s.expires_at > clock_timestamp()
+    RETURNING s.user_pk, s.initialization_id, s.planned_row_count, s.staged_row_count AS next_row_ordinal INTO v_session;
     IF NOT FOUND THEN
         PERFORM sync.fail_session(p_push_id, p_user_id, p_source_id);
     ELSIF v_session.initialization_id IS NOT NULL THEN
         SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_pk = v_session.user_pk;
         PERFORM sync.require_lease(v_user, p_source_id, v_session.initialization_id, p_lease_ttl);
     END IF;
-    IF p_start_row_ordinal <> v_session.staged_row_count THEN
-        PERFORM sync.fail('OV011', format('the next chunk of push session %s starts at row %s, not %s', p_push_id, v_session.staged_row_count, p_start_row_ordinal),
-            jsonb_build_object('expected', v_session.staged_row_count, 'actual', p_start_row_ordinal));
-    END IF;
-    v_next := v_session.staged_row_count + cardinality(p_table_ids);
-    IF v_next > v_session.planned_row_count THEN
-        PERFORM sync.fail('OV010', format('%s rows are more than the %s planned', v_next, v_session.planned_row_count));
+    v_expected := v_session.next_row_ordinal - cardinality(p_table_ids);
+    IF p_start_row_ordinal <> v_expected THEN
+        PERFORM sync.fail('OV011', format('the next chunk of push session %s starts at row %s, not %s', p_push_id, v_expected, p_start_row_ordinal),
+            jsonb_build_object('expected', v_expected, 'actual', p_start_row_ordinal));
+    ELSIF v_session.next_row_ordinal > v_session.planned_row_count THEN
+        PERFORM sync.fail('OV010', format('%s rows are more than the %s planned', v_session.next_row_ordinal, v_session.planned_row_count));
     END IF;
     INSERT INTO sync.push_chunks (push_id, start_row_ordinal, table_ids, ops, base_row_versions, keys, payloads)
     SELECT p_push_id, p_start_row_ordinal, p_table_ids, p_ops, p_base_row_versions, p_keys, p_payloads
@@ -1902,8 +1893,7 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM sync.fail('OV021', 'the catalog of tables has changed');
     END IF;
-    UPDATE sync.push_sessions s SET staged_row_count = v_next, expires_at = clock_timestamp() + p_session_ttl WHERE s.push_id = p_push_id;
-    RETURN v_next;
+    RETURN v_session.next_row_ordinal;
 END
 $$;
 COMMENT ON FUNCTION sync.push_stage(p_push_id uuid, p_user_id text, p_source_id text, p_start_row_ordinal bigint, p_catalog_version bigint, p_table_ids integer[], p_ops text, p_base_row_versions bigint[], p_keys bytea[], p_payloads text[], p_session_ttl interval, p_lease_ttl interval) IS 'Adds a chunk of rows to a push session and returns the ordinal of the next row.';
@@ -2280,6 +2270,38 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.require_finished() IS 'Trigger function: keeps a transaction from ending with a bundle open.';
+CREATE TABLE sync.user_state (
+    user_pk bigint NOT NULL,
+    user_id sync.identifier NOT NULL,
+    state sync.scope_state DEFAULT 'uninitialized'::text NOT NULL,
+    next_bundle_seq bigint DEFAULT 1 NOT NULL,
+    retained_bundle_floor bigint DEFAULT 0 NOT NULL,
+    live_row_count bigint DEFAULT 0 NOT NULL,
+    live_byte_count bigint DEFAULT 0 NOT NULL,
+    bundle_byte_count bigint DEFAULT 0 NOT NULL,
+    last_bundle_at timestamp with time zone,
+    initialization_id uuid,
+    lease_source_id text,
+    lease_expires_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    pruned_bundle_seq bigint DEFAULT 0 NOT NULL
+)
+WITH (fillfactor='70');
+COMMENT ON TABLE sync.user_state IS 'One row per scope (user). Its row lock is what puts the bundles of one scope in order; scopes never wait for each other.';
+COMMENT ON COLUMN sync.user_state.user_pk IS 'Compact internal id of the scope, used by the log.';
+COMMENT ON COLUMN sync.user_state.user_id IS 'Scope id: the authenticated user id, and the value of the scope column in synced tables.';
+COMMENT ON COLUMN sync.user_state.state IS 'uninitialized (nobody has connected), initializing (one source holds a lease to upload the first rows) or initialized.';
+COMMENT ON COLUMN sync.user_state.next_bundle_seq IS 'Sequence number that the next bundle gets; the newest bundle is one below.';
+COMMENT ON COLUMN sync.user_state.retained_bundle_floor IS 'Bundles at or below this sequence are no longer served; 0 means that all history is there.';
+COMMENT ON COLUMN sync.user_state.live_row_count IS 'Rows that a snapshot at the newest sequence holds.';
+COMMENT ON COLUMN sync.user_state.live_byte_count IS 'Bytes of the payloads that a snapshot at the newest sequence holds.';
+COMMENT ON COLUMN sync.user_state.bundle_byte_count IS 'Sum of byte_count over the bundles of this scope in sync.bundle_log.';
+COMMENT ON COLUMN sync.user_state.last_bundle_at IS 'When the newest bundle was committed.';
+COMMENT ON COLUMN sync.user_state.initialization_id IS 'Id of the lease while initializing.';
+COMMENT ON COLUMN sync.user_state.lease_source_id IS 'Source that holds the lease while initializing.';
+COMMENT ON COLUMN sync.user_state.lease_expires_at IS 'When the lease ends, by the clock of this database.';
+COMMENT ON COLUMN sync.user_state.created_at IS 'When the scope was first seen.';
+COMMENT ON COLUMN sync.user_state.pruned_bundle_seq IS 'Up to here sync.prune has removed bundles and replaced versions; at most retained_bundle_floor. What the scope held at an earlier sequence can no longer be told.';
 CREATE FUNCTION sync.require_initialization(p_user sync.user_state, p_user_id text, p_source_id text, p_initialization_id text, p_lease_ttl interval) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2357,7 +2379,7 @@ $f$, sync.stale_condition(p_table, false), p_table.table_id, sync.resolve_statem
         format('a row of %I.%I refers to no parent that says whose it is', p_table.schema_name, p_table.table_name))
 $_$;
 COMMENT ON FUNCTION sync.resolve_body(p_table sync.table_catalog) IS 'Body of the function that finds the scopes of keys.';
-CREATE FUNCTION sync.resolve_scopes() RETURNS void
+CREATE FUNCTION sync.resolve_scopes() RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
@@ -2365,10 +2387,11 @@ DECLARE
     v_captured record;
     v_moved record;
     v_followed integer[] := '{}';
+    v_is_found boolean := false;
 BEGIN
     -- Nothing to find where no table has its scope through a parent, and nothing moved within one scope.
     IF sync.scope_in_bundle() IS NOT NULL AND NOT EXISTS (SELECT FROM sync.table_catalog t WHERE t.scope_via IS NOT NULL AND t.unregistered_at IS NULL) THEN
-        RETURN;
+        RETURN false;
     END IF;
     LOOP
         FOR v_captured IN
@@ -2379,6 +2402,7 @@ BEGIN
             EXECUTE format('UPDATE sync.captured_keys c SET keys = coalesce(r.keys, ''{}''), scopes = coalesce(r.scopes, ''{}'')
                             FROM sync.resolve_%s($2) AS r WHERE c.xid = pg_current_xact_id() AND c.capture_no = $1', v_captured.table_id)
             USING v_captured.capture_no, v_captured.keys;
+            v_is_found := true;
         END LOOP;
         SELECT m.table_id, array_agg(m.key_bytes) AS keys INTO v_moved
         FROM (SELECT c.table_id, k.key_bytes
@@ -2393,7 +2417,9 @@ BEGIN
         EXIT WHEN NOT FOUND;
         v_followed := v_followed || v_moved.table_id;
         PERFORM sync.follow_moved(v_moved.table_id, v_moved.keys);
+        v_is_found := true;
     END LOOP;
+    RETURN v_is_found;
 END
 $_$;
 COMMENT ON FUNCTION sync.resolve_scopes() IS 'Finds the scopes of captured keys whose tables have their scope through a parent, and looks after rows that depend on a moved one.';
@@ -2501,13 +2527,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.scope_joins(p_table sync.table_catalog, p_alias text, p_user_id text) IS 'SQL joins and condition that leave only the rows of a scope.';
-CREATE FUNCTION sync.scopes_statement(p_table sync.table_catalog, p_transition_table text) RETURNS text
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-    SELECT format('SELECT array_agg(%s) FROM %I AS n', CASE WHEN p_table.scope_via IS NULL THEN format('n.%I::text', p_table.scope_column) ELSE 'NULL::text' END, p_transition_table)
-$$;
-COMMENT ON FUNCTION sync.scopes_statement(p_table sync.table_catalog, p_transition_table text) IS 'Text of the query that reads the scope of each row from a transition table.';
 CREATE FUNCTION sync.set_policy(tbl regclass, policy text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
