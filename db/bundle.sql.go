@@ -137,22 +137,23 @@ func (q *Queries) BundleOpen(ctx context.Context, db DBTX, arg BundleOpenParams)
 }
 
 const BundleOpenRows = `-- name: BundleOpenRows :many
-SELECT r.bundle_seq, r.row_ordinal, r.table_id, r.op::text AS op, r.key_bytes, r.payload
+SELECT r.bundle_seq, r.row_ordinal, r.table_id, r.op::text AS op, r.key_bytes, r.payload, coalesce(octet_length(r.payload), 0)::integer AS payload_bytes
 FROM sync.bundle_rows r
 WHERE (r.user_pk, r.bundle_seq) = (SELECT b.user_pk, b.bundle_seq FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit)
 ORDER BY r.row_ordinal
 `
 
 type BundleOpenRowsRow struct {
-	BundleSeq  int64
-	RowOrdinal int32
-	TableID    int32
-	Op         string
-	KeyBytes   []byte
-	Payload    *string
+	BundleSeq    int64
+	RowOrdinal   int32
+	TableID      int32
+	Op           string
+	KeyBytes     []byte
+	Payload      *string
+	PayloadBytes int32
 }
 
-// Rows of the bundle that this transaction has open, in order. Streamed, to make the hash.
+// Rows of the bundle that this transaction has open, in order. Streamed, to make the hash. Bytes are counted in the database's encoding.
 func (q *Queries) BundleOpenRows(ctx context.Context, db DBTX) ([]BundleOpenRowsRow, error) {
 	rows, err := db.Query(ctx, BundleOpenRows)
 	if err != nil {
@@ -169,6 +170,7 @@ func (q *Queries) BundleOpenRows(ctx context.Context, db DBTX) ([]BundleOpenRows
 			&i.Op,
 			&i.KeyBytes,
 			&i.Payload,
+			&i.PayloadBytes,
 		); err != nil {
 			return nil, err
 		}
@@ -245,7 +247,7 @@ func (q *Queries) BundlePull(ctx context.Context, db DBTX, arg BundlePullParams)
 }
 
 const BundleRows = `-- name: BundleRows :many
-SELECT r.bundle_seq, r.row_ordinal, r.table_id, r.op::text AS op, r.key_bytes, r.payload
+SELECT r.bundle_seq, r.row_ordinal, r.table_id, r.op::text AS op, r.key_bytes, r.payload, coalesce(octet_length(r.payload), 0)::integer AS payload_bytes
 FROM sync.bundle_rows r
 WHERE r.user_pk = $1 AND r.bundle_seq = $2 AND r.row_ordinal >= $3 AND r.row_ordinal < $4
 ORDER BY r.row_ordinal
@@ -259,15 +261,16 @@ type BundleRowsParams struct {
 }
 
 type BundleRowsRow struct {
-	BundleSeq  int64
-	RowOrdinal int32
-	TableID    int32
-	Op         string
-	KeyBytes   []byte
-	Payload    *string
+	BundleSeq    int64
+	RowOrdinal   int32
+	TableID      int32
+	Op           string
+	KeyBytes     []byte
+	Payload      *string
+	PayloadBytes int32
 }
 
-// Rows of one bundle from an ordinal on, in order. Streamed.
+// Rows of one bundle from an ordinal on, in order. Streamed, in the form of BundleOpenRows.
 func (q *Queries) BundleRows(ctx context.Context, db DBTX, arg BundleRowsParams) ([]BundleRowsRow, error) {
 	rows, err := db.Query(ctx, BundleRows,
 		arg.UserPk,
@@ -289,6 +292,7 @@ func (q *Queries) BundleRows(ctx context.Context, db DBTX, arg BundleRowsParams)
 			&i.Op,
 			&i.KeyBytes,
 			&i.Payload,
+			&i.PayloadBytes,
 		); err != nil {
 			return nil, err
 		}

@@ -372,16 +372,17 @@ BEGIN
         PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('work_mem', '64MB', true);
     END IF;
     IF v_statements = 1 AND v_push_id IS NULL THEN
-        -- What one statement touched is numbered in its order. It has no row twice in one scope: a key is unique, and has one scope in the log.
+        -- What one statement touched is numbered in its order. A foreign key's action may have touched a row again, as part of the same statement.
         OPEN v_tables FOR
             SELECT c.table_id, n.touched, (SELECT t.has_to_settle FROM sync.table_catalog t WHERE t.table_id = c.table_id) AS has_to_settle,
                    n.user_pks, n.ordinals, n.keys
             FROM sync.captured_keys c
             CROSS JOIN LATERAL (
                 SELECT count(*) AS touched, array_agg(p.user_pk) AS user_pks, array_agg(p.row_ordinal) AS ordinals, array_agg(p.key_bytes) AS keys
-                FROM (SELECT b.user_pk, k.key_bytes, (row_number() OVER (PARTITION BY b.user_pk ORDER BY k.place) - 1)::integer AS row_ordinal
+                FROM (SELECT b.user_pk, k.key_bytes, (row_number() OVER (PARTITION BY b.user_pk ORDER BY min(k.place)) - 1)::integer AS row_ordinal
                       FROM ROWS FROM (unnest(c.keys), unnest(c.scopes)) WITH ORDINALITY AS k(key_bytes, scope, place)
-                      JOIN sync.open_bundles b ON b.xid = v_xid AND b.user_id = coalesce(k.scope, c.scopes[1], v_scope)) AS p
+                      JOIN sync.open_bundles b ON b.xid = v_xid AND b.user_id = coalesce(k.scope, c.scopes[1], v_scope)
+                      GROUP BY b.user_pk, k.key_bytes) AS p
             ) AS n
             WHERE c.xid = v_xid AND n.touched > 0;
     ELSE

@@ -119,7 +119,7 @@ COMMENT ON FUNCTION sync.capture_statement(sync.table_catalog, text) IS 'Text of
 -- sync.emit_statement returns the statement that writes effects from live rows. Its parameters are those of sync.emit_<id>.
 -- Rows are looked up one by one, whatever the planner thinks of the size of an array: a table can be a thousand times as large as what was
 -- touched of it. With p_whole the table is read as a whole instead. A scope's first bundle has nothing before it to look for. Payloads go
--- straight into the log, in its order: to keep them meanwhile costs as much as to look them up.
+-- straight into the log, nearly in its order as keys are given: to keep them meanwhile costs as much as to look them up.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.emit_statement(p_table sync.table_catalog, p_whole boolean)
 RETURNS text

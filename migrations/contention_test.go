@@ -214,6 +214,51 @@ func TestASessionIsReplaced(t *testing.T) {
 	exec(t, other, "COMMIT")
 }
 
+// TestASessionIsAskedForWhileItCommits: whoever comes again hears that the bundle is committed, however the transaction that commits it was
+// interleaved with the question, or is told to try again.
+func TestASessionIsAskedForWhileItCommits(t *testing.T) {
+	t.Parallel()
+	for _, isolation := range []string{"read committed", "serializable"} {
+		t.Run(isolation, func(t *testing.T) {
+			t.Parallel()
+			url := pgtest.NewDatabase(t)
+			device, again, watcher := connect(t, url), connect(t, url), connect(t, url)
+			exec(t, device, note)
+			exec(t, device, "SELECT sync.register_table('public.note')")
+			initialized(t, device, "u")
+			exec(t, again, "SET default_transaction_isolation = '"+isolation+"'")
+			id := stage(t, device, "u", "phone", stagedRow{"public.note", "I", 0, "a", `{"id":"a"}`})
+			exec(t, device, "BEGIN")
+			exec(t, device, "SELECT * FROM sync.push_commit($1::text::uuid, 'u', 'phone', 0, '15min')", id)
+			create := func() (isCommitted bool, err error) {
+				err = again.QueryRow(context.Background(), "SELECT push_id IS NULL AND bundle_seq = 1 FROM sync.push_create('u', 'phone', 1, 1, NULL, '15min', '15min')").Scan(&isCommitted)
+				return isCommitted, err
+			}
+			var isCommitted bool
+			asked := make(chan error, 1)
+			go func() {
+				var err error
+				isCommitted, err = create()
+				asked <- err
+			}()
+			waitsForLock(t, watcher, again.PgConn().PID())
+			exec(t, device, closeBundle)
+			exec(t, device, "COMMIT")
+			if err := <-asked; isolation == "serializable" {
+				var refusal *pgconn.PgError
+				require.ErrorAs(t, err, &refusal)
+				require.Equal(t, pgerrcode.SerializationFailure, refusal.Code)
+				isCommitted, err = create()
+				require.NoError(t, err)
+			} else {
+				require.NoError(t, err)
+			}
+			require.True(t, isCommitted)
+			require.Empty(t, column[string](t, watcher, "SELECT push_id::text FROM sync.push_sessions"))
+		})
+	}
+}
+
 // requireGaveWay: the push was refused in a way that the server tries again.
 func requireGaveWay(t *testing.T, err error) {
 	t.Helper()

@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+
+	"github.com/oversync/oversync/db/pgembed/pgtest"
 )
 
 // meddled are three tables that refer to each other, one of them partitioned, and one that has its scope through a parent.
@@ -122,4 +124,39 @@ func randomPush(t *testing.T, conn *pgx.Conn, r *rand.Rand) (rows []stagedRow) {
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+// TestForeignKeysWithinATable: what a foreign key does to other rows of the table that a statement wrote is part of that statement for
+// triggers, which may see a row twice in it.
+func TestForeignKeysWithinATable(t *testing.T) {
+	t.Parallel()
+	const tree = `CREATE TABLE public.tree (id text PRIMARY KEY, owner text NOT NULL, slug text, parent text, UNIQUE (owner, slug), UNIQUE (owner, id),
+		FOREIGN KEY (owner, parent) REFERENCES public.tree (owner, slug) ON UPDATE CASCADE ON DELETE CASCADE DEFERRABLE)`
+	for name, write := range map[string]func(t *testing.T, conn *pgx.Conn){
+		"plain SQL": func(t *testing.T, conn *pgx.Conn) { exec(t, conn, "UPDATE public.tree SET slug = slug || 'x'") },
+		"a bundle": func(t *testing.T, conn *pgx.Conn) {
+			writeBundle(t, conn, "1", "UPDATE public.tree SET slug = slug || 'x'")
+		},
+		"a push of the parent": func(t *testing.T, conn *pgx.Conn) {
+			require.Nil(t, push(t, conn, "1", "phone", stagedRow{"public.tree", "U", 1, "p", `{"slug":"new"}`}))
+		},
+		"a push of both": func(t *testing.T, conn *pgx.Conn) {
+			require.Nil(t, push(t, conn, "1", "phone", stagedRow{"public.tree", "U", 1, "p", `{"slug":"new"}`}, stagedRow{"public.tree", "U", 2, "c", `{"slug":"newer"}`}))
+		},
+		"a push that deletes the parent": func(t *testing.T, conn *pgx.Conn) {
+			require.Nil(t, push(t, conn, "1", "phone", stagedRow{"public.tree", "D", 1, "p", ""}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn := connect(t, pgtest.NewDatabase(t))
+			exec(t, conn, tree)
+			exec(t, conn, "SELECT sync.register_table('tree', scope => 'owner', policy => 'capture')")
+			exec(t, conn, "INSERT INTO public.tree VALUES ('p', '1', 'top', NULL)")
+			exec(t, conn, "INSERT INTO public.tree VALUES ('c', '1', 'low', 'top')")
+			write(t, conn)
+			requireSound(t, conn)
+			require.Len(t, column[int](t, conn, "SELECT row_ordinal FROM sync.bundle_rows WHERE bundle_seq = 3"), 2, "the bundle has both rows, once each")
+		})
+	}
 }

@@ -17,8 +17,8 @@ SELECT b.bundle_seq::bigint AS bundle_seq, b.source_bundle_id::bigint AS source_
 FROM sync.bundle_open(@user_id::text, @source_id::text, sqlc.narg('source_bundle_id')::bigint, @initialize::boolean) AS b;
 
 -- name: BundleOpenRows :many
--- Rows of the bundle that this transaction has open, in order. Streamed, to make the hash.
-SELECT r.bundle_seq, r.row_ordinal, r.table_id, r.op::text AS op, r.key_bytes, r.payload
+-- Rows of the bundle that this transaction has open, in order. Streamed, to make the hash. Bytes are counted in the database's encoding.
+SELECT r.bundle_seq, r.row_ordinal, r.table_id, r.op::text AS op, r.key_bytes, r.payload, coalesce(octet_length(r.payload), 0)::integer AS payload_bytes
 FROM sync.bundle_rows r
 WHERE (r.user_pk, r.bundle_seq) = (SELECT b.user_pk, b.bundle_seq FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit)
 ORDER BY r.row_ordinal;
@@ -33,8 +33,8 @@ LEFT JOIN sync.bundle_log l ON l.user_pk = u.user_pk AND l.bundle_seq = @bundle_
 WHERE u.user_id = @user_id;
 
 -- name: BundleRows :many
--- Rows of one bundle from an ordinal on, in order. Streamed.
-SELECT r.bundle_seq, r.row_ordinal, r.table_id, r.op::text AS op, r.key_bytes, r.payload
+-- Rows of one bundle from an ordinal on, in order. Streamed, in the form of BundleOpenRows.
+SELECT r.bundle_seq, r.row_ordinal, r.table_id, r.op::text AS op, r.key_bytes, r.payload, coalesce(octet_length(r.payload), 0)::integer AS payload_bytes
 FROM sync.bundle_rows r
 WHERE r.user_pk = @user_pk AND r.bundle_seq = @bundle_seq AND r.row_ordinal >= @from_row_ordinal AND r.row_ordinal < @to_row_ordinal
 ORDER BY r.row_ordinal;

@@ -177,7 +177,7 @@ func (s *SyncService) commitPush(ctx context.Context, actor Actor, pushID uuid.U
 		return nil, errors.Join(err, results.Close())
 	}
 	var liveBytes int64
-	hasher, err := s.hashRows(ctx, rows, func(row logRow, _ *catalogTable) { liveBytes += int64(len(row.payload)) })
+	hasher, err := s.hashRows(ctx, rows, func(row logRow, _ *catalogTable) { liveBytes += int64(row.payloadBytes) })
 	clock.done(ctx, "hash", int(applied.RowCount), err)
 	if err = errors.Join(err, results.Close()); err != nil {
 		return nil, err
@@ -270,10 +270,12 @@ type logRow struct {
 	op        pgtype.DriverBytes
 	key       pgtype.DriverBytes
 	payload   pgtype.DriverBytes
+
+	payloadBytes int32 // as sync.user_state counts them
 }
 
 func (r *logRow) scan(rows pgx.Rows) error {
-	return rows.Scan(&r.bundleSeq, &r.ordinal, &r.tableID, &r.op, &r.key, &r.payload)
+	return rows.Scan(&r.bundleSeq, &r.ordinal, &r.tableID, &r.op, &r.key, &r.payload, &r.payloadBytes)
 }
 
 // notCanonicalError says that a row has a number without a finite double, so

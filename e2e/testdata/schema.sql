@@ -940,16 +940,17 @@ BEGIN
         PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('work_mem', '64MB', true);
     END IF;
     IF v_statements = 1 AND v_push_id IS NULL THEN
-        -- What one statement touched is numbered in its order. It has no row twice in one scope: a key is unique, and has one scope in the log.
+        -- What one statement touched is numbered in its order. A foreign key's action may have touched a row again, as part of the same statement.
         OPEN v_tables FOR
             SELECT c.table_id, n.touched, (SELECT t.has_to_settle FROM sync.table_catalog t WHERE t.table_id = c.table_id) AS has_to_settle,
                    n.user_pks, n.ordinals, n.keys
             FROM sync.captured_keys c
             CROSS JOIN LATERAL (
                 SELECT count(*) AS touched, array_agg(p.user_pk) AS user_pks, array_agg(p.row_ordinal) AS ordinals, array_agg(p.key_bytes) AS keys
-                FROM (SELECT b.user_pk, k.key_bytes, (row_number() OVER (PARTITION BY b.user_pk ORDER BY k.place) - 1)::integer AS row_ordinal
+                FROM (SELECT b.user_pk, k.key_bytes, (row_number() OVER (PARTITION BY b.user_pk ORDER BY min(k.place)) - 1)::integer AS row_ordinal
                       FROM ROWS FROM (unnest(c.keys), unnest(c.scopes)) WITH ORDINALITY AS k(key_bytes, scope, place)
-                      JOIN sync.open_bundles b ON b.xid = v_xid AND b.user_id = coalesce(k.scope, c.scopes[1], v_scope)) AS p
+                      JOIN sync.open_bundles b ON b.xid = v_xid AND b.user_id = coalesce(k.scope, c.scopes[1], v_scope)
+                      GROUP BY b.user_pk, k.key_bytes) AS p
             ) AS n
             WHERE c.xid = v_xid AND n.touched > 0;
     ELSE
@@ -1650,8 +1651,8 @@ BEGIN
     END LOOP;
     CLOSE v_groups;
     PERFORM sync.fire_deferred();
-    -- Each statement captured its own rows. If one found fewer, or one more captured something, a trigger or a foreign key has had a hand in it.
-    IF p_in_order OR v_applied <> p_row_count OR v_group_count <> (SELECT count(*) FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
+    -- Each statement captured its own rows. If one found fewer or captured more, or there was another one, a trigger or a foreign key has had a hand in it.
+    IF p_in_order OR v_applied <> p_row_count OR (v_group_count, p_row_count) <> (SELECT count(*), coalesce(sum(cardinality(c.keys)), 0) FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
         RETURN NULL;
     END IF;
     -- A row that a trigger gave another key as it was inserted is an effect that the push did not name, which follows those that it did.
@@ -1783,19 +1784,18 @@ DECLARE
     v_commit text := set_config('synchronous_commit', 'off', true);
     v_user sync.user_state;
     v_found record;
+    v_locked uuid;
 BEGIN
-    IF p_initialization_id IS NOT NULL THEN
-        -- The scope comes first, as in a commit, since its lease is renewed below. Otherwise this does not wait for it: other sources may hold it for long.
-        PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
-    END IF;
     LOOP
-        SELECT u.user_pk, u.state, u.retained_bundle_floor, s.state AS source_state, coalesce(s.last_source_bundle_id, 0) + 1 AS next_source_bundle_id
+        -- What decides, in one look.
+        SELECT u.user_pk, u.state, u.retained_bundle_floor, s.state AS source_state, coalesce(s.last_source_bundle_id, 0) + 1 AS next_source_bundle_id, p.push_id AS older_push_id
         INTO v_found
-        FROM (SELECT) AS asked
-        LEFT JOIN sync.user_state u ON u.user_id = p_user_id
-        LEFT JOIN sync.source_state s ON s.user_pk = u.user_pk AND s.source_id = p_source_id;
+        FROM sync.user_state u
+        LEFT JOIN sync.source_state s ON s.user_pk = u.user_pk AND s.source_id = p_source_id
+        LEFT JOIN sync.push_sessions p ON p.user_pk = u.user_pk AND p.source_id = p_source_id AND p.source_bundle_id = p_source_bundle_id
+        WHERE u.user_id = p_user_id;
         IF p_source_bundle_id < v_found.next_source_bundle_id THEN
-            -- Committed before this look, so where it is not found it has been pruned.
+            -- Committed before that look, so where it is not found it has been pruned.
             SELECT NULL, l.bundle_seq, l.row_count, l.bundle_hash INTO push_id, bundle_seq, row_count, bundle_hash
             FROM sync.bundle_log l
             WHERE l.user_pk = v_found.user_pk AND l.source_id = p_source_id AND l.source_bundle_id = p_source_bundle_id AND l.bundle_seq > v_found.retained_bundle_floor;
@@ -1805,20 +1805,13 @@ BEGIN
                 RETURN;
             END IF;
         END IF;
-        EXIT WHEN v_found.user_pk IS NULL;
-        INSERT INTO sync.push_sessions AS s (user_pk, source_id, source_bundle_id, planned_row_count, initialization_id, expires_at)
-        VALUES (v_found.user_pk, p_source_id, p_source_bundle_id, p_planned_row_count, p_initialization_id, clock_timestamp() + p_session_ttl)
-        ON CONFLICT ON CONSTRAINT one_session_a_bundle DO NOTHING
-        RETURNING s.push_id INTO push_id;
-        EXIT WHEN FOUND;
-        -- A client whose connection broke comes again while that session may still be committing: wait for it, end it if it is still there, and see
-        -- what became of it. A chunk that is on its way is in by then, and goes with the session.
-        WITH older AS (
-            DELETE FROM sync.push_sessions p
-            WHERE p.user_pk = v_found.user_pk AND p.source_id = p_source_id AND p.source_bundle_id = p_source_bundle_id
-            RETURNING p.push_id
-        )
-        DELETE FROM sync.push_chunks c USING older o WHERE c.push_id = o.push_id;
+        EXIT WHEN v_found.older_push_id IS NULL OR v_found.older_push_id = v_locked;
+        -- A client whose connection broke comes again while that session may still be committing: wait for it, and see what became of it.
+        -- A chunk that is on its way is in by then, and goes with the session. The scope comes first, as in a commit, where its lease is
+        -- renewed below; otherwise this does not wait for it, since other sources may hold it for long.
+        PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id AND p_initialization_id IS NOT NULL FOR NO KEY UPDATE;
+        PERFORM FROM sync.push_sessions s WHERE s.push_id = v_found.older_push_id FOR UPDATE;
+        v_locked := v_found.older_push_id;
     END LOOP;
     IF v_found.state IS DISTINCT FROM 'initialized' OR p_initialization_id IS NOT NULL THEN
         SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
@@ -1835,6 +1828,15 @@ BEGIN
         PERFORM sync.fail('OV006', format('source %s must commit source_bundle_id %s next, not %s', p_source_id, v_found.next_source_bundle_id, p_source_bundle_id),
             jsonb_build_object('expected', v_found.next_source_bundle_id, 'actual', p_source_bundle_id), 'Take a snapshot with a source replacement.');
     END IF;
+    IF v_found.older_push_id IS NOT NULL THEN
+        DELETE FROM sync.push_chunks c WHERE c.push_id = v_found.older_push_id;
+    END IF;
+    INSERT INTO sync.push_sessions AS s (user_pk, source_id, source_bundle_id, planned_row_count, initialization_id, expires_at)
+    VALUES (v_found.user_pk, p_source_id, p_source_bundle_id, p_planned_row_count, p_initialization_id, clock_timestamp() + p_session_ttl)
+    ON CONFLICT ON CONSTRAINT one_session_a_bundle DO UPDATE
+    SET push_id = excluded.push_id, planned_row_count = excluded.planned_row_count, staged_row_count = 0,
+        initialization_id = excluded.initialization_id, expires_at = excluded.expires_at
+    RETURNING s.push_id INTO push_id;
     RETURN NEXT;
 END
 $$;
