@@ -87,8 +87,8 @@ CREATE TABLE sync.bundle_log (
 );
 COMMENT ON TABLE sync.bundle_log IS 'One row per bundle: all effects of one committed transaction in one scope. Append-only until retention removes it.';
 COMMENT ON COLUMN sync.bundle_log.user_pk IS 'Scope, see sync.user_state.';
-COMMENT ON COLUMN sync.bundle_log.bundle_seq IS '1, 2, 3 … per scope, without gaps, in commit order.';
-COMMENT ON COLUMN sync.bundle_log.source_bundle_id IS '1, 2, 3 … per source: with the source it makes a push idempotent.';
+COMMENT ON COLUMN sync.bundle_log.bundle_seq IS '1, 2, 3 ... per scope, without gaps, in commit order.';
+COMMENT ON COLUMN sync.bundle_log.source_bundle_id IS '1, 2, 3 ... per source: with the source it makes a push idempotent.';
 COMMENT ON COLUMN sync.bundle_log.row_count IS 'Effects in the bundle.';
 COMMENT ON COLUMN sync.bundle_log.byte_count IS 'Length in bytes of the canonical JSON of the rows; null until a server has sealed a bundle that plain SQL wrote.';
 COMMENT ON COLUMN sync.bundle_log.committed_at IS 'Start of the transaction that committed the bundle.';
@@ -109,7 +109,7 @@ CREATE INDEX bundle_rows_newest_of_key ON sync.bundle_rows (user_pk, table_id, k
 COMMENT ON TABLE sync.bundle_rows IS 'One row per effect of a bundle. The newest entry of a key is the state of that row: its version, whether it is deleted, its content.';
 COMMENT ON COLUMN sync.bundle_rows.user_pk IS 'Scope, see sync.user_state.';
 COMMENT ON COLUMN sync.bundle_rows.bundle_seq IS 'Bundle that the effect belongs to; on the wire the row_version.';
-COMMENT ON COLUMN sync.bundle_rows.row_ordinal IS '0, 1, 2 … in the order in which clients see the effects.';
+COMMENT ON COLUMN sync.bundle_rows.row_ordinal IS '0, 1, 2 ... in the order in which clients see the effects.';
 COMMENT ON COLUMN sync.bundle_rows.table_id IS 'Table, see sync.table_catalog.';
 COMMENT ON COLUMN sync.bundle_rows.op IS 'I insert, U update, D delete.';
 COMMENT ON COLUMN sync.bundle_rows.key_bytes IS 'Key of the row: 16 bytes for uuid, UTF-8 for text.';
@@ -190,7 +190,7 @@ COMMENT ON SEQUENCE sync.history_pruned_count IS 'Counts answers history_pruned.
 -- Errors.
 --
 -- sync.fail raises an error of this schema. It never returns.
--- Errors: p_code, one of the OV… codes listed in docs/errors.md. Locks: none.
+-- Errors: p_code, one of the OV... codes listed in docs/errors.md. Locks: none.
 CREATE FUNCTION sync.fail(p_code text, p_message text, p_detail jsonb DEFAULT NULL, p_hint text DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE

@@ -428,7 +428,7 @@ END
 $$;
 COMMENT ON FUNCTION sync.emit_captured(boolean) IS 'Writes the log of the bundles that this transaction has open, one effect a row, from the live rows of the captured keys.';
 
--- sync.close_ordinal_gaps numbers the effects of the open bundles 0, 1, 2 … again, in the same order.
+-- sync.close_ordinal_gaps numbers the effects of the open bundles 0, 1, 2 ... again, in the same order.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.close_ordinal_gaps()
 RETURNS void
@@ -448,7 +448,7 @@ BEGIN
     WHERE b.xid = pg_current_xact_id() AND r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq;
 END
 $$;
-COMMENT ON FUNCTION sync.close_ordinal_gaps() IS 'Numbers the effects of the open bundles 0, 1, 2 … again, in the same order.';
+COMMENT ON FUNCTION sync.close_ordinal_gaps() IS 'Numbers the effects of the open bundles 0, 1, 2 ... again, in the same order.';
 
 -- sync.fire_deferred runs the deferred constraints and triggers of this transaction now. Registration makes it anew with the search
 -- path that the application's triggers know.

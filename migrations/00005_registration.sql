@@ -55,17 +55,17 @@ AS $$
     FROM rel r WHERE NOT r.relispartition AND r.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE r.oid IN (h.inhparent, h.inhrelid))
     UNION ALL
     SELECT format('the name %I.%I is not made of a-z, 0-9 and _', r.nspname, r.relname),
-           CASE WHEN r.nspname !~ '^[a-z0-9_]+$' THEN format('ALTER SCHEMA %I RENAME TO …;', r.nspname) ELSE format('ALTER TABLE %s RENAME TO …;', r.full_name) END
+           CASE WHEN r.nspname !~ '^[a-z0-9_]+$' THEN format('ALTER SCHEMA %I RENAME TO ...;', r.nspname) ELSE format('ALTER TABLE %s RENAME TO ...;', r.full_name) END
     FROM rel r WHERE (r.nspname || r.relname) !~ '^[a-z0-9_]+$'
     UNION ALL
-    SELECT format('column %I of %s is not made of a-z, 0-9 and _', c.attname, r.full_name), format('ALTER TABLE %s RENAME COLUMN %I TO …;', r.full_name, c.attname)
+    SELECT format('column %I of %s is not made of a-z, 0-9 and _', c.attname, r.full_name), format('ALTER TABLE %s RENAME COLUMN %I TO ...;', r.full_name, c.attname)
     FROM rel r, cols c WHERE c.attname !~ '^[a-z0-9_]+$'
     UNION ALL
     -- A name of nothing in such a column is an error like that of a wrong statement, so it could not be told to the client that sent it.
     SELECT format('column %I of %s has type %s', c.attname, r.full_name, c.type_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', r.full_name, c.attname)
     FROM rel r, cols c WHERE c.type_name ~ '^reg(class|collation|config|dictionary|namespace|oper|operator|proc|procedure|role|type)([[][]])?$'
     UNION ALL
-    SELECT format('%s has no key column %I', r.full_name, p_key), 'Name the key column: sync_key => ''…''.'
+    SELECT format('%s has no key column %I', r.full_name, p_key), 'Name the key column: sync_key => ''...''.'
     FROM rel r WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM key_col)
     UNION ALL
     SELECT format('key column %I of %s has type %s', k.attname, r.full_name, k.type_name), 'Keys are of type uuid or text.'
@@ -78,7 +78,7 @@ AS $$
     FROM rel r, key_col k WHERE NOT k.is_deterministic
     UNION ALL
     SELECT format('%s has no scope column %I', r.full_name, p_scope),
-           format('Name the column that says whose row it is: scope => ''…''; or the column that refers to a parent which has one: scope_via => ''…''; or ALTER TABLE %s ADD COLUMN %I text NOT NULL;', r.full_name, p_scope)
+           format('Name the column that says whose row it is: scope => ''...''; or the column that refers to a parent which has one: scope_via => ''...''; or ALTER TABLE %s ADD COLUMN %I text NOT NULL;', r.full_name, p_scope)
     FROM rel r WHERE p_scope_via IS NULL AND r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM scope_col)
     UNION ALL
     SELECT format('scope column %I of %s has type %s', s.attname, r.full_name, s.type_name), 'A scope column is of type text, varchar, uuid, integer or bigint.'
@@ -90,18 +90,18 @@ AS $$
     SELECT format('scope column %I of %s has a nondeterministic collation', s.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE %s COLLATE "C";', r.full_name, s.attname, s.type_name)
     FROM rel r, scope_col s WHERE NOT s.is_deterministic
     UNION ALL
-    SELECT format('%s has no column %I', r.full_name, p_scope_via), 'Name the column that refers to the parent: scope_via => ''…''.'
+    SELECT format('%s has no column %I', r.full_name, p_scope_via), 'Name the column that refers to the parent: scope_via => ''...''.'
     FROM rel r WHERE p_scope_via IS NOT NULL AND NOT EXISTS (SELECT FROM via_col)
     UNION ALL
     SELECT format('column %I of %s does not refer to one other table', v.attname, r.full_name),
-           format('ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES … DEFERRABLE INITIALLY DEFERRED;', r.full_name, v.attname)
+           format('ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES ... DEFERRABLE INITIALLY DEFERRED;', r.full_name, v.attname)
     FROM rel r, via_col v
     WHERE (SELECT count(*) FROM pg_constraint k WHERE k.conrelid = p_relation AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[v.attnum] AND k.confrelid <> k.conrelid) <> 1
     UNION ALL
     SELECT format('column %I of %s may be null', c.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL;', r.full_name, c.attname)
     FROM rel r, cols c WHERE c.attname IN (p_key, coalesce(p_scope_via, p_scope)) AND NOT c.attnotnull
     UNION ALL
-    SELECT format('scope and key of %s are the same column %I', r.full_name, p_key), 'Name another key column: sync_key => ''…''.'
+    SELECT format('scope and key of %s are the same column %I', r.full_name, p_key), 'Name another key column: sync_key => ''...''.'
     FROM rel r WHERE p_key = coalesce(p_scope_via, p_scope)
     UNION ALL
     SELECT format('%s has no unique constraint on (%I, %I) or (%I)', r.full_name, s.attname, k.attname, k.attname), format('ALTER TABLE %s ADD UNIQUE (%I, %I);', r.full_name, s.attname, k.attname)
@@ -430,7 +430,7 @@ BEGIN
         WHERE i.indrelid = tbl AND i.indisprimary
         HAVING count(*) = 1;
         IF v_key IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = tbl AND c.relkind IN ('r', 'p')) THEN
-            PERFORM sync.fail('OV030', format('the primary key of %s does not name one key column beside the scope', tbl), NULL, 'Name the key column: sync_key => ''…''.');
+            PERFORM sync.fail('OV030', format('the primary key of %s does not name one key column beside the scope', tbl), NULL, 'Name the key column: sync_key => ''...''.');
         END IF;
     END IF;
     SELECT t.* INTO v_old FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL;

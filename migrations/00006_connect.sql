@@ -1,7 +1,7 @@
 -- Connect: the life of a scope, from uninitialized through one source's lease to initialized.
 --
---   UNINITIALIZED ──pending rows──▶ INITIALIZING (lease) ──first push──▶ INITIALIZED
---        └────────no pending rows─────────────────────────────────────────▲
+--   UNINITIALIZED --pending rows--> INITIALIZING (lease) --first push--> INITIALIZED
+--        +--------no pending rows-----------------------------------------^
 --
 -- The clock of this database alone decides when a lease ends.
 

@@ -72,7 +72,7 @@ $$;
 COMMENT ON FUNCTION sync.open_implicit(text) IS 'Opens a bundle for each scope among the captured keys of this transaction that has none yet, and returns how many it opened.';
 
 -- sync.reopen_implicit takes back the bundles that this transaction has already made, so that what it wrote since becomes part of
--- them: SET CONSTRAINTS … IMMEDIATE, or a deferred trigger of the application that came after ours, makes that happen.
+-- them: SET CONSTRAINTS ... IMMEDIATE, or a deferred trigger of the application that came after ours, makes that happen.
 -- Errors: none. Locks: none beyond the scopes' rows, which the transaction holds.
 CREATE FUNCTION sync.reopen_implicit()
 RETURNS void

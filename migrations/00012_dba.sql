@@ -133,7 +133,7 @@ COMMENT ON COLUMN sync.tables.table_name IS 'Table as clients know it.';
 COMMENT ON COLUMN sync.tables.key_column IS 'Key column.';
 COMMENT ON COLUMN sync.tables.scope IS 'Column that says whose row it is, or the column through which that is found.';
 COMMENT ON COLUMN sync.tables.policy IS 'What a write outside a bundle does: reject or capture.';
-COMMENT ON COLUMN sync.tables.was_altered IS 'Altered since it was registered: SELECT sync.refresh_table(…).';
+COMMENT ON COLUMN sync.tables.was_altered IS 'Altered since it was registered: SELECT sync.refresh_table(...).';
 COMMENT ON COLUMN sync.tables.rows_to_adopt IS 'Rows that still have to enter the log.';
 COMMENT ON COLUMN sync.tables.registered_at IS 'When it was registered.';
 

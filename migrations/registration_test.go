@@ -64,22 +64,22 @@ func TestRegistrationRefusals(t *testing.T) {
 			message: "public.t takes part in table inheritance", hint: "Use declarative partitioning, or a table without children.",
 		}, {
 			name: "name in capitals", ddl: `CREATE TABLE public."T" (` + good + `)`, call: `SELECT sync.register_table('public."T"')`,
-			message: `the name public."T" is not made of a-z, 0-9 and _`, hint: `ALTER TABLE public."T" RENAME TO …;`,
+			message: `the name public."T" is not made of a-z, 0-9 and _`, hint: `ALTER TABLE public."T" RENAME TO ...;`,
 		}, {
 			name: "schema with a dash", ddl: `CREATE SCHEMA "a-b"; CREATE TABLE "a-b".t (` + good + `)`, call: `SELECT sync.register_table('"a-b".t')`,
-			message: `the name "a-b".t is not made of a-z, 0-9 and _`, hint: `ALTER SCHEMA "a-b" RENAME TO …;`,
+			message: `the name "a-b".t is not made of a-z, 0-9 and _`, hint: `ALTER SCHEMA "a-b" RENAME TO ...;`,
 		}, {
 			name: "column in capitals", ddl: `CREATE TABLE public.t ("Name" text, ` + good + `)`,
-			message: `column "Name" of public.t is not made of a-z, 0-9 and _`, hint: `ALTER TABLE public.t RENAME COLUMN "Name" TO …;`,
+			message: `column "Name" of public.t is not made of a-z, 0-9 and _`, hint: `ALTER TABLE public.t RENAME COLUMN "Name" TO ...;`,
 		}, {
 			name: "no primary key", ddl: "CREATE TABLE public.t (_sync_scope_id text NOT NULL, id uuid NOT NULL, UNIQUE (_sync_scope_id, id))",
-			message: "the primary key of public.t does not name one key column beside the scope", hint: "Name the key column: sync_key => '…'.",
+			message: "the primary key of public.t does not name one key column beside the scope", hint: "Name the key column: sync_key => '...'.",
 		}, {
 			name: "primary key of three columns", ddl: "CREATE TABLE public.t (_sync_scope_id text, id uuid, id2 uuid, PRIMARY KEY (_sync_scope_id, id, id2))",
-			message: "the primary key of public.t does not name one key column beside the scope", hint: "Name the key column: sync_key => '…'.",
+			message: "the primary key of public.t does not name one key column beside the scope", hint: "Name the key column: sync_key => '...'.",
 		}, {
 			name: "no such key column", ddl: "CREATE TABLE public.t (" + good + ")", call: "SELECT sync.register_table('public.t', 'nr')",
-			message: "public.t has no key column nr", hint: "Name the key column: sync_key => '…'.",
+			message: "public.t has no key column nr", hint: "Name the key column: sync_key => '...'.",
 		}, {
 			name: "names of objects of the database", ddl: "CREATE TABLE public.t (" + good + ", audited regclass)",
 			message: "column audited of public.t has type regclass", hint: "ALTER TABLE public.t ALTER COLUMN audited TYPE text;",
@@ -101,16 +101,16 @@ func TestRegistrationRefusals(t *testing.T) {
 		}, {
 			name: "no scope column", ddl: "CREATE TABLE public.t (id uuid PRIMARY KEY)",
 			message: "public.t has no scope column _sync_scope_id",
-			hint:    "Name the column that says whose row it is: scope => '…'; or the column that refers to a parent which has one: scope_via => '…'; or ALTER TABLE public.t ADD COLUMN _sync_scope_id text NOT NULL;",
+			hint:    "Name the column that says whose row it is: scope => '...'; or the column that refers to a parent which has one: scope_via => '...'; or ALTER TABLE public.t ADD COLUMN _sync_scope_id text NOT NULL;",
 		}, {
 			name: "scope of type numeric", ddl: "CREATE TABLE public.t (_sync_scope_id numeric, id uuid, PRIMARY KEY (_sync_scope_id, id))",
 			message: "scope column _sync_scope_id of public.t has type numeric", hint: "A scope column is of type text, varchar, uuid, integer or bigint.",
 		}, {
 			name: "parent column is missing", ddl: "CREATE TABLE public.t (id uuid PRIMARY KEY)", call: "SELECT sync.register_table('public.t', scope_via => 'parent_id')",
-			message: "public.t has no column parent_id", hint: "Name the column that refers to the parent: scope_via => '…'.",
+			message: "public.t has no column parent_id", hint: "Name the column that refers to the parent: scope_via => '...'.",
 		}, {
 			name: "parent column refers to nothing", ddl: "CREATE TABLE public.t (id uuid PRIMARY KEY, parent_id uuid NOT NULL)", call: "SELECT sync.register_table('public.t', scope_via => 'parent_id')",
-			message: "column parent_id of public.t does not refer to one other table", hint: "ALTER TABLE public.t ADD FOREIGN KEY (parent_id) REFERENCES … DEFERRABLE INITIALLY DEFERRED;",
+			message: "column parent_id of public.t does not refer to one other table", hint: "ALTER TABLE public.t ADD FOREIGN KEY (parent_id) REFERENCES ... DEFERRABLE INITIALLY DEFERRED;",
 		}, {
 			name: "parent column may be null", ddl: "CREATE TABLE public.p (id uuid PRIMARY KEY); CREATE TABLE public.t (id uuid PRIMARY KEY, parent_id uuid REFERENCES public.p)",
 			call:    "SELECT sync.register_table('public.t', scope_via => 'parent_id')",
@@ -127,7 +127,7 @@ func TestRegistrationRefusals(t *testing.T) {
 			message: "column id of public.t may be null", hint: "ALTER TABLE public.t ALTER COLUMN id SET NOT NULL;", mends: true,
 		}, {
 			name: "scope and key are one", ddl: "CREATE TABLE public.t (_sync_scope_id text PRIMARY KEY)", call: "SELECT sync.register_table('public.t', '_sync_scope_id')",
-			message: "scope and key of public.t are the same column _sync_scope_id", hint: "Name another key column: sync_key => '…'.",
+			message: "scope and key of public.t are the same column _sync_scope_id", hint: "Name another key column: sync_key => '...'.",
 		}, {
 			name: "no unique constraint", ddl: "CREATE TABLE public.t (_sync_scope_id text NOT NULL, id uuid NOT NULL)", call: "SELECT sync.register_table('public.t', 'id')",
 			message: "public.t has no unique constraint on (_sync_scope_id, id) or (id)", hint: "ALTER TABLE public.t ADD UNIQUE (_sync_scope_id, id);", mends: true,

@@ -12,7 +12,8 @@ import (
 	oversync "github.com/oversync/oversync/sync"
 )
 
-// TestADatabaseThatIsNotUTF8: what is counted there is counted in its own encoding throughout.
+// TestADatabaseThatIsNotUTF8: it is migrated, what is counted there is counted in its own encoding throughout, and what it cannot store is
+// refused as the client's.
 func TestADatabaseThatIsNotUTF8(t *testing.T) {
 	t.Parallel()
 	config, err := pgxpool.ParseConfig(pgtest.NewEmptyDatabase(t))
@@ -20,13 +21,15 @@ func TestADatabaseThatIsNotUTF8(t *testing.T) {
 	empty, err := pgxpool.NewWithConfig(t.Context(), config)
 	require.NoError(t, err)
 	t.Cleanup(empty.Close)
-	name := config.ConnConfig.Database + "_win1252"
-	_, err = empty.Exec(t.Context(), "CREATE DATABASE "+name+" ENCODING 'WIN1252' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+	name := config.ConnConfig.Database + "_latin1"
+	_, err = empty.Exec(t.Context(), "CREATE DATABASE "+name+" ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
 	require.NoError(t, err)
-	url := strings.Replace(config.ConnString(), config.ConnConfig.Database, name, 1)
-	_, err = migrations.Up(t.Context(), url)
+	config, err = pgxpool.ParseConfig(strings.Replace(config.ConnString(), config.ConnConfig.Database, name, 1))
 	require.NoError(t, err)
-	pool, err := pgxpool.New(t.Context(), url)
+	config.ConnConfig.RuntimeParams["client_encoding"] = "UTF8" // as the binary does
+	_, err = migrations.Up(t.Context(), config.ConnString())
+	require.NoError(t, err)
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 
@@ -38,4 +41,9 @@ func TestADatabaseThatIsNotUTF8(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, inLog, counted)
 	require.Contains(t, string(d.mustPull(t)[1].Rows[0].Payload), "öö")
+
+	_, err = d.push(t.Context(), insertNote(2, "what it has no letter for: 😀"))
+	var refusal *oversync.PushChunkInvalidError
+	require.ErrorAs(t, err, &refusal)
+	require.Contains(t, refusal.Message, "0xf0 0x9f 0x98 0x80")
 }

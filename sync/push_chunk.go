@@ -6,6 +6,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgerrcode"
 
 	"github.com/oversync/oversync/db"
 )
@@ -101,6 +102,9 @@ func (s *SyncService) uploadPushChunk(ctx context.Context, actor Actor, pushID s
 			clock.done(ctx, "stage", len(rows), err)
 			if err == nil {
 				return &PushSessionChunkResponse{PushID: pushID, NextExpectedRowOrdinal: next}, nil
+			}
+			if hasSQLState(err, pgerrcode.UntranslatableCharacter) {
+				return nil, &PushChunkInvalidError{Message: "the rows hold a character that the database cannot store: " + err.Error()}
 			}
 			if round == maxAttempts || !hasSQLState(err, sqlCatalogChanged) {
 				return nil, typedError(err, actor, pushID)

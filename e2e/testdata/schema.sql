@@ -716,7 +716,7 @@ BEGIN
     WHERE b.xid = pg_current_xact_id() AND r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq;
 END
 $$;
-COMMENT ON FUNCTION sync.close_ordinal_gaps() IS 'Numbers the effects of the open bundles 0, 1, 2 … again, in the same order.';
+COMMENT ON FUNCTION sync.close_ordinal_gaps() IS 'Numbers the effects of the open bundles 0, 1, 2 ... again, in the same order.';
 CREATE FUNCTION sync.columns_fingerprint(p_relation oid) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1985,7 +1985,7 @@ BEGIN
         WHERE i.indrelid = tbl AND i.indisprimary
         HAVING count(*) = 1;
         IF v_key IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = tbl AND c.relkind IN ('r', 'p')) THEN
-            PERFORM sync.fail('OV030', format('the primary key of %s does not name one key column beside the scope', tbl), NULL, 'Name the key column: sync_key => ''…''.');
+            PERFORM sync.fail('OV030', format('the primary key of %s does not name one key column beside the scope', tbl), NULL, 'Name the key column: sync_key => ''...''.');
         END IF;
     END IF;
     SELECT t.* INTO v_old FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL;
@@ -2075,17 +2075,17 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     FROM rel r WHERE NOT r.relispartition AND r.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE r.oid IN (h.inhparent, h.inhrelid))
     UNION ALL
     SELECT format('the name %I.%I is not made of a-z, 0-9 and _', r.nspname, r.relname),
-           CASE WHEN r.nspname !~ '^[a-z0-9_]+$' THEN format('ALTER SCHEMA %I RENAME TO …;', r.nspname) ELSE format('ALTER TABLE %s RENAME TO …;', r.full_name) END
+           CASE WHEN r.nspname !~ '^[a-z0-9_]+$' THEN format('ALTER SCHEMA %I RENAME TO ...;', r.nspname) ELSE format('ALTER TABLE %s RENAME TO ...;', r.full_name) END
     FROM rel r WHERE (r.nspname || r.relname) !~ '^[a-z0-9_]+$'
     UNION ALL
-    SELECT format('column %I of %s is not made of a-z, 0-9 and _', c.attname, r.full_name), format('ALTER TABLE %s RENAME COLUMN %I TO …;', r.full_name, c.attname)
+    SELECT format('column %I of %s is not made of a-z, 0-9 and _', c.attname, r.full_name), format('ALTER TABLE %s RENAME COLUMN %I TO ...;', r.full_name, c.attname)
     FROM rel r, cols c WHERE c.attname !~ '^[a-z0-9_]+$'
     UNION ALL
     -- A name of nothing in such a column is an error like that of a wrong statement, so it could not be told to the client that sent it.
     SELECT format('column %I of %s has type %s', c.attname, r.full_name, c.type_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', r.full_name, c.attname)
     FROM rel r, cols c WHERE c.type_name ~ '^reg(class|collation|config|dictionary|namespace|oper|operator|proc|procedure|role|type)([[][]])?$'
     UNION ALL
-    SELECT format('%s has no key column %I', r.full_name, p_key), 'Name the key column: sync_key => ''…''.'
+    SELECT format('%s has no key column %I', r.full_name, p_key), 'Name the key column: sync_key => ''...''.'
     FROM rel r WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM key_col)
     UNION ALL
     SELECT format('key column %I of %s has type %s', k.attname, r.full_name, k.type_name), 'Keys are of type uuid or text.'
@@ -2098,7 +2098,7 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     FROM rel r, key_col k WHERE NOT k.is_deterministic
     UNION ALL
     SELECT format('%s has no scope column %I', r.full_name, p_scope),
-           format('Name the column that says whose row it is: scope => ''…''; or the column that refers to a parent which has one: scope_via => ''…''; or ALTER TABLE %s ADD COLUMN %I text NOT NULL;', r.full_name, p_scope)
+           format('Name the column that says whose row it is: scope => ''...''; or the column that refers to a parent which has one: scope_via => ''...''; or ALTER TABLE %s ADD COLUMN %I text NOT NULL;', r.full_name, p_scope)
     FROM rel r WHERE p_scope_via IS NULL AND r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM scope_col)
     UNION ALL
     SELECT format('scope column %I of %s has type %s', s.attname, r.full_name, s.type_name), 'A scope column is of type text, varchar, uuid, integer or bigint.'
@@ -2110,18 +2110,18 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     SELECT format('scope column %I of %s has a nondeterministic collation', s.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE %s COLLATE "C";', r.full_name, s.attname, s.type_name)
     FROM rel r, scope_col s WHERE NOT s.is_deterministic
     UNION ALL
-    SELECT format('%s has no column %I', r.full_name, p_scope_via), 'Name the column that refers to the parent: scope_via => ''…''.'
+    SELECT format('%s has no column %I', r.full_name, p_scope_via), 'Name the column that refers to the parent: scope_via => ''...''.'
     FROM rel r WHERE p_scope_via IS NOT NULL AND NOT EXISTS (SELECT FROM via_col)
     UNION ALL
     SELECT format('column %I of %s does not refer to one other table', v.attname, r.full_name),
-           format('ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES … DEFERRABLE INITIALLY DEFERRED;', r.full_name, v.attname)
+           format('ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES ... DEFERRABLE INITIALLY DEFERRED;', r.full_name, v.attname)
     FROM rel r, via_col v
     WHERE (SELECT count(*) FROM pg_constraint k WHERE k.conrelid = p_relation AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[v.attnum] AND k.confrelid <> k.conrelid) <> 1
     UNION ALL
     SELECT format('column %I of %s may be null', c.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL;', r.full_name, c.attname)
     FROM rel r, cols c WHERE c.attname IN (p_key, coalesce(p_scope_via, p_scope)) AND NOT c.attnotnull
     UNION ALL
-    SELECT format('scope and key of %s are the same column %I', r.full_name, p_key), 'Name another key column: sync_key => ''…''.'
+    SELECT format('scope and key of %s are the same column %I', r.full_name, p_key), 'Name another key column: sync_key => ''...''.'
     FROM rel r WHERE p_key = coalesce(p_scope_via, p_scope)
     UNION ALL
     SELECT format('%s has no unique constraint on (%I, %I) or (%I)', r.full_name, s.attname, k.attname, k.attname), format('ALTER TABLE %s ADD UNIQUE (%I, %I);', r.full_name, s.attname, k.attname)
@@ -2845,8 +2845,8 @@ CREATE TABLE sync.bundle_log (
 );
 COMMENT ON TABLE sync.bundle_log IS 'One row per bundle: all effects of one committed transaction in one scope. Append-only until retention removes it.';
 COMMENT ON COLUMN sync.bundle_log.user_pk IS 'Scope, see sync.user_state.';
-COMMENT ON COLUMN sync.bundle_log.bundle_seq IS '1, 2, 3 … per scope, without gaps, in commit order.';
-COMMENT ON COLUMN sync.bundle_log.source_bundle_id IS '1, 2, 3 … per source: with the source it makes a push idempotent.';
+COMMENT ON COLUMN sync.bundle_log.bundle_seq IS '1, 2, 3 ... per scope, without gaps, in commit order.';
+COMMENT ON COLUMN sync.bundle_log.source_bundle_id IS '1, 2, 3 ... per source: with the source it makes a push idempotent.';
 COMMENT ON COLUMN sync.bundle_log.row_count IS 'Effects in the bundle.';
 COMMENT ON COLUMN sync.bundle_log.byte_count IS 'Length in bytes of the canonical JSON of the rows; null until a server has sealed a bundle that plain SQL wrote.';
 COMMENT ON COLUMN sync.bundle_log.committed_at IS 'Start of the transaction that committed the bundle.';
@@ -2864,7 +2864,7 @@ CREATE TABLE sync.bundle_rows (
 COMMENT ON TABLE sync.bundle_rows IS 'One row per effect of a bundle. The newest entry of a key is the state of that row: its version, whether it is deleted, its content.';
 COMMENT ON COLUMN sync.bundle_rows.user_pk IS 'Scope, see sync.user_state.';
 COMMENT ON COLUMN sync.bundle_rows.bundle_seq IS 'Bundle that the effect belongs to; on the wire the row_version.';
-COMMENT ON COLUMN sync.bundle_rows.row_ordinal IS '0, 1, 2 … in the order in which clients see the effects.';
+COMMENT ON COLUMN sync.bundle_rows.row_ordinal IS '0, 1, 2 ... in the order in which clients see the effects.';
 COMMENT ON COLUMN sync.bundle_rows.table_id IS 'Table, see sync.table_catalog.';
 COMMENT ON COLUMN sync.bundle_rows.op IS 'I insert, U update, D delete.';
 COMMENT ON COLUMN sync.bundle_rows.key_bytes IS 'Key of the row: 16 bytes for uuid, UTF-8 for text.';
@@ -3322,7 +3322,7 @@ COMMENT ON COLUMN sync.tables.table_name IS 'Table as clients know it.';
 COMMENT ON COLUMN sync.tables.key_column IS 'Key column.';
 COMMENT ON COLUMN sync.tables.scope IS 'Column that says whose row it is, or the column through which that is found.';
 COMMENT ON COLUMN sync.tables.policy IS 'What a write outside a bundle does: reject or capture.';
-COMMENT ON COLUMN sync.tables.was_altered IS 'Altered since it was registered: SELECT sync.refresh_table(…).';
+COMMENT ON COLUMN sync.tables.was_altered IS 'Altered since it was registered: SELECT sync.refresh_table(...).';
 COMMENT ON COLUMN sync.tables.rows_to_adopt IS 'Rows that still have to enter the log.';
 COMMENT ON COLUMN sync.tables.registered_at IS 'When it was registered.';
 ALTER TABLE sync.user_state ALTER COLUMN user_pk ADD GENERATED ALWAYS AS IDENTITY (
