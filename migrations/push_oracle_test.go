@@ -14,7 +14,7 @@ import (
 	"github.com/oversync/oversync/db/pgembed/pgtest"
 )
 
-// meddled are three tables that refer to each other, one of them partitioned, and one that has its scope through a parent.
+// meddled are three tables that refer to each other, one of them partitioned, one that refers to itself, and one that has its scope through a parent.
 const meddled = `
 CREATE SCHEMA app;
 CREATE TABLE app.a (_sync_scope_id text NOT NULL, id text NOT NULL, v int, note text, place int, PRIMARY KEY (_sync_scope_id, id), UNIQUE (_sync_scope_id, place) DEFERRABLE);
@@ -24,10 +24,12 @@ CREATE TABLE app.c (_sync_scope_id text NOT NULL, id text NOT NULL, v int, note 
     FOREIGN KEY (_sync_scope_id, a) REFERENCES app.a ON DELETE SET NULL (a) DEFERRABLE) PARTITION BY HASH (id);
 CREATE TABLE app.c_even PARTITION OF app.c FOR VALUES WITH (MODULUS 2, REMAINDER 0);
 CREATE TABLE app.c_odd PARTITION OF app.c FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+CREATE TABLE app.e (_sync_scope_id text NOT NULL, id text NOT NULL, v int, note text, a text, PRIMARY KEY (_sync_scope_id, id),
+    FOREIGN KEY (_sync_scope_id, a) REFERENCES app.e ON DELETE CASCADE DEFERRABLE);
 CREATE TABLE app.top (id text PRIMARY KEY, owner text NOT NULL);
 CREATE TABLE app.d (id text PRIMARY KEY, v int, note text, a text NOT NULL REFERENCES app.top ON DELETE CASCADE DEFERRABLE);
 BEGIN;
-SELECT sync.register_table('app.a'), sync.register_table('app.b'), sync.register_table('app.c');
+SELECT sync.register_table('app.a'), sync.register_table('app.b'), sync.register_table('app.c'), sync.register_table('app.e');
 SELECT sync.register_table('app.top', scope => 'owner'), sync.register_table('app.d', scope_via => 'a');
 COMMIT;`
 
@@ -97,7 +99,7 @@ func randomPush(t *testing.T, conn *pgx.Conn, r *rand.Rand) (rows []stagedRow) {
 	t.Helper()
 	seen := make(map[string]bool)
 	for range 1 + r.IntN(5)*r.IntN(2) {
-		row := stagedRow{table: "app." + string("aabcd"[r.IntN(5)]), op: "I", key: fmt.Sprint("k", r.IntN(8)) + []string{"", "", "", "x", "y"}[r.IntN(5)]}
+		row := stagedRow{table: "app." + string("aabcde"[r.IntN(6)]), op: "I", key: fmt.Sprint("k", r.IntN(8)) + []string{"", "", "", "x", "y"}[r.IntN(5)]}
 		if seen[row.table+row.key] {
 			continue
 		}
