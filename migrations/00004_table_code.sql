@@ -522,7 +522,12 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format($f$
 BEGIN
-    IF EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = TG_RELID AND g.tgname = 'oversync_capture_insert' AND g.tgfoid = 'sync.capture_%1$s()'::regprocedure) THEN
+    -- The statement may have named any table above. Where there is one between this and the root, each must have its triggers.
+    IF EXISTS (SELECT FROM pg_trigger g LEFT JOIN pg_inherits i ON i.inhrelid = g.tgrelid
+               WHERE g.tgrelid = TG_RELID AND g.tgname = 'oversync_capture_insert' AND g.tgfoid = 'sync.capture_%1$s()'::regprocedure
+                 AND (i.inhparent = %7$s OR NOT EXISTS (
+                     SELECT FROM pg_partition_ancestors(TG_RELID) AS a
+                     WHERE NOT EXISTS (SELECT FROM pg_trigger p WHERE p.tgrelid = a.relid AND p.tgname = g.tgname AND p.tgfoid = g.tgfoid)))) THEN
         RETURN NULL;
     ELSIF sync.columns_fingerprint(TG_RELID) <> %6$s THEN
         IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING OLD; END IF;
@@ -536,7 +541,7 @@ END
 $f$, p_table.table_id,
         sync.key_bytes_expression(p_table, 'OLD'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[OLD.%I::text]', p_table.scope_column) ELSE 'NULL' END,
         sync.key_bytes_expression(p_table, 'NEW'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[NEW.%I::text]', p_table.scope_column) ELSE 'NULL' END,
-        p_table.columns_fingerprint)
+        p_table.columns_fingerprint, p_table.relation::oid)
 $$;
 COMMENT ON FUNCTION sync.capture_row_body(sync.table_catalog) IS 'Body of the trigger function for partitions that were added since registration.';
 

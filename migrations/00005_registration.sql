@@ -327,7 +327,7 @@ $$;
 COMMENT ON FUNCTION sync.catalog_changed(regclass) IS 'Brings what depends on the set of registered tables up to date and raises the catalog''s version.';
 
 -- sync.end_registration ends a catalog entry and removes what was made for it; the table may be gone.
--- Errors: none. Locks: ACCESS EXCLUSIVE on the table until the transaction ends, and the rows of the scopes that have rows in it.
+-- Errors: OV023 this transaction has a bundle open. Locks: ACCESS EXCLUSIVE on the table until the transaction ends, and the rows of the scopes that have rows in it.
 CREATE FUNCTION sync.end_registration(p_table sync.table_catalog)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -338,6 +338,11 @@ DECLARE
     v_id integer := p_table.table_id;
     v_trigger record;
 BEGIN
+    IF EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit) THEN
+        PERFORM sync.fail('OV023', 'this transaction has a bundle open', NULL, 'Finish the bundle in a transaction of its own.');
+    END IF;
+    -- Bundles that plain SQL has made in this transaction are not taken back any more, since their rows are counted out below.
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id();
     -- By function, so that partitions that were detached meanwhile are left as found too.
     FOR v_trigger IN
         SELECT g.tgrelid::regclass AS relation, g.tgname

@@ -108,7 +108,8 @@ BEGIN
     -- A scope id that the scope column cannot hold has no rows there.
     IF v_root.scope_column IS NOT NULL THEN
         BEGIN
-            EXECUTE format('SELECT $1::%s::text = $1', v_root.scope_type) INTO v_is_possible USING p_user_id;
+            -- As it is now: the type may have been changed since registration.
+            EXECUTE format('SELECT $1::%s::text = $1', coalesce((SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = v_root.relation AND a.attname = v_root.scope_column), v_root.scope_type)) INTO v_is_possible USING p_user_id;
         EXCEPTION WHEN data_exception THEN
             v_is_possible := false;
         END;
@@ -230,6 +231,10 @@ DECLARE
     v_rows bigint;
     v_is_prompt boolean;
 BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        PERFORM sync.fail('OV030', format('%s cannot be registered or refreshed at the isolation level %s, which does not see rows that were committed meanwhile', v_table.relation, current_setting('transaction_isolation')),
+            NULL, 'BEGIN ISOLATION LEVEL READ COMMITTED; then the same again, and COMMIT;');
+    END IF;
     EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 10001) AS few', v_table.relation) INTO v_rows;
     v_is_prompt := p_when = 'now' OR p_when = 'auto' AND v_rows <= 10000;
     IF v_rows > 0 OR p_source_id = 'oversync:refresh' THEN

@@ -123,7 +123,7 @@ oversync runs on %[2]s with a demo schema. Ctrl-C ends it. In another terminal:
 // installDemo creates and registers the demo tables. Doing it again changes
 // nothing.
 func installDemo(ctx context.Context, pool *pgxpool.Pool) error {
-	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+	return pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, demo.SchemaSQL); err != nil {
 			return fmt.Errorf("create the demo schema: %w", err)
 		}

@@ -117,6 +117,10 @@ DECLARE
     v_rows bigint;
     v_is_prompt boolean;
 BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        PERFORM sync.fail('OV030', format('%s cannot be registered or refreshed at the isolation level %s, which does not see rows that were committed meanwhile', v_table.relation, current_setting('transaction_isolation')),
+            NULL, 'BEGIN ISOLATION LEVEL READ COMMITTED; then the same again, and COMMIT;');
+    END IF;
     EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 10001) AS few', v_table.relation) INTO v_rows;
     v_is_prompt := p_when = 'now' OR p_when = 'auto' AND v_rows <= 10000;
     IF v_rows > 0 OR p_source_id = 'oversync:refresh' THEN
@@ -445,6 +449,11 @@ DECLARE
     v_scope text := (SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id_if_assigned() AND NOT b.is_implicit);
     v_table sync.table_catalog;
 BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        IF NOT EXISTS (SELECT FROM sync.table_catalog t WHERE t.table_id = p_table_id) THEN
+            RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'a table that is written was registered since this transaction took its snapshot', HINT = 'Try the transaction again.';
+        END IF;
+    END IF;
     IF v_scope IS NULL THEN
         IF (SELECT t.policy FROM sync.table_catalog t WHERE t.table_id = p_table_id) = 'reject' THEN
             v_table := sync.catalog_entry(p_table_id);
@@ -528,7 +537,12 @@ CREATE FUNCTION sync.capture_row_body(p_table sync.table_catalog) RETURNS text
     AS $_$
     SELECT format($f$
 BEGIN
-    IF EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = TG_RELID AND g.tgname = 'oversync_capture_insert' AND g.tgfoid = 'sync.capture_%1$s()'::regprocedure) THEN
+    -- The statement may have named any table above. Where there is one between this and the root, each must have its triggers.
+    IF EXISTS (SELECT FROM pg_trigger g LEFT JOIN pg_inherits i ON i.inhrelid = g.tgrelid
+               WHERE g.tgrelid = TG_RELID AND g.tgname = 'oversync_capture_insert' AND g.tgfoid = 'sync.capture_%1$s()'::regprocedure
+                 AND (i.inhparent = %7$s OR NOT EXISTS (
+                     SELECT FROM pg_partition_ancestors(TG_RELID) AS a
+                     WHERE NOT EXISTS (SELECT FROM pg_trigger p WHERE p.tgrelid = a.relid AND p.tgname = g.tgname AND p.tgfoid = g.tgfoid)))) THEN
         RETURN NULL;
     ELSIF sync.columns_fingerprint(TG_RELID) <> %6$s THEN
         IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING OLD; END IF;
@@ -542,7 +556,7 @@ END
 $f$, p_table.table_id,
         sync.key_bytes_expression(p_table, 'OLD'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[OLD.%I::text]', p_table.scope_column) ELSE 'NULL' END,
         sync.key_bytes_expression(p_table, 'NEW'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[NEW.%I::text]', p_table.scope_column) ELSE 'NULL' END,
-        p_table.columns_fingerprint)
+        p_table.columns_fingerprint, p_table.relation::oid)
 $_$;
 COMMENT ON FUNCTION sync.capture_row_body(p_table sync.table_catalog) IS 'Body of the trigger function for partitions that were added since registration.';
 CREATE FUNCTION sync.capture_row_statement(p_table sync.table_catalog) RETURNS text
@@ -820,7 +834,8 @@ BEGIN
     -- A scope id that the scope column cannot hold has no rows there.
     IF v_root.scope_column IS NOT NULL THEN
         BEGIN
-            EXECUTE format('SELECT $1::%s::text = $1', v_root.scope_type) INTO v_is_possible USING p_user_id;
+            -- As it is now: the type may have been changed since registration.
+            EXECUTE format('SELECT $1::%s::text = $1', coalesce((SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = v_root.relation AND a.attname = v_root.scope_column), v_root.scope_type)) INTO v_is_possible USING p_user_id;
         EXCEPTION WHEN data_exception THEN
             v_is_possible := false;
         END;
@@ -1044,6 +1059,11 @@ DECLARE
     v_id integer := p_table.table_id;
     v_trigger record;
 BEGIN
+    IF EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit) THEN
+        PERFORM sync.fail('OV023', 'this transaction has a bundle open', NULL, 'Finish the bundle in a transaction of its own.');
+    END IF;
+    -- Bundles that plain SQL has made in this transaction are not taken back any more, since their rows are counted out below.
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id();
     -- By function, so that partitions that were detached meanwhile are left as found too.
     FOR v_trigger IN
         SELECT g.tgrelid::regclass AS relation, g.tgname
@@ -1218,7 +1238,10 @@ BEGIN
             (SELECT string_agg(format('t.%I = p.%I', c.child_column, c.parent_column), ' AND ')
              FROM unnest(v_reference.columns, v_reference.parent_columns) AS c(child_column, parent_column)));
         IF v_reference.columns = ARRAY[v_child.scope_via] THEN
-            EXECUTE format('SELECT array_agg(%s) %s', sync.key_bytes_expression(v_child, 't'), v_rows) INTO v_keys USING p_keys;
+            -- Only those that the log has in another scope: a key may be that of another row in each scope, and a row may be back where it was.
+            EXECUTE format('SELECT array_agg(%1$s) %2$s LEFT JOIN sync.row_owners AS o ON o.table_id = $2 AND o.key_bytes = %1$s LEFT JOIN sync.user_state AS u ON u.user_pk = o.user_pk
+                            WHERE CASE WHEN u.user_id IS NULL THEN EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = $2) ELSE u.user_id <> %3$s COLLATE "C" END',
+                sync.key_bytes_expression(v_child, 't'), v_rows, sync.scope_expression(v_parent, 'p')) INTO v_keys USING p_keys, v_child.table_id;
             CONTINUE WHEN v_keys IS NULL;
             IF v_child.on_scope_change = 'refuse' THEN
                 PERFORM sync.fail('OV034', format('a row of %I.%I cannot change its scope while rows of %I.%I refer to it', v_parent.schema_name, v_parent.table_name, v_child.schema_name, v_child.table_name),
@@ -2388,11 +2411,18 @@ CREATE FUNCTION sync.resolve_scopes() RETURNS boolean
 DECLARE
     v_captured record;
     v_moved record;
-    v_followed integer[] := '{}';
+    v_followed jsonb := '{}'; -- how many keys of each table
+    v_referred integer[];
     v_is_found boolean := false;
 BEGIN
-    -- Nothing to find where no table has its scope through a parent, and nothing moved within one scope.
-    IF sync.scope_in_bundle() IS NOT NULL AND NOT EXISTS (SELECT FROM sync.table_catalog t WHERE t.scope_via IS NOT NULL AND t.unregistered_at IS NULL) THEN
+    IF EXISTS (SELECT FROM sync.table_catalog t WHERE t.scope_via IS NOT NULL AND t.unregistered_at IS NULL) THEN
+        -- A parent that is referred to by another column than its key can be exchanged for another row, of another scope.
+        SELECT array_agg(f.parent_table_id) INTO v_referred
+        FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.parent_table_id
+        WHERE f.parent_columns <> ARRAY[t.key_column] AND NOT coalesce(t.scope_column = ANY (f.parent_columns), false)
+          AND EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.table_id = f.parent_table_id);
+    ELSIF sync.scope_in_bundle() IS NOT NULL THEN
+        -- Nothing to find where no table has its scope through a parent, and nothing moved within one scope.
         RETURN false;
     END IF;
     LOOP
@@ -2409,15 +2439,16 @@ BEGIN
         SELECT m.table_id, array_agg(m.key_bytes) AS keys INTO v_moved
         FROM (SELECT c.table_id, k.key_bytes
               FROM sync.captured_keys c CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) AS k(key_bytes, scope)
-              WHERE c.xid = pg_current_xact_id() AND c.scopes IS NOT NULL AND c.table_id <> ALL (v_followed)
+              WHERE c.xid = pg_current_xact_id() AND c.scopes IS NOT NULL
                 -- What one statement wrote is in one scope each, unless it was found through a parent.
                 AND c.table_id IN (SELECT s.table_id FROM sync.captured_keys s JOIN sync.table_catalog t ON t.table_id = s.table_id
-                                   WHERE s.xid = pg_current_xact_id() GROUP BY s.table_id HAVING count(*) > 1 OR bool_or(t.scope_via IS NOT NULL))
+                                   WHERE s.xid = pg_current_xact_id() GROUP BY s.table_id HAVING count(*) > 1 OR bool_or(t.scope_via IS NOT NULL OR s.table_id = ANY (v_referred)))
               GROUP BY c.table_id, k.key_bytes
-              HAVING min(coalesce(k.scope, c.scopes[1]) COLLATE "C") <> max(coalesce(k.scope, c.scopes[1]) COLLATE "C")) AS m
-        GROUP BY m.table_id LIMIT 1;
+              HAVING min(coalesce(k.scope, c.scopes[1]) COLLATE "C") <> max(coalesce(k.scope, c.scopes[1]) COLLATE "C") OR c.table_id = ANY (v_referred)) AS m
+        -- Again, if rows came along from their own parents since.
+        GROUP BY m.table_id HAVING count(*) > coalesce((v_followed ->> m.table_id::text)::bigint, 0) LIMIT 1;
         EXIT WHEN NOT FOUND;
-        v_followed := v_followed || v_moved.table_id;
+        v_followed := v_followed || jsonb_build_object(v_moved.table_id, cardinality(v_moved.keys));
         PERFORM sync.follow_moved(v_moved.table_id, v_moved.keys);
         v_is_found := true;
     END LOOP;
