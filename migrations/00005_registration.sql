@@ -317,7 +317,7 @@ BEGIN
     -- What is made for a table knows the scope of the tables that it refers to.
     PERFORM sync.install_functions(sync.catalog_entry(t.table_id))
     FROM sync.table_catalog t
-    WHERE t.unregistered_at IS NULL AND t.relation <> p_relation
+    WHERE t.unregistered_at IS NULL AND t.relation <> p_relation AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation)
       AND (t.scope_via IS NOT NULL
            OR EXISTS (SELECT FROM pg_constraint k LEFT JOIN sync.table_catalog p ON p.relation = k.confrelid AND p.scope_via IS NOT NULL
                       WHERE k.conrelid = t.relation AND k.contype = 'f' AND (k.confrelid = p_relation OR p.relation IS NOT NULL)));

@@ -35,6 +35,12 @@ AS $$
     SELECT 'error', r.name, p.problem, p.remedy
     FROM sync.foreign_key_problems() p JOIN registered r ON r.table_id = p.table_id
     UNION ALL
+    -- Before the triggers, which need them.
+    SELECT 'error', 'sync.' || m.function_name, CASE WHEN f.oid IS NULL THEN 'the function is missing' ELSE 'the function is not the one that registration made' END,
+           format('SELECT sync.refresh_table(%L);', m.relation)
+    FROM made m LEFT JOIN pg_proc f ON f.proname = m.function_name AND f.pronamespace = 'sync'::regnamespace
+    WHERE f.prosrc IS DISTINCT FROM m.body
+    UNION ALL
     SELECT CASE WHEN e.relation = r.relation THEN 'error' ELSE 'warning' END, e.relation::text,
            format('trigger %I is missing', e.trigger_name), CASE WHEN e.relation = r.relation THEN e.definition || ';' ELSE format('SELECT sync.refresh_table(%L);', r.relation) END
     FROM registered r CROSS JOIN LATERAL sync.expected_triggers(r.table_id) AS e
@@ -48,11 +54,6 @@ AS $$
     UNION ALL
     SELECT DISTINCT 'warning', s.relation::text, format('the partition was detached from %s: clients still have its rows', r.relation), format('SELECT sync.refresh_table(%L);', r.relation)
     FROM registered r CROSS JOIN LATERAL sync.stray_triggers(r.table_id) AS s
-    UNION ALL
-    SELECT 'error', 'sync.' || m.function_name, CASE WHEN f.oid IS NULL THEN 'the function is missing' ELSE 'the function is not the one that registration made' END,
-           format('SELECT sync.refresh_table(%L);', m.relation)
-    FROM made m LEFT JOIN pg_proc f ON f.proname = m.function_name AND f.pronamespace = 'sync'::regnamespace
-    WHERE f.prosrc IS DISTINCT FROM m.body
     UNION ALL
     SELECT 'warning', r.name, CASE WHEN r.is_renamed THEN format('the table is called %s now', r.relation) ELSE 'the table was altered since it was registered' END || ': it is captured whole, but rows not written since still have their old form for clients',
            format('SELECT sync.refresh_table(%L);', r.relation)

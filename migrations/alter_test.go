@@ -239,6 +239,24 @@ func TestDroppedTables(t *testing.T) {
 	require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check()"))
 }
 
+// TestDroppedTablesAreInNobodysWay: what was dropped without a word neither keeps other tables from being refreshed, registered and
+// unregistered, nor sync.check from naming what mends it.
+func TestDroppedTablesAreInNobodysWay(t *testing.T) {
+	t.Parallel()
+	conn := newOffice(t, "move")
+	exec(t, conn, officeRows+note)
+	exec(t, conn, "DROP TABLE office.step; DROP FUNCTION sync.capture_"+value[string](t, conn, "SELECT table_id::text FROM sync.table_catalog WHERE relation = 'office.label'::regclass")+"() CASCADE")
+	exec(t, conn, "SELECT sync.refresh_table('office.list')")
+	exec(t, conn, "SELECT sync.register_table('note')")
+	exec(t, conn, "SELECT sync.unregister_table('note')")
+	for _, remedy := range column[string](t, conn, "SELECT remedy FROM sync.check()") {
+		exec(t, conn, remedy)
+	}
+	require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check()"))
+	exec(t, conn, "SELECT sync.unregister_table(relation) FROM (SELECT relation FROM sync.table_catalog WHERE unregistered_at IS NULL ORDER BY apply_order DESC) AS r")
+	require.ElementsMatch(t, []string{"1", "2"}, column[string](t, conn, "SELECT sync.scope_ids()"))
+}
+
 // TestPartitionsUnderPlainSQL: new and attached ones are captured at once, also after columns were renamed, and refresh gives them
 // triggers of their own.
 func TestPartitionsUnderPlainSQL(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -102,7 +103,11 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 		}
 	})
 	if len(differences) > 0 {
-		err = errors.Join(err, fmt.Errorf("rows that differ from the log: %d; enter them with: %s repair %s", len(differences), a.program, differences[0].Scope))
+		others := ""
+		if first := differences[0].Scope; slices.ContainsFunc(differences, func(d differenceLine) bool { return d.Scope != first }) {
+			others = ", and so for each scope above"
+		}
+		err = errors.Join(err, fmt.Errorf("rows that differ from the log: %d; enter them with: %s repair %s%s", len(differences), a.program, differences[0].Scope, others))
 	}
 	return err
 }

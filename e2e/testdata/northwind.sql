@@ -135,4 +135,4 @@ SELECT c.customer_id, timestamptz '2025-03-01 09:30:00.25+01' + v * interval '37
        jsonb_build_object('satisfied', v % 2 = 0, 'score', v + 0.50)
 FROM customers c CROSS JOIN generate_series(1, 4) AS v;
 
-ANALYZE;
+ANALYZE categories, customers, employee_territories, employees, order_details, orders, products, region, shippers, suppliers, territories, visits;

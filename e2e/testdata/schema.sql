@@ -589,7 +589,7 @@ BEGIN
     -- What is made for a table knows the scope of the tables that it refers to.
     PERFORM sync.install_functions(sync.catalog_entry(t.table_id))
     FROM sync.table_catalog t
-    WHERE t.unregistered_at IS NULL AND t.relation <> p_relation
+    WHERE t.unregistered_at IS NULL AND t.relation <> p_relation AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation)
       AND (t.scope_via IS NOT NULL
            OR EXISTS (SELECT FROM pg_constraint k LEFT JOIN sync.table_catalog p ON p.relation = k.confrelid AND p.scope_via IS NOT NULL
                       WHERE k.conrelid = t.relation AND k.contype = 'f' AND (k.confrelid = p_relation OR p.relation IS NOT NULL)));
@@ -641,6 +641,12 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     SELECT 'error', r.name, p.problem, p.remedy
     FROM sync.foreign_key_problems() p JOIN registered r ON r.table_id = p.table_id
     UNION ALL
+    -- Before the triggers, which need them.
+    SELECT 'error', 'sync.' || m.function_name, CASE WHEN f.oid IS NULL THEN 'the function is missing' ELSE 'the function is not the one that registration made' END,
+           format('SELECT sync.refresh_table(%L);', m.relation)
+    FROM made m LEFT JOIN pg_proc f ON f.proname = m.function_name AND f.pronamespace = 'sync'::regnamespace
+    WHERE f.prosrc IS DISTINCT FROM m.body
+    UNION ALL
     SELECT CASE WHEN e.relation = r.relation THEN 'error' ELSE 'warning' END, e.relation::text,
            format('trigger %I is missing', e.trigger_name), CASE WHEN e.relation = r.relation THEN e.definition || ';' ELSE format('SELECT sync.refresh_table(%L);', r.relation) END
     FROM registered r CROSS JOIN LATERAL sync.expected_triggers(r.table_id) AS e
@@ -654,11 +660,6 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     UNION ALL
     SELECT DISTINCT 'warning', s.relation::text, format('the partition was detached from %s: clients still have its rows', r.relation), format('SELECT sync.refresh_table(%L);', r.relation)
     FROM registered r CROSS JOIN LATERAL sync.stray_triggers(r.table_id) AS s
-    UNION ALL
-    SELECT 'error', 'sync.' || m.function_name, CASE WHEN f.oid IS NULL THEN 'the function is missing' ELSE 'the function is not the one that registration made' END,
-           format('SELECT sync.refresh_table(%L);', m.relation)
-    FROM made m LEFT JOIN pg_proc f ON f.proname = m.function_name AND f.pronamespace = 'sync'::regnamespace
-    WHERE f.prosrc IS DISTINCT FROM m.body
     UNION ALL
     SELECT 'warning', r.name, CASE WHEN r.is_renamed THEN format('the table is called %s now', r.relation) ELSE 'the table was altered since it was registered' END || ': it is captured whole, but rows not written since still have their old form for clients',
            format('SELECT sync.refresh_table(%L);', r.relation)
@@ -2519,7 +2520,7 @@ DECLARE
 BEGIN
     SELECT string_agg(format('UNION SELECT %s FROM %s AS t', sync.scope_expression(sync.catalog_entry(t.table_id), 't'), t.relation), ' ') INTO v_scopes
     FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation WHERE t.unregistered_at IS NULL AND t.scope_via IS NULL;
-    RETURN QUERY EXECUTE 'SELECT u.user_id FROM sync.user_state u ' || coalesce(v_scopes, '');
+    RETURN QUERY EXECUTE 'SELECT u.user_id::text FROM sync.user_state u ' || coalesce(v_scopes, '');
 END
 $$;
 COMMENT ON FUNCTION sync.scope_ids() IS 'Ids of all scopes: those that the log knows, and those that only rows of tables have.';
