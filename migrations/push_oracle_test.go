@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
@@ -161,4 +162,17 @@ func TestForeignKeysWithinATable(t *testing.T) {
 			require.Len(t, column[int](t, conn, "SELECT row_ordinal FROM sync.bundle_rows WHERE bundle_seq = 3"), 2, "the bundle has both rows, once each")
 		})
 	}
+}
+
+// TestDomainsOfAPush: a domain's default stands in for what a payload leaves out, and one that takes no null is not given one.
+func TestDomainsOfAPush(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.NewDatabase(t))
+	exec(t, conn, `CREATE DOMAIN must AS text NOT NULL; CREATE DOMAIN usual AS text DEFAULT 'zz' NOT NULL;
+		CREATE TABLE d (_sync_scope_id text NOT NULL, id text NOT NULL, m must, u usual, PRIMARY KEY (_sync_scope_id, id))`)
+	exec(t, conn, "SELECT sync.register_table('d')")
+	initialized(t, conn, "u")
+	require.Nil(t, push(t, conn, "u", "phone", stagedRow{"public.d", "I", 0, "a", `{"id":"a","m":"x"}`}))
+	require.Equal(t, "x zz", value[string](t, conn, "SELECT m || ' ' || u FROM d"))
+	require.Equal(t, pgerrcode.NotNullViolation, push(t, conn, "u", "phone", stagedRow{"public.d", "I", 0, "b", `{"id":"b"}`}).Code)
 }

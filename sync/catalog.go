@@ -43,7 +43,7 @@ func (s *SyncService) currentCatalog(ctx context.Context) (*catalog, error) {
 	if c := s.catalog.Load(); c != nil {
 		return c, nil
 	}
-	return s.reloadCatalog(ctx)
+	return s.reloadCatalogAside(ctx, func(*catalog) bool { return true })
 }
 
 // catalogWith returns a catalog that knows the table, reading it again if the
@@ -52,7 +52,7 @@ func (s *SyncService) catalogWith(ctx context.Context, c *catalog, tableID int32
 	if c.byID[tableID] != nil {
 		return c, nil
 	}
-	c, err := s.reloadCatalog(ctx)
+	c, err := s.reloadCatalogAside(ctx, func(c *catalog) bool { return c.byID[tableID] != nil })
 	if err != nil {
 		return nil, err
 	}
@@ -62,10 +62,47 @@ func (s *SyncService) catalogWith(ctx context.Context, c *catalog, tableID int32
 	return c, nil
 }
 
-// reloadCatalog reads the catalog, all of it as of one moment.
+// reloadCatalogAside reads the catalog for operations that stream rows, and so
+// hold a connection of the pool already: if each waited for a second one, those
+// that have them all would wait for each other. It takes a connection of its own,
+// one at a time, and none where somebody else has read what suffices meanwhile.
+func (s *SyncService) reloadCatalogAside(ctx context.Context, suffices func(*catalog) bool) (*catalog, error) {
+	leave, err := s.catalogReads.enter(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if c := s.catalog.Load(); c != nil && suffices(c) {
+		return c, nil
+	}
+	config := s.pool.Config()
+	if config.BeforeConnect != nil {
+		if err := config.BeforeConnect(ctx, config.ConnConfig); err != nil {
+			return nil, err
+		}
+	}
+	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
+	if err != nil {
+		return nil, fmt.Errorf("read the catalog of registered tables: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	return s.readCatalog(ctx, conn)
+}
+
+// reloadCatalog reads the catalog through the pool.
 func (s *SyncService) reloadCatalog(ctx context.Context) (*catalog, error) {
+	return s.readCatalog(ctx, s.pool)
+}
+
+// txBeginner is a connection or a pool.
+type txBeginner interface {
+	BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
+}
+
+// readCatalog reads the catalog, all of it as of one moment.
+func (s *SyncService) readCatalog(ctx context.Context, conn txBeginner) (*catalog, error) {
 	c := &catalog{byID: make(map[int32]*catalogTable), byName: make(map[string]*catalogTable)}
-	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		var err error
 		if c.version, err = s.queries.CatalogVersion(ctx, tx); err != nil {
 			return err

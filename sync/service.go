@@ -37,14 +37,15 @@ const (
 // keeps no state of its own beyond what it remembers of the catalog, so that any
 // number of them can serve the same database. It is safe for concurrent use.
 type SyncService struct {
-	pool    *pgxpool.Pool
-	queries *db.Queries
-	config  ServiceConfig
-	logger  *slog.Logger
-	catalog atomic.Pointer[catalog]
-	scopes  scopeQueue
-	heads   scopeHeads
-	status  statusMemory
+	pool         *pgxpool.Pool
+	queries      *db.Queries
+	config       ServiceConfig
+	logger       *slog.Logger
+	catalog      atomic.Pointer[catalog]
+	catalogReads scopeQueue // by reloadCatalogAside
+	scopes       scopeQueue
+	heads        scopeHeads
+	status       statusMemory
 
 	background background
 	watch      *watchHub

@@ -273,9 +273,13 @@ DECLARE
 BEGIN
     IF p_op = 'I' THEN
         -- What a payload does not name keeps the value it has in the base row: the column's default.
-        SELECT string_agg(coalesce(CASE WHEN a.attgenerated = '' AND a.attidentity = '' AND a.attnum IS DISTINCT FROM p_table.scope_attnum THEN pg_get_expr(d.adbin, d.adrelid) END, 'NULL'), ', ' ORDER BY a.attnum)
+        -- A domain may have a default of its own. One that takes no null must not be given one, so it is given what the payload names.
+        SELECT string_agg(CASE WHEN a.attgenerated <> '' OR a.attidentity <> '' OR a.attnum IS NOT DISTINCT FROM p_table.scope_attnum THEN 'NULL'
+                               ELSE coalesce(pg_get_expr(d.adbin, d.adrelid), pg_get_expr(t.typdefaultbin, 0),
+                                   CASE WHEN t.typtype = 'd' THEN format('(SELECT x.%1$I FROM json_to_record(s.payload::json) AS x(%1$I %2$s))', a.attname, t.oid::regtype) END, 'NULL') END,
+                          ', ' ORDER BY a.attnum)
         INTO v_defaults
-        FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         WHERE a.attrelid = p_table.relation AND a.attnum > 0 AND NOT a.attisdropped;
         RETURN format($f$
         WITH applied AS (
