@@ -138,9 +138,9 @@ COMMENT ON COLUMN sync.open_bundles.xid IS 'Transaction that writes the bundle.'
 COMMENT ON COLUMN sync.open_bundles.user_pk IS 'Scope, see sync.user_state; its row is locked by the transaction.';
 COMMENT ON COLUMN sync.open_bundles.bundle_seq IS 'Sequence that the bundle will have.';
 COMMENT ON COLUMN sync.open_bundles.source_bundle_id IS 'Number of the bundle within its source.';
-COMMENT ON COLUMN sync.open_bundles.row_count IS 'Effects entered in the log so far.';
-COMMENT ON COLUMN sync.open_bundles.live_row_delta IS 'How many more live rows the scope has after the bundle.';
-COMMENT ON COLUMN sync.open_bundles.live_byte_delta IS 'How many more payload bytes the live rows of the scope have after the bundle.';
+COMMENT ON COLUMN sync.open_bundles.row_count IS 'Effects that the emission has entered in the log; 0 for a push whose rows are logged as they are applied, which passes the number on.';
+COMMENT ON COLUMN sync.open_bundles.live_row_delta IS 'How many more live rows the scope has after the bundle; noted as row_count is.';
+COMMENT ON COLUMN sync.open_bundles.live_byte_delta IS 'How many more payload bytes the live rows of the scope have after the bundle; noted as row_count is.';
 COMMENT ON COLUMN sync.open_bundles.push_id IS 'Push session that is being committed; null for server-side writes.';
 COMMENT ON COLUMN sync.open_bundles.is_implicit IS 'Made at commit for what plain SQL wrote, rather than opened beforehand. Kept when the bundle is entered, in case the transaction writes more; sync.sweep removes it later.';
 COMMENT ON COLUMN sync.open_bundles.user_id IS 'Scope id that every written row must carry.';

@@ -195,7 +195,7 @@ BEGIN
         PERFORM sync.fail('OV011', format('the next chunk of push session %s starts at row %s, not %s', p_push_id, v_expected, p_start_row_ordinal),
             jsonb_build_object('expected', v_expected, 'actual', p_start_row_ordinal));
     ELSIF v_session.next_row_ordinal > v_session.planned_row_count THEN
-        PERFORM sync.fail('OV010', format('%s rows are more than the %s planned', v_session.next_row_ordinal, v_session.planned_row_count));
+        PERFORM sync.fail('OV010', format('%s rows are more than the %s planned', v_session.next_row_ordinal, v_session.planned_row_count), NULL, 'Create a session that plans them all.');
     END IF;
     INSERT INTO sync.push_chunks (push_id, start_row_ordinal, table_ids, ops, base_row_versions, keys, payloads)
     SELECT p_push_id, p_start_row_ordinal, p_table_ids, p_ops, p_base_row_versions, p_keys, p_payloads

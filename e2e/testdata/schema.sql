@@ -1915,7 +1915,7 @@ BEGIN
         PERFORM sync.fail('OV011', format('the next chunk of push session %s starts at row %s, not %s', p_push_id, v_expected, p_start_row_ordinal),
             jsonb_build_object('expected', v_expected, 'actual', p_start_row_ordinal));
     ELSIF v_session.next_row_ordinal > v_session.planned_row_count THEN
-        PERFORM sync.fail('OV010', format('%s rows are more than the %s planned', v_session.next_row_ordinal, v_session.planned_row_count));
+        PERFORM sync.fail('OV010', format('%s rows are more than the %s planned', v_session.next_row_ordinal, v_session.planned_row_count), NULL, 'Create a session that plans them all.');
     END IF;
     INSERT INTO sync.push_chunks (push_id, start_row_ordinal, table_ids, ops, base_row_versions, keys, payloads)
     SELECT p_push_id, p_start_row_ordinal, p_table_ids, p_ops, p_base_row_versions, p_keys, p_payloads
@@ -3040,9 +3040,9 @@ COMMENT ON COLUMN sync.open_bundles.xid IS 'Transaction that writes the bundle.'
 COMMENT ON COLUMN sync.open_bundles.user_pk IS 'Scope, see sync.user_state; its row is locked by the transaction.';
 COMMENT ON COLUMN sync.open_bundles.bundle_seq IS 'Sequence that the bundle will have.';
 COMMENT ON COLUMN sync.open_bundles.source_bundle_id IS 'Number of the bundle within its source.';
-COMMENT ON COLUMN sync.open_bundles.row_count IS 'Effects entered in the log so far.';
-COMMENT ON COLUMN sync.open_bundles.live_row_delta IS 'How many more live rows the scope has after the bundle.';
-COMMENT ON COLUMN sync.open_bundles.live_byte_delta IS 'How many more payload bytes the live rows of the scope have after the bundle.';
+COMMENT ON COLUMN sync.open_bundles.row_count IS 'Effects that the emission has entered in the log; 0 for a push whose rows are logged as they are applied, which passes the number on.';
+COMMENT ON COLUMN sync.open_bundles.live_row_delta IS 'How many more live rows the scope has after the bundle; noted as row_count is.';
+COMMENT ON COLUMN sync.open_bundles.live_byte_delta IS 'How many more payload bytes the live rows of the scope have after the bundle; noted as row_count is.';
 COMMENT ON COLUMN sync.open_bundles.push_id IS 'Push session that is being committed; null for server-side writes.';
 COMMENT ON COLUMN sync.open_bundles.is_implicit IS 'Made at commit for what plain SQL wrote, rather than opened beforehand. Kept when the bundle is entered, in case the transaction writes more; sync.sweep removes it later.';
 COMMENT ON COLUMN sync.open_bundles.user_id IS 'Scope id that every written row must carry.';
