@@ -19,25 +19,14 @@ const adoptLater = "later"
 // adoptFlags say when rows that are in a table already enter the log.
 type adoptFlags struct {
 	Adopt     string `enum:"auto,now,later" default:"auto" help:"When rows that are there enter the log: now (with the change itself), later (by a running server or table adopt), or auto (now if they are few, else in batches right afterwards)."`
-	BatchRows int32  `default:"10000" help:"Rows that one transaction enters."`
-}
-
-// Validate refuses batches that would never end.
-func (f adoptFlags) Validate() error {
-	if f.BatchRows < 1 {
-		return errors.New("--batch-rows must be 1 or more")
-	}
-	return nil
+	BatchRows int32  `positive:"" default:"10000" help:"Rows that one transaction enters."`
 }
 
 type tableAdoptCmd struct {
 	databaseFlags
 	Tables    []string `arg:"" optional:"" name:"table" help:"Registered tables. Without any, those whose rows are waiting."`
-	BatchRows int32    `default:"10000" help:"Rows that one transaction enters."`
+	BatchRows int32    `positive:"" default:"10000" help:"Rows that one transaction enters."`
 }
-
-// Validate refuses batches that would never end.
-func (c *tableAdoptCmd) Validate() error { return adoptFlags{BatchRows: c.BatchRows}.Validate() }
 
 func (c *tableAdoptCmd) Run(ctx context.Context, a *app) (err error) {
 	conn, err := c.connect(ctx)

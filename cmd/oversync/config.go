@@ -17,21 +17,21 @@ type serviceFlags struct {
 	MaxBytesPerBundle int `group:"service" default:"0" env:"OVERSYNC_MAX_BYTES_PER_BUNDLE" help:"Most bytes of JSON in one bundle; 0 is no limit."`
 
 	DefaultRowsPerPushChunk int           `group:"service" default:"0" env:"OVERSYNC_DEFAULT_ROWS_PER_PUSH_CHUNK" help:"Rows that clients are told to push at a time; 0 is 1000, or the maximum if that is less."`
-	MaxRowsPerPushChunk     int           `group:"service" default:"5000" env:"OVERSYNC_MAX_ROWS_PER_PUSH_CHUNK" help:"Most rows in one pushed chunk."`
-	PushSessionTTL          time.Duration `name:"push-session-ttl" group:"service" default:"15m" env:"OVERSYNC_PUSH_SESSION_TTL" help:"Life of a push session after its last chunk."`
-	InitializationLeaseTTL  time.Duration `name:"initialization-lease-ttl" group:"service" default:"15m" env:"OVERSYNC_INITIALIZATION_LEASE_TTL" help:"Time a source has between two steps of the first push of a scope."`
+	MaxRowsPerPushChunk     int           `group:"service" positive:"" default:"5000" env:"OVERSYNC_MAX_ROWS_PER_PUSH_CHUNK" help:"Most rows in one pushed chunk."`
+	PushSessionTTL          time.Duration `name:"push-session-ttl" group:"service" positive:"" default:"15m" env:"OVERSYNC_PUSH_SESSION_TTL" help:"Life of a push session after its last chunk."`
+	InitializationLeaseTTL  time.Duration `name:"initialization-lease-ttl" group:"service" positive:"" default:"15m" env:"OVERSYNC_INITIALIZATION_LEASE_TTL" help:"Time a source has between two steps of the first push of a scope."`
 
 	DefaultRowsPerCommittedBundleChunk int `group:"service" default:"0" env:"OVERSYNC_DEFAULT_ROWS_PER_COMMITTED_BUNDLE_CHUNK" help:"Rows of a committed bundle at a time; 0 is 1000, or the maximum if that is less."`
-	MaxRowsPerCommittedBundleChunk     int `group:"service" default:"5000" env:"OVERSYNC_MAX_ROWS_PER_COMMITTED_BUNDLE_CHUNK" help:"Most rows of a committed bundle at a time."`
+	MaxRowsPerCommittedBundleChunk     int `group:"service" positive:"" default:"5000" env:"OVERSYNC_MAX_ROWS_PER_COMMITTED_BUNDLE_CHUNK" help:"Most rows of a committed bundle at a time."`
 
 	DefaultRowsPerSnapshotChunk int           `group:"service" default:"0" env:"OVERSYNC_DEFAULT_ROWS_PER_SNAPSHOT_CHUNK" help:"Rows of a snapshot at a time; 0 is 1000, or the maximum if that is less."`
-	MaxRowsPerSnapshotChunk     int           `group:"service" default:"5000" env:"OVERSYNC_MAX_ROWS_PER_SNAPSHOT_CHUNK" help:"Most rows of a snapshot at a time."`
-	SnapshotSessionTTL          time.Duration `name:"snapshot-session-ttl" group:"service" default:"15m" env:"OVERSYNC_SNAPSHOT_SESSION_TTL" help:"Life of a snapshot."`
+	MaxRowsPerSnapshotChunk     int           `group:"service" positive:"" default:"5000" env:"OVERSYNC_MAX_ROWS_PER_SNAPSHOT_CHUNK" help:"Most rows of a snapshot at a time."`
+	SnapshotSessionTTL          time.Duration `name:"snapshot-session-ttl" group:"service" positive:"" default:"15m" env:"OVERSYNC_SNAPSHOT_SESSION_TTL" help:"Life of a snapshot."`
 	MaxRowsPerSnapshotSession   int64         `group:"service" default:"0" env:"OVERSYNC_MAX_ROWS_PER_SNAPSHOT_SESSION" help:"Most rows of a snapshot; 0 is no limit."`
 	MaxBytesPerSnapshotSession  int64         `group:"service" default:"0" env:"OVERSYNC_MAX_BYTES_PER_SNAPSHOT_SESSION" help:"Most bytes of a snapshot; 0 is no limit."`
 
-	RetainedBundlesPerUser  int64 `group:"service" default:"10000" env:"OVERSYNC_RETAINED_BUNDLES_PER_USER" help:"Newest bundles of a scope that can be pulled."`
-	RetentionPruneBatchSize int64 `group:"service" default:"1000" env:"OVERSYNC_RETENTION_PRUNE_BATCH_SIZE" help:"Bundles that one step of pruning removes."`
+	RetainedBundlesPerUser  int64 `group:"service" positive:"" default:"10000" env:"OVERSYNC_RETAINED_BUNDLES_PER_USER" help:"Newest bundles of a scope that can be pulled."`
+	RetentionPruneBatchSize int64 `group:"service" positive:"" default:"1000" env:"OVERSYNC_RETENTION_PRUNE_BATCH_SIZE" help:"Bundles that one step of pruning removes."`
 
 	Watch onOff `group:"service" default:"on" env:"OVERSYNC_WATCH" help:"Tell clients of new bundles at once, through GET /sync/watch: on or off."`
 

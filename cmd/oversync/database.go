@@ -25,9 +25,11 @@ func (f databaseFlags) url() (string, error) {
 		return f.DatabaseURL, nil
 	}
 	for _, variable := range os.Environ() {
-		switch name, _, _ := strings.Cut(variable, "="); name {
+		switch name, value, _ := strings.Cut(variable, "="); name {
 		case "PGHOST", "PGHOSTADDR", "PGDATABASE", "PGSERVICE", "PGPORT":
-			return "", nil
+			if value != "" {
+				return "", nil
+			}
 		}
 	}
 	return "", errors.New("no database is named: set DATABASE_URL, for example postgres://user:password@localhost/mydb")

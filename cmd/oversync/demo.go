@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/oversync/oversync/cmd/oversync/internal/demo"
@@ -21,6 +22,11 @@ type demoCmd struct {
 	JWTSecret string `name:"jwt-secret" env:"OVERSYNC_JWT_SECRET" help:"Secret of the server; without it, the one that dev uses."`
 	JWTClaim  string `name:"jwt-claim" env:"OVERSYNC_JWT_CLAIM" default:"sub" help:"Claim that holds the user id."`
 	Dir       string `type:"path" help:"Folder to keep the devices' SQLite files in. Without it they are removed at the end."`
+}
+
+// Validate refuses a token that no server would take.
+func (c *demoCmd) Validate() error {
+	return errors.Join(checkUser(c.User), checkClaim(c.JWTClaim))
 }
 
 func (c *demoCmd) Run(ctx context.Context, a *app) error {

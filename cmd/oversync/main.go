@@ -6,10 +6,14 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/signal"
+	"reflect"
+	"slices"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -65,12 +69,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.Description("A sync engine that lives in PostgreSQL."),
 		kong.Writers(stdout, stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: false}),
+		kong.PostBuild(ignoreEmptyVariables),
 		kong.BindTo(ctx, (*context.Context)(nil)))
 	if err != nil {
 		say(stderr, "oversync: %v\n", err)
 		return exitFailed
 	}
 	command, err := parser.Parse(args[1:])
+	if err == nil {
+		err = checkNumbers(command.Flags())
+	}
 	if err != nil {
 		say(stderr, "oversync: %v\nRun %s --help to see what there is.\n", err, args[0])
 		return exitUsage
@@ -78,16 +86,59 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	a := &app{program: args[0], stdout: stdout, stderr: stderr, json: c.JSON, logger: newLogger(stderr, c.LogFormat, c.LogLevel)}
 	if err := command.Run(a); err != nil {
 		say(stderr, "oversync: %s\n", describe(err))
+		if _, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
+			return exitUsage
+		}
 		return exitFailed
 	}
 	return exitOK
 }
 
+// ignoreEmptyVariables makes an empty variable the same as none, as in a copy of
+// example.env that is not filled in.
+func ignoreEmptyVariables(k *kong.Kong) error {
+	return kong.Visit(k.Model, func(node kong.Visitable, next kong.Next) error {
+		if flag, ok := node.(*kong.Flag); ok {
+			flag.Tag.Envs = slices.DeleteFunc(flag.Tag.Envs, func(name string) bool { return os.Getenv(name) == "" })
+		}
+		return next(nil)
+	})
+}
+
+// checkNumbers refuses what no number among the flags may be: none is negative, and
+// those with the tag positive are above 0, since 0 has no meaning there.
+func checkNumbers(flags []*kong.Flag) error {
+	for _, flag := range flags {
+		var n float64
+		switch value := reflect.Indirect(flag.Target); {
+		case value.CanInt():
+			n = float64(value.Int())
+		case value.CanFloat():
+			n = value.Float()
+		}
+		switch {
+		case math.IsNaN(n) || math.IsInf(n, 0):
+			return fmt.Errorf("--%s must be a number", flag.Name)
+		case n < 0:
+			return fmt.Errorf("--%s must not be negative", flag.Name)
+		case n == 0 && flag.Tag.Has("positive"):
+			return fmt.Errorf("--%s must be above 0", flag.Name)
+		}
+	}
+	return nil
+}
+
 // describe adds what PostgreSQL says beside its message: the refusals of the
-// sync schema carry their remedy in the hint. To its own refusal of a role it
-// adds where the remedy is.
+// sync schema carry their remedy in the hint. To its own refusal of a role, and to
+// a database that cannot be reached, it adds where the remedy is.
 func describe(err error) string {
 	text := err.Error()
+	if _, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
+		return text + "\n  hint: Write it as postgres://user:password@host:5432/database; in a password, write @ / : # ? % as %40 %2F %3A %23 %3F %25."
+	}
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		text += "\n  hint: Compare DATABASE_URL with the server: its host and port, the database, the role and its password."
+	}
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		if e.Detail != "" {
 			text += "\n  detail: " + e.Detail

@@ -32,10 +32,23 @@ type serverFlags struct {
 	Listen          string        `group:"server" default:"127.0.0.1:8080" env:"OVERSYNC_LISTEN" help:"Address to listen on. Port 0 takes a free one."`
 	JWTSecret       string        `name:"jwt-secret" group:"server" env:"OVERSYNC_JWT_SECRET" help:"Secret that signs the users' tokens (HS256)."`
 	JWTClaim        string        `name:"jwt-claim" group:"server" env:"OVERSYNC_JWT_CLAIM" default:"sub" help:"Claim of the token that holds the user id."`
-	MaxBodyBytes    int64         `group:"server" default:"67108864" env:"OVERSYNC_MAX_BODY_BYTES" help:"Largest request body, in bytes."`
+	MaxBodyBytes    int64         `group:"server" positive:"" default:"67108864" env:"OVERSYNC_MAX_BODY_BYTES" help:"Largest request body, in bytes."`
 	RatePerUser     float64       `group:"server" default:"0" env:"OVERSYNC_RATE_PER_USER" help:"Requests a second that each user may send; 0 is no limit."`
 	PoolSize        int32         `group:"server" default:"0" env:"OVERSYNC_POOL_SIZE" help:"Most connections to the database; 0 is four for each processor, at least 16."`
 	ShutdownTimeout time.Duration `group:"server" default:"15s" env:"OVERSYNC_SHUTDOWN_TIMEOUT" help:"Time that running requests get to finish at shutdown."`
+}
+
+// Validate refuses what could only fail, or open another door than the one meant,
+// once the server runs.
+func (f serverFlags) Validate() error {
+	_, port, err := net.SplitHostPort(f.Listen)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil || port == "" {
+		return fmt.Errorf("--listen %q is no address: write host:port, as 127.0.0.1:8080", f.Listen)
+	}
+	return checkClaim(f.JWTClaim)
 }
 
 type serveCmd struct {
