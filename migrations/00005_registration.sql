@@ -14,6 +14,7 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
 RETURNS TABLE (problem text, remedy text)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
+SET quote_all_identifiers = off -- names of types are compared
 AS $$
     WITH rel AS (
         SELECT c.oid, c.relname, n.nspname, c.relkind, c.relpersistence, c.relispartition, format('%I.%I', n.nspname, c.relname) AS full_name
@@ -195,6 +196,7 @@ CREATE FUNCTION sync.install_functions(p_table sync.table_catalog)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET quote_all_identifiers = off
 SET client_min_messages = warning -- what DROP IF EXISTS does not find is no news
 AS $$
 DECLARE
@@ -410,6 +412,7 @@ CREATE FUNCTION sync.register_table(
 RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET quote_all_identifiers = off
 AS $$
 #variable_conflict use_column
 DECLARE

@@ -391,6 +391,7 @@ CREATE FUNCTION sync.refresh_table(tbl regclass, adopt text DEFAULT 'auto')
 RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET quote_all_identifiers = off
 AS $$
 DECLARE
     v_before sync.table_catalog;

@@ -11,6 +11,7 @@ CREATE FUNCTION sync.check()
 RETURNS TABLE (severity text, object text, problem text, remedy text)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
+SET quote_all_identifiers = off
 AS $$
     WITH registered AS (
         SELECT t AS entry, t.table_id, t.relation, format('%I.%I', t.schema_name, t.table_name) AS name, sync.catalog_entry(t.table_id) AS entry_now,

@@ -462,6 +462,25 @@ func TestRoleWithoutRightsOnSync(t *testing.T) {
 	exec(t, conn, "RESET ROLE")
 }
 
+// TestAllIdentifiersQuoted: a database may say that PostgreSQL quotes each name that it writes, names of types too. What
+// registration knows and makes does not depend on it.
+func TestAllIdentifiersQuoted(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.NewDatabase(t))
+	exec(t, conn, "CREATE TABLE public.list (id text PRIMARY KEY, owner text NOT NULL); CREATE TABLE public.task (id uuid PRIMARY KEY, list_id text NOT NULL REFERENCES public.list, done boolean)")
+	exec(t, conn, "SET quote_all_identifiers = on")
+	exec(t, conn, "SELECT sync.register_table('public.list', scope => 'owner', policy => 'capture'); SELECT sync.register_table('public.task', scope_via => 'list_id', policy => 'capture')")
+	exec(t, conn, "INSERT INTO public.list VALUES ('a', 'ann'); INSERT INTO public.task VALUES (gen_random_uuid(), 'a')")
+	exec(t, conn, "ALTER TABLE public.list ADD COLUMN name text; SELECT sync.refresh_table('public.list'); SELECT sync.set_policy('public.task', 'reject')")
+	require.Zero(t, value[int](t, conn, "SELECT count(*) FROM sync.verify('ann')"))
+	for _, setting := range []string{"on", "off"} {
+		exec(t, conn, "SET quote_all_identifiers = "+setting)
+		requireSound(t, conn)
+		require.Zero(t, value[int](t, conn, "SELECT count(*) FROM sync.check()"), setting)
+	}
+	require.Equal(t, []string{"text", "uuid"}, value[[]string](t, conn, "SELECT array_agg(key_type ORDER BY table_name) FROM sync.table_catalog"))
+}
+
 // TestAwkwardColumnNames: the generated statements are not confused by columns named as their own aliases and variables are.
 func TestAwkwardColumnNames(t *testing.T) {
 	t.Parallel()

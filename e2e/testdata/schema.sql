@@ -621,6 +621,7 @@ COMMENT ON FUNCTION sync.catalog_entry(p_table_id integer) IS 'Catalog entry of 
 CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem text, remedy text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET quote_all_identifiers TO 'off'
     AS $$
     WITH registered AS (
         SELECT t AS entry, t.table_id, t.relation, format('%I.%I', t.schema_name, t.table_name) AS name, sync.catalog_entry(t.table_id) AS entry_now,
@@ -1339,6 +1340,7 @@ COMMENT ON FUNCTION sync.guard_statement(p_table sync.table_catalog) IS 'Text of
 CREATE FUNCTION sync.install_functions(p_table sync.table_catalog) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET quote_all_identifiers TO 'off'
     SET client_min_messages TO 'warning'
     AS $_$
 DECLARE
@@ -1930,6 +1932,7 @@ COMMENT ON FUNCTION sync.push_stage(p_push_id uuid, p_user_id text, p_source_id 
 CREATE FUNCTION sync.refresh_table(tbl regclass, adopt text DEFAULT 'auto'::text) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET quote_all_identifiers TO 'off'
     AS $$
 DECLARE
     v_before sync.table_catalog;
@@ -1988,6 +1991,7 @@ COMMENT ON FUNCTION sync.refuse_truncate() IS 'Trigger function: refuses TRUNCAT
 CREATE FUNCTION sync.register_table(tbl regclass, sync_key name DEFAULT NULL::name, scope name DEFAULT '_sync_scope_id'::name, policy text DEFAULT NULL::text, scope_via name DEFAULT NULL::name, show_scope boolean DEFAULT false, on_scope_change text DEFAULT 'refuse'::text, external_references text[] DEFAULT '{}'::text[], adopt text DEFAULT 'auto'::text) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET quote_all_identifiers TO 'off'
     AS $$
 #variable_conflict use_column
 DECLARE
@@ -2062,6 +2066,7 @@ COMMENT ON FUNCTION sync.register_table(tbl regclass, sync_key name, scope name,
 CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_scope name, p_scope_via name) RETURNS TABLE(problem text, remedy text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET quote_all_identifiers TO 'off'
     AS $_$
     WITH rel AS (
         SELECT c.oid, c.relname, n.nspname, c.relkind, c.relpersistence, c.relispartition, format('%I.%I', n.nspname, c.relname) AS full_name
