@@ -69,7 +69,8 @@ AS $$
     SELECT format('%s has no key column %I', r.full_name, p_key), 'Name the key column: sync_key => ''...''.'
     FROM rel r WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM key_col)
     UNION ALL
-    SELECT format('key column %I of %s has type %s', k.attname, r.full_name, k.type_name), 'Keys are of type uuid or text.'
+    SELECT format('key column %I of %s has type %s', k.attname, r.full_name, k.type_name),
+           CASE k.type_name WHEN 'character varying' THEN format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', r.full_name, k.attname) ELSE 'Keys are of type uuid or text.' END
     FROM rel r, key_col k WHERE k.type_name NOT IN ('uuid', 'text')
     UNION ALL
     SELECT format('key column %I of %s is generated', k.attname, r.full_name), 'Clients choose the key of a new row: make it an ordinary column.'
@@ -123,15 +124,27 @@ RETURNS TABLE (table_id integer, problem text, remedy text)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT f.table_id, format('foreign key %I of %I.%I refers to %I.%I, which is not registered', f.constraint_name, f.schema_name, f.table_name, f.parent_schema, f.parent_table),
-           format('Register it in the same transaction: SELECT sync.register_table(%L); or say that it stays outside: external_references => %L.',
-                  format('%I.%I', f.parent_schema, f.parent_table), ARRAY[f.constraint_name])
-    FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
-    WHERE f.parent_table_id IS NULL AND f.columns IS DISTINCT FROM ARRAY[t.scope_via]
-      AND NOT t.external_references && ARRAY[f.constraint_name::text, f.parent_schema || '.' || f.parent_table]
+    WITH leaving AS (
+        SELECT f.table_id, f.constraint_name, f.schema_name, f.table_name, f.parent_schema, f.parent_table
+        FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
+        WHERE f.parent_table_id IS NULL AND f.columns IS DISTINCT FROM ARRAY[t.scope_via]
+          AND NOT t.external_references && ARRAY[f.constraint_name::text, f.parent_schema || '.' || f.parent_table]
+    ), again AS (
+        -- Each table as it is registered, with all its references that leave. In one statement, since the set is judged as a whole.
+        -- The other way, to register the tables referred to, takes a choice of their scope.
+        SELECT format('sync.register_table(%L, sync_key => %L, %s => %L%s%s, policy => %L, external_references => %L)',
+                      format('%I.%I', t.schema_name, t.table_name), t.key_column, CASE WHEN t.scope_via IS NULL THEN 'scope' ELSE 'scope_via' END, coalesce(t.scope_via, t.scope_column),
+                      CASE WHEN t.scope_is_shown THEN ', show_scope => true' END, CASE WHEN t.on_scope_change <> 'refuse' THEN format(', on_scope_change => %L', t.on_scope_change) END,
+                      t.policy, t.external_references || ARRAY(SELECT l.constraint_name::text FROM leaving l WHERE l.table_id = t.table_id ORDER BY 1)) AS call
+        FROM sync.table_catalog t WHERE t.table_id IN (SELECT l.table_id FROM leaving l)
+        ORDER BY t.table_id
+    )
+    SELECT l.table_id, format('foreign key %I of %I.%I refers to %I.%I, which is not registered', l.constraint_name, l.schema_name, l.table_name, l.parent_schema, l.parent_table),
+           format('SELECT %s; -- or with it, in one transaction: SELECT sync.register_table(%L);', (SELECT string_agg(a.call, ', ') FROM again a), format('%I.%I', l.parent_schema, l.parent_table))
+    FROM leaving l
     UNION ALL
     SELECT f.table_id, format('the scope of %I.%I is found through %I.%I, which is not registered', f.schema_name, f.table_name, f.parent_schema, f.parent_table),
-           format('Register it in the same transaction: SELECT sync.register_table(%L);', format('%I.%I', f.parent_schema, f.parent_table))
+           format('SELECT sync.register_table(%L); -- in the same transaction', format('%I.%I', f.parent_schema, f.parent_table))
     FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
     WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via]
     UNION ALL

@@ -88,7 +88,7 @@ func TestRegistrationRefusals(t *testing.T) {
 			message: "key column id of public.t has type integer", hint: "Keys are of type uuid or text.",
 		}, {
 			name: "key of type varchar", ddl: "CREATE TABLE public.t (_sync_scope_id text, id varchar(9), PRIMARY KEY (_sync_scope_id, id))",
-			message: "key column id of public.t has type character varying", hint: "Keys are of type uuid or text.",
+			message: "key column id of public.t has type character varying", hint: "ALTER TABLE public.t ALTER COLUMN id TYPE text;", mends: true,
 		}, {
 			name: "key is generated", ddl: "CREATE TABLE public.t (_sync_scope_id text, a text, id text GENERATED ALWAYS AS (a) STORED, PRIMARY KEY (_sync_scope_id, id))",
 			message: "key column id of public.t is generated", hint: "Clients choose the key of a new row: make it an ordinary column.",
@@ -209,7 +209,7 @@ func TestForeignKeyRefusals(t *testing.T) {
 			name: "parent is not registered", ddl: "ALTER TABLE public.child ADD CONSTRAINT fk FOREIGN KEY (_sync_scope_id, parent_id) REFERENCES public.parent DEFERRABLE",
 			register: "SELECT sync.register_table('public.child')",
 			message:  "foreign key fk of public.child refers to public.parent, which is not registered",
-			hint:     "Register it in the same transaction: SELECT sync.register_table('public.parent'); or say that it stays outside: external_references => '{fk}'.", mend: "SELECT sync.register_table('public.parent')",
+			hint:     "SELECT sync.register_table('public.child', sync_key => 'id', scope => '_sync_scope_id', policy => 'reject', external_references => '{fk}'); -- or with it, in one transaction: SELECT sync.register_table('public.parent');", mend: "SELECT sync.register_table('public.parent')",
 		}, {
 			name: "cycle that is not deferrable",
 			ddl: "ALTER TABLE public.child ADD CONSTRAINT fk FOREIGN KEY (_sync_scope_id, parent_id) REFERENCES public.parent;" +
@@ -220,7 +220,7 @@ func TestForeignKeyRefusals(t *testing.T) {
 			name: "parent that gives the scope", ddl: "ALTER TABLE public.parent ADD UNIQUE (id); ALTER TABLE public.child ALTER parent_id SET NOT NULL, ADD UNIQUE (id), ADD CONSTRAINT fk FOREIGN KEY (parent_id) REFERENCES public.parent (id)",
 			register: "SELECT sync.register_table('public.child', sync_key => 'id', scope_via => 'parent_id')",
 			message:  "the scope of public.child is found through public.parent, which is not registered",
-			hint:     "Register it in the same transaction: SELECT sync.register_table('public.parent');", mend: "SELECT sync.register_table('public.parent')",
+			hint:     "SELECT sync.register_table('public.parent'); -- in the same transaction", mend: "SELECT sync.register_table('public.parent')",
 		}, {
 			name: "scope through a key that is not valid", ddl: "ALTER TABLE public.parent ADD UNIQUE (id); ALTER TABLE public.child ALTER parent_id SET NOT NULL, ADD UNIQUE (id), ADD CONSTRAINT fk FOREIGN KEY (parent_id) REFERENCES public.parent (id) NOT VALID",
 			register: "SELECT sync.register_table('public.parent'); SELECT sync.register_table('public.child', sync_key => 'id', scope_via => 'parent_id')",
@@ -255,6 +255,46 @@ func TestForeignKeyRefusals(t *testing.T) {
 				exec(t, conn, "COMMIT")
 			}
 		})
+	}
+}
+
+// TestReferencesThatLeave: what is said of foreign keys to tables that are not registered mends them when it is run as it is, in a
+// registration that was refused and for a table that got them later.
+func TestReferencesThatLeave(t *testing.T) {
+	t.Parallel()
+	const entry = `SELECT (t.key_column, t.scope_column, t.scope_via, t.scope_is_shown, t.on_scope_change, t.policy)::text
+		FROM sync.table_catalog t WHERE t.table_name = 'item' AND t.unregistered_at IS NULL`
+	for _, register := range []string{
+		"SELECT sync.register_table('public.item', policy => 'capture', external_references => '{shelf}')",
+		"SELECT sync.register_table('public.item', scope => 'owner', show_scope => true, external_references => '{shelf}')",
+		"SELECT sync.register_table('public.item', scope_via => 'parent_id', on_scope_change => 'move', external_references => '{public.shelf}')",
+	} {
+		conn := connect(t, pgtest.NewDatabase(t))
+		exec(t, conn, `
+			CREATE TABLE public.shelf (id int PRIMARY KEY);
+			CREATE TABLE public."Odd colour" (id int PRIMARY KEY);
+			CREATE TABLE public.parent (id uuid PRIMARY KEY, _sync_scope_id text NOT NULL);
+			CREATE TABLE public.item (id uuid PRIMARY KEY, _sync_scope_id text NOT NULL, owner bigint NOT NULL, parent_id uuid NOT NULL REFERENCES public.parent,
+				shelf_id int CONSTRAINT shelf REFERENCES public.shelf);
+			SELECT sync.register_table('public.parent');`)
+		exec(t, conn, register)
+		before := value[string](t, conn, entry)
+		exec(t, conn, `ALTER TABLE public.item ADD COLUMN x int CONSTRAINT "It's x" REFERENCES public."Odd colour", ADD COLUMN y int CONSTRAINT y REFERENCES public.shelf`)
+		for _, remedy := range value[[]string](t, conn, "SELECT array_agg(remedy) FROM sync.check() WHERE severity = 'error'") {
+			exec(t, conn, remedy)
+		}
+		exec(t, conn, "SELECT sync.refresh_table('public.item')")
+		require.Zero(t, value[int](t, conn, "SELECT count(*) FROM sync.check()"))
+		require.Equal(t, before, value[string](t, conn, entry))
+
+		// One statement for all tables: none of them alone would do.
+		exec(t, conn, "CREATE TABLE public.more (id uuid PRIMARY KEY, _sync_scope_id text NOT NULL); SELECT sync.register_table('public.more')")
+		exec(t, conn, `ALTER TABLE public.item ADD COLUMN z int REFERENCES public."Odd colour"; ALTER TABLE public.more ADD COLUMN z int REFERENCES public."Odd colour"`)
+		exec(t, conn, value[string](t, conn, "SELECT remedy FROM sync.check() WHERE severity = 'error' LIMIT 1"))
+		require.Zero(t, value[int](t, conn, "SELECT count(*) FROM sync.check() WHERE severity = 'error'"))
+		exec(t, conn, "SELECT sync.unregister_table('public.item'); DROP TABLE public.more; SELECT sync.unregister_table(t.relation) FROM sync.table_catalog t WHERE t.table_name = 'more'")
+		exec(t, conn, refused(t, conn, register).Hint)
+		require.Equal(t, before, value[string](t, conn, entry))
 	}
 }
 
