@@ -65,6 +65,28 @@ func (q *Queries) CatalogColumns(ctx context.Context, db DBTX) ([]CatalogColumns
 	return items, nil
 }
 
+const CatalogKeepOverrides = `-- name: CatalogKeepOverrides :execrows
+DELETE FROM sync.table_order_overrides o
+WHERE o.child IN (SELECT to_regclass(t.name) FROM unnest($1::text[]) AS t(name))
+  AND NOT EXISTS (SELECT FROM (SELECT unnest($2::text[]) AS child, unnest($3::text[]) AS parent) AS k
+                  WHERE to_regclass(k.child) = o.child AND to_regclass(k.parent) = o.parent)
+`
+
+type CatalogKeepOverridesParams struct {
+	Tables   []string
+	Children []string
+	Parents  []string
+}
+
+// Takes back the overrides of the tables named that are not among those listed.
+func (q *Queries) CatalogKeepOverrides(ctx context.Context, db DBTX, arg CatalogKeepOverridesParams) (int64, error) {
+	result, err := db.Exec(ctx, CatalogKeepOverrides, arg.Tables, arg.Children, arg.Parents)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const CatalogOverride = `-- name: CatalogOverride :execrows
 INSERT INTO sync.table_order_overrides (child, parent)
 VALUES (to_regclass($1::text), to_regclass($2::text))

@@ -5,6 +5,13 @@ SELECT c.table_id::integer AS table_id, c.column_name::text AS column_name, c.is
 FROM sync.table_columns c
 ORDER BY c.table_id, c.column_name;
 
+-- name: CatalogKeepOverrides :execrows
+-- Takes back the overrides of the tables named that are not among those listed.
+DELETE FROM sync.table_order_overrides o
+WHERE o.child IN (SELECT to_regclass(t.name) FROM unnest(@tables::text[]) AS t(name))
+  AND NOT EXISTS (SELECT FROM (SELECT unnest(@children::text[]) AS child, unnest(@parents::text[]) AS parent) AS k
+                  WHERE to_regclass(k.child) = o.child AND to_regclass(k.parent) = o.parent);
+
 -- name: CatalogOverride :execrows
 -- Puts one table after another beyond what foreign keys say.
 INSERT INTO sync.table_order_overrides (child, parent)

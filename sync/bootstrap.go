@@ -35,7 +35,7 @@ func (s *SyncService) Bootstrap(ctx context.Context) error {
 	if err := s.requireSchema(ctx); err != nil {
 		return err
 	}
-	if len(s.config.RegisteredTables) > 0 {
+	if len(s.config.RegisteredTables)+len(s.config.DependencyOverrides) > 0 {
 		err := retry(ctx, func(int) error { return s.registerTables(ctx) })
 		if err != nil {
 			return bootstrapError(err)
@@ -73,18 +73,28 @@ func (s *SyncService) registerTables(ctx context.Context) error {
 			}
 		}
 		changed := int64(0)
+		var kept db.CatalogKeepOverridesParams
 		for _, child := range slices.Sorted(maps.Keys(s.config.DependencyOverrides)) {
 			for _, parent := range s.config.DependencyOverrides[child] {
-				added, err := s.queries.CatalogOverride(ctx, tx, db.CatalogOverrideParams{Child: quotedName(foldedName(child)), Parent: quotedName(foldedName(parent))})
+				override := db.CatalogOverrideParams{Child: quotedName(foldedName(child)), Parent: quotedName(foldedName(parent))}
+				added, err := s.queries.CatalogOverride(ctx, tx, override)
 				if hasSQLState(err, pgerrcode.NotNullViolation) {
 					return &UnsupportedSchemaError{Message: fmt.Sprintf("the dependency override %s after %s names a table that does not exist: create it or drop the override", child, parent)}
 				} else if err != nil {
 					return err
 				}
 				changed += added
+				kept.Children, kept.Parents = append(kept.Children, override.Child), append(kept.Parents, override.Parent)
 			}
 		}
-		if changed > 0 {
+		for _, table := range s.config.RegisteredTables {
+			kept.Tables = append(kept.Tables, quotedName(Key(table.Schema, table.Table)))
+		}
+		removed, err := s.queries.CatalogKeepOverrides(ctx, tx, kept)
+		if err != nil {
+			return err
+		}
+		if changed+removed > 0 {
 			return s.queries.CatalogChanged(ctx, tx)
 		}
 		return nil

@@ -114,3 +114,38 @@ CREATE TABLE public."order" (_sync_scope_id text NOT NULL, id text NOT NULL, PRI
 	require.Equal(t, []string{"app.notes", "public.order"}, service.GetCapabilities().RegisteredTables)
 	require.Equal(t, "public.\"order\"", scalar[string](t, pool, "SELECT parent::regclass::text FROM sync.table_order_overrides"))
 }
+
+// TestDependencyOverridesAreThoseOfTheConfig: an override that is taken out ends with the next Bootstrap, and those of
+// tables that were registered in SQL count too.
+func TestDependencyOverridesAreThoseOfTheConfig(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewPool(t)
+	_, err := pool.Exec(t.Context(), `CREATE SCHEMA app`)
+	require.NoError(t, err)
+	for _, name := range []string{"a", "b", "c"} {
+		_, err = pool.Exec(t.Context(), "CREATE TABLE app."+name+" (_sync_scope_id text NOT NULL, id uuid PRIMARY KEY)")
+		require.NoError(t, err)
+	}
+	_, err = pool.Exec(t.Context(), "SELECT sync.register_table('app.c')")
+	require.NoError(t, err)
+	for _, c := range []struct {
+		registered []oversync.RegisteredTable
+		overrides  map[string][]string
+		order      string
+	}{
+		{tables("app.a", "app.b"), map[string][]string{"app.a": {"app.b", "app.c"}, "app.b": {"app.c"}}, "c b a"},
+		{tables("app.a", "app.b"), map[string][]string{"app.a": {"app.c"}}, "b c a"},
+		{tables("app.a", "app.b"), nil, "a b c"},
+		{nil, map[string][]string{"app.b": {"app.c"}}, "a c b"},
+		{tables("app.a"), nil, "a c b"}, // not of a table of this service
+		{tables("app.b"), nil, "a b c"},
+	} {
+		service, err := oversync.NewRuntimeService(pool, &oversync.ServiceConfig{RegisteredTables: c.registered, DependencyOverrides: c.overrides}, nil)
+		require.NoError(t, err)
+		for range 2 { // the second changes nothing
+			require.NoError(t, service.Bootstrap(t.Context()))
+			require.Equal(t, c.order, scalar[string](t, pool, "SELECT string_agg(table_name, ' ' ORDER BY apply_order) FROM sync.table_catalog"), c)
+		}
+		require.NoError(t, service.Close(t.Context()))
+	}
+}
