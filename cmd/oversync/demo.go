@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/url"
 	"time"
 
 	"github.com/oversync/oversync/cmd/oversync/internal/demo"
@@ -24,8 +26,11 @@ type demoCmd struct {
 	Dir       string `type:"path" help:"Folder to keep the devices' SQLite files in. Without it they are removed at the end."`
 }
 
-// Validate refuses a token that no server would take.
+// Validate refuses a token that no server would take, and what is no URL.
 func (c *demoCmd) Validate() error {
+	if u, err := url.Parse(c.URL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return fmt.Errorf("--url %q is no URL of a server: write it as http://127.0.0.1:8080", c.URL)
+	}
 	return errors.Join(checkUser(c.User), checkClaim(c.JWTClaim))
 }
 
@@ -41,5 +46,9 @@ func (c *demoCmd) Run(ctx context.Context, a *app) error {
 			return err
 		}
 	}
-	return demo.Run(ctx, demo.Config{ServerURL: c.URL, Token: token, UserID: c.User, Dir: c.Dir, Out: a.stdout})
+	err := demo.Run(ctx, demo.Config{ServerURL: c.URL, Token: token, UserID: c.User, Dir: c.Dir, Out: a.stdout})
+	if _, ok := errors.AsType[*url.Error](err); ok && ctx.Err() == nil {
+		return fmt.Errorf("%w\n  hint: Start a server with: %s dev; or name another with --url", err, a.program)
+	}
+	return err
 }

@@ -129,8 +129,8 @@ func checkNumbers(flags []*kong.Flag) error {
 }
 
 // describe adds what PostgreSQL says beside its message: the refusals of the
-// sync schema carry their remedy in the hint. To its own refusal of a role, and to
-// a database that cannot be reached, it adds where the remedy is.
+// sync schema carry their remedy in the hint. To its own refusal of a role or of a
+// name, and to a database that cannot be reached, it adds where the remedy is.
 func describe(err error) string {
 	text := err.Error()
 	if _, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
@@ -144,9 +144,13 @@ func describe(err error) string {
 			text += "\n  detail: " + e.Detail
 		}
 		hint := e.Hint
-		if hint == "" && e.Code == pgerrcode.InsufficientPrivilege {
+		switch {
+		case hint != "":
+		case e.Code == pgerrcode.InsufficientPrivilege:
 			hint = "The role of DATABASE_URL lacks a privilege. Migrating needs CREATE on the database and on schema public; " +
 				"docs/operations.md, Privileges, has the GRANT statements for the rest."
+		case slices.Contains([]string{pgerrcode.UndefinedTable, pgerrcode.InvalidSchemaName, pgerrcode.InvalidName}, e.Code):
+			hint = `Name a table that is there, as schema.table: \d in psql lists them.`
 		}
 		if hint != "" {
 			text += "\n  hint: " + hint

@@ -93,7 +93,7 @@ func TestBadValues(t *testing.T) {
 	for command, flags := range map[string][]string{
 		"token --user u" + secret: {"--ttl=0", "--ttl=-5m", "--ttl=5", "--jwt-claim=", "--jwt-claim=exp"},
 		"token" + secret:          {"--user=", "--user= ", "--user=a\nb", "--user=" + strings.Repeat("u", 256)},
-		"demo" + secret:           {"--user=", "--jwt-claim="},
+		"demo" + secret:           {"--user=", "--jwt-claim=", "--url=", "--url=nonsense", "--url=127.0.0.1:8080", "--url=ftp://h"},
 		"dev" + database:          {"--listen=nonsense", "--max-body-bytes=0"},
 		"serve" + secret + database: {
 			"--listen=", "--listen=nonsense", "--listen=localhost", "--listen=127.0.0.1:", "--listen=:99999", "--listen=:no-such-port", "--jwt-claim=",
@@ -133,8 +133,8 @@ func TestAnEmptyVariableIsNone(t *testing.T) {
 	require.Contains(t, requireOK(t, oversyncCommand(t, "version")).stdout, "{")
 }
 
-// What is wrong with DATABASE_URL is said without the password.
-func TestBadDatabase(t *testing.T) {
+// A server or database that is not there is answered with what to do, and without the password.
+func TestNothingThere(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{"nonsense", "mysql://app:hidden@h/x", "postgres://app:hid%zzden@h/x", "postgres://app:hidden@h:99999/x"} {
 		for _, args := range [][]string{{"migrate", "up"}, {"check"}, {"dev"}, {"serve", "--jwt-secret", testSecret}} {
@@ -144,7 +144,10 @@ func TestBadDatabase(t *testing.T) {
 			require.NotContains(t, r.stderr, "hid")
 		}
 	}
-	r := oversyncCommand(t, "check", "--database-url", "postgres://app:hidden@127.0.0.1:1/x")
+	r := oversyncCommand(t, "demo", "--url", "http://127.0.0.1:1")
+	require.Equal(t, exitFailed, r.status)
+	require.Contains(t, r.stderr, "hint: Start a server with: oversync dev")
+	r = oversyncCommand(t, "check", "--database-url", "postgres://app:hidden@127.0.0.1:1/x")
 	require.Equal(t, exitFailed, r.status)
 	require.Contains(t, r.stderr, "hint: Compare DATABASE_URL with the server")
 	require.NotContains(t, r.stderr, "hidden")
@@ -213,6 +216,12 @@ func TestMigrateAndTables(t *testing.T) {
 		CREATE TABLE public.plain (id uuid PRIMARY KEY);`)
 	require.NoError(t, err)
 
+	for _, name := range []string{"nope", "no.such", "public.nope", "", "two words"} {
+		r = oversyncCommand(t, on("table", "register", name)...)
+		require.Equal(t, exitFailed, r.status)
+		require.Contains(t, r.stderr, "hint: Name a table that is there")
+		require.NotContains(t, r.stderr, "migrate up")
+	}
 	r = oversyncCommand(t, on("table", "register", "public.plain")...)
 	require.Equal(t, exitFailed, r.status)
 	require.Contains(t, r.stderr, "plain")

@@ -207,7 +207,7 @@ func (a *app) listTables(ctx context.Context, conn *pgx.Conn) error {
 // schemaMissing says what to do about a database that was never migrated.
 func schemaMissing(err error) error {
 	e, ok := errors.AsType[*pgconn.PgError](err)
-	if ok && (e.Code == pgerrcode.InvalidSchemaName || strings.Contains(e.Message, `relation "sync.`)) {
+	if ok && (strings.Contains(e.Message, `schema "sync"`) && e.Code == pgerrcode.InvalidSchemaName || strings.Contains(e.Message, `relation "sync.`)) {
 		return errors.New("the database has no sync schema yet: run oversync migrate up")
 	}
 	return err

@@ -199,6 +199,7 @@ func TestRefreshCheckVerifyAndRepair(t *testing.T) {
 	execute(t, conn, `SELECT FROM sync.connect('alice', 'phone', false, '15 min'::interval)`)
 	requireOK(t, on("verify", "--all"))
 	require.Equal(t, exitUsage, on("verify").status)
+	require.Equal(t, exitUsage, on("repair", " ").status)
 	require.Equal(t, exitUsage, on("verify", "7", "--all").status)
 	require.Equal(t, exitUsage, on("table", "adopt", "--batch-rows", "0").status)
 	require.Equal(t, exitUsage, on("table", "register", "public.items", "--batch-rows", "0").status)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -47,7 +48,7 @@ func (c *checkCmd) Run(ctx context.Context, a *app) (err error) {
 		}
 	})
 	if failures > 0 {
-		err = errors.Join(err, fmt.Errorf("errors found: %d; the line under each mends it", failures))
+		err = errors.Join(err, fmt.Errorf("errors found: %d; the line under each says what mends it", failures))
 	}
 	return err
 }
@@ -132,6 +133,14 @@ func (a *app) verify(ctx context.Context, conn *pgx.Conn, scopes []string) ([]di
 type repairCmd struct {
 	databaseFlags
 	Scope string `arg:"" help:"Scope (user id) whose differences enter the log."`
+}
+
+// Validate refuses a scope that nobody can have.
+func (c *repairCmd) Validate() error {
+	if strings.TrimSpace(c.Scope) == "" {
+		return errors.New("name a scope")
+	}
+	return nil
 }
 
 type repaired struct {
