@@ -78,6 +78,16 @@ func TestRegistrationRefusals(t *testing.T) {
 			name: "primary key of three columns", ddl: "CREATE TABLE public.t (_sync_scope_id text, id uuid, id2 uuid, PRIMARY KEY (_sync_scope_id, id, id2))",
 			message: "the primary key of public.t does not name one key column beside the scope", hint: "Name the key column: sync_key => '...'.",
 		}, {
+			name: "no table", call: "SELECT sync.register_table(to_regclass('public.nothing'))",
+			message: "no table is named", hint: "Name one that is there: SELECT sync.register_table('public.todos', scope => 'owner_id');",
+		}, {
+			name: "no scope", ddl: "CREATE TABLE public.t (id text PRIMARY KEY)", call: "SELECT sync.register_table('public.t', scope => NULL)",
+			message: "public.t has no scope column (null)",
+			hint:    "Name the column that says whose row it is: scope => '...'; or the column that refers to a parent which has one: scope_via => '...'; or ALTER TABLE public.t ADD COLUMN _sync_scope_id text NOT NULL;",
+		}, {
+			name: "no such way to adopt", ddl: "CREATE TABLE public.t (" + good + ")", call: "SELECT sync.register_table('public.t', adopt => 'soon')",
+			message: "policy reject, on_scope_change refuse or adopt soon is not known", hint: "policy is reject or capture; on_scope_change is refuse or move; adopt is now, later or auto.",
+		}, {
 			name: "no such key column", ddl: "CREATE TABLE public.t (" + good + ")", call: "SELECT sync.register_table('public.t', 'nr')",
 			message: "public.t has no key column nr", hint: "Name the key column: sync_key => '...'.",
 		}, {
@@ -142,7 +152,7 @@ func TestRegistrationRefusals(t *testing.T) {
 			message: "public.t has no unique constraint on (_sync_scope_id, id) or (id)", hint: "ALTER TABLE public.t ADD UNIQUE (_sync_scope_id, id);", mends: true,
 		}, {
 			name: "unknown policy", ddl: "CREATE TABLE public.t (" + good + ")", call: "SELECT sync.register_table('public.t', policy => 'perhaps')",
-			message: "perhaps, refuse or auto is not known", hint: "policy is reject or capture; on_scope_change is refuse or move; adopt is now, later or auto.",
+			message: "policy perhaps, on_scope_change refuse or adopt auto is not known", hint: "policy is reject or capture; on_scope_change is refuse or move; adopt is now, later or auto.",
 		}, {
 			name: "another key than before", ddl: "CREATE TABLE public.t (other text NOT NULL, UNIQUE (_sync_scope_id, other), " + good + "); SELECT sync.register_table('public.t')", call: "SELECT sync.register_table('public.t', 'other')",
 			message: "public.t is registered in another way", hint: "SELECT sync.unregister_table('public.t'); then register it anew. SELECT * FROM sync.table_catalog; shows how it is registered.",

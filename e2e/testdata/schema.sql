@@ -2014,13 +2014,16 @@ DECLARE
     v_problem text;
     v_remedy text;
 BEGIN
+    IF tbl IS NULL THEN
+        PERFORM sync.fail('OV030', 'no table is named', NULL, 'Name one that is there: SELECT sync.register_table(''public.todos'', scope => ''owner_id'');');
+    END IF;
     -- One registration at a time: two servers that start together ask for the same tables.
     PERFORM FROM sync.catalog_version FOR NO KEY UPDATE;
     -- Tables that were dropped meanwhile give their names free.
     PERFORM sync.end_registration(t) FROM sync.table_catalog t
     WHERE t.unregistered_at IS NULL AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation);
     IF coalesce(register_table.policy, 'reject') NOT IN ('reject', 'capture') OR register_table.on_scope_change NOT IN ('refuse', 'move') OR adopt NOT IN ('now', 'later', 'auto') THEN
-        PERFORM sync.fail('OV030', format('%s, %s or %s is not known', register_table.policy, register_table.on_scope_change, adopt), NULL,
+        PERFORM sync.fail('OV030', format('policy %s, on_scope_change %s or adopt %s is not known', coalesce(register_table.policy, 'reject'), register_table.on_scope_change, adopt), NULL,
             'policy is reject or capture; on_scope_change is refuse or move; adopt is now, later or auto.');
     END IF;
     IF v_key IS NULL THEN
@@ -2130,7 +2133,7 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     SELECT format('column %I of %s has type %s', c.attname, r.full_name, c.type_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', r.full_name, c.attname)
     FROM rel r, cols c WHERE c.type_name ~ '^reg(class|collation|config|dictionary|namespace|oper|operator|proc|procedure|role|type)([[][]])?$'
     UNION ALL
-    SELECT format('%s has no key column %I', r.full_name, p_key), 'Name the key column: sync_key => ''...''.'
+    SELECT format('%s has no key column %s', r.full_name, coalesce(quote_ident(p_key), '(null)')), 'Name the key column: sync_key => ''...''.'
     FROM rel r WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM key_col)
     UNION ALL
     SELECT format('key column %I of %s has type %s', k.attname, r.full_name, k.type_name),
@@ -2143,8 +2146,8 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     SELECT format('key column %I of %s has a nondeterministic collation', k.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE text COLLATE "C";', r.full_name, k.attname)
     FROM rel r, key_col k WHERE NOT k.is_deterministic
     UNION ALL
-    SELECT format('%s has no scope column %I', r.full_name, p_scope),
-           format('Name the column that says whose row it is: scope => ''...''; or the column that refers to a parent which has one: scope_via => ''...''; or ALTER TABLE %s ADD COLUMN %I text NOT NULL;', r.full_name, p_scope)
+    SELECT format('%s has no scope column %s', r.full_name, coalesce(quote_ident(p_scope), '(null)')),
+           format('Name the column that says whose row it is: scope => ''...''; or the column that refers to a parent which has one: scope_via => ''...''; or ALTER TABLE %s ADD COLUMN %I text NOT NULL;', r.full_name, coalesce(p_scope, '_sync_scope_id'))
     FROM rel r WHERE p_scope_via IS NULL AND r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM scope_col)
     UNION ALL
     SELECT format('scope column %I of %s has type %s', s.attname, r.full_name, s.type_name), 'A scope column is of type text, varchar, uuid, integer or bigint.'
