@@ -201,7 +201,9 @@ func temporary(err error) bool {
 		case pgerrcode.SerializationFailure, pgerrcode.DeadlockDetected, pgerrcode.LockNotAvailable,
 			pgerrcode.QueryCanceled,
 			// After a failover the old connections reach a standby for a while.
-			pgerrcode.ReadOnlySQLTransaction:
+			pgerrcode.ReadOnlySQLTransaction,
+			// This process, or its machine, stood still in the middle of a commit.
+			pgerrcode.IdleInTransactionSessionTimeout:
 			return true
 		}
 		return pgerrcode.IsConnectionException(e.Code) ||

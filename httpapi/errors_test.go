@@ -186,7 +186,7 @@ func TestTemporaryFaultsAskForARetry(t *testing.T) {
 		context.DeadlineExceeded,
 		&pgconn.ConnectError{},
 	}
-	for _, code := range []string{"40001", "40P01", "55P03", "57014", "25006", "08006", "08P01", "53300", "53100", "57P01", "57P02", "57P03"} {
+	for _, code := range []string{"40001", "40P01", "55P03", "57014", "25006", "25P03", "08006", "08P01", "53300", "53100", "57P01", "57P02", "57P03"} {
 		temporaryErrors = append(temporaryErrors, &pgconn.PgError{Code: code, Message: "x"})
 	}
 	for _, err := range temporaryErrors {

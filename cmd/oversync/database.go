@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -56,6 +57,13 @@ func (f databaseFlags) connect(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
+const (
+	// idleInTransactionTimeout bounds what is between two statements of a
+	// transaction. Here that is never more than making a hash.
+	idleInTransactionTimeout = "idle_in_transaction_session_timeout"
+	pingTimeout              = 3 * time.Second
+)
+
 // openPool connects the server's pool and checks that the database answers. size
 // 0 is four connections for each processor, at least 16: a commit holds one while
 // it waits for the disk, and those that wait together share one write.
@@ -76,6 +84,18 @@ func openPool(ctx context.Context, url, applicationName string, size int32) (*pg
 	config.ConnConfig.RuntimeParams["client_encoding"] = "UTF8"
 	// Statements here are short. Compiling one costs more than it can save.
 	config.ConnConfig.RuntimeParams["jit"] = "off"
+	// A server that vanishes without closing its connections, by a power cut or a broken
+	// network, would leave a commit open for as long as TCP takes to notice: two hours,
+	// in which nobody can push into that scope. Both settings give way to those of the URL.
+	if config.ConnConfig.RuntimeParams[idleInTransactionTimeout] == "" {
+		config.ConnConfig.RuntimeParams[idleInTransactionTimeout] = "60s"
+	}
+	// When the database vanishes like that, connections that were idle answer to nothing.
+	// The pool asks them before it lends them, but would wait for the answer for as long
+	// as the request lasts.
+	if config.PingTimeout == 0 {
+		config.PingTimeout = pingTimeout
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the database: %w", err)

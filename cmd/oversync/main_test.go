@@ -77,6 +77,32 @@ func TestTheDatabasesClientEncodingDoesNotCount(t *testing.T) {
 	}
 }
 
+// A server or a database that vanishes without closing its connections must not hold
+// a scope, or requests, until TCP gives up.
+func TestConnectionsThatNobodyClosed(t *testing.T) {
+	t.Parallel()
+	url := pgtest.NewDatabase(t)
+	separator := "?"
+	if strings.Contains(url, "?") {
+		separator = "&"
+	}
+	for settings, want := range map[string]struct {
+		idle string
+		ping time.Duration
+	}{
+		"": {"1min", 3 * time.Second},
+		separator + "idle_in_transaction_session_timeout=7s&pool_ping_timeout=9s": {"7s", 9 * time.Second},
+	} {
+		pool, err := openPool(t.Context(), url+settings, "test", 1)
+		require.NoError(t, err)
+		defer pool.Close()
+		var idle string
+		require.NoError(t, pool.QueryRow(t.Context(), "SHOW idle_in_transaction_session_timeout").Scan(&idle))
+		require.Equal(t, want.idle, idle)
+		require.Equal(t, want.ping, pool.Config().PingTimeout)
+	}
+}
+
 func TestUsageErrors(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{{}, {"nothing"}, {"serve", "--nope"}, {"token"}, {"migrate", "down", "--to", "x"}, {"table", "register"}} {
