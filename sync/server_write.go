@@ -145,7 +145,8 @@ func (s *SyncService) writeBundle(ctx context.Context, tx pgx.Tx, write *serverW
 	}
 	lent := &lentTx{Tx: tx}
 	err = fn(lent)
-	if err == nil && lent.misused {
+	// A callback can end the transaction in SQL as well, which leaves it nothing to commit.
+	if err == nil && (lent.misused || tx.Conn().PgConn().TxStatus() == 'I') {
 		err = errLentTx
 	}
 	clock.done(ctx, "callback", 1, err)

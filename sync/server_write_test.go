@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -245,6 +246,14 @@ func TestServerWriteCallbackFails(t *testing.T) {
 			_, err := tx.Exec(context.Background(), "COMMIT")
 			return err
 		},
+		"commit in SQL, and no word of it": func(_ *testing.T, tx pgx.Tx, _ context.CancelFunc) error {
+			_, _ = tx.Exec(context.Background(), "COMMIT")
+			return nil
+		},
+		"rollback in SQL, and no word of it": func(_ *testing.T, tx pgx.Tx, _ context.CancelFunc) error {
+			_, _ = tx.Exec(context.Background(), "ROLLBACK")
+			return nil
+		},
 		"its connection is lost": func(_ *testing.T, tx pgx.Tx, _ context.CancelFunc) error {
 			return tx.Conn().Close(context.Background())
 		},
@@ -271,6 +280,9 @@ func TestServerWriteCallbackFails(t *testing.T) {
 					return fn(t, tx, cancel)
 				})
 				require.Error(t, err)
+				if strings.HasSuffix(name, "and no word of it") {
+					require.ErrorContains(t, err, "the transaction belongs to the bundle")
+				}
 				if name == "error" {
 					require.Equal(t, "wrapped: "+mine.Error(), err.Error(), "it comes back as it is")
 					require.ErrorIs(t, err, mine)
