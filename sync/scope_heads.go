@@ -44,7 +44,7 @@ type headsRead struct {
 
 // headsReadTimeout bounds a read that several requests share, and which therefore
 // no single one of them can end.
-const headsReadTimeout = 30 * time.Second
+const headsReadTimeout = 10 * time.Second
 
 // fetch returns the head of a scope; the zero head if nobody has connected to it.
 func (h *scopeHeads) fetch(ctx context.Context, service *SyncService, userID string) (scopeHead, error) {
