@@ -368,6 +368,7 @@ SET plan_cache_mode = force_generic_plan
 SET timezone = 'UTC'
 SET datestyle = 'ISO, MDY'
 SET intervalstyle = 'postgres'
+SET lc_monetary = 'C'
 SET extra_float_digits = 1
 SET bytea_output = 'hex'
 AS $$

@@ -437,6 +437,7 @@ SET search_path = pg_catalog, pg_temp
 SET timezone = 'UTC'
 SET datestyle = 'ISO, MDY'
 SET intervalstyle = 'postgres'
+SET lc_monetary = 'C'
 SET extra_float_digits = 1
 SET bytea_output = 'hex'
 SET array_nulls = on

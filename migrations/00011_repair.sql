@@ -93,6 +93,7 @@ SET search_path = pg_catalog, pg_temp
 SET timezone = 'UTC'
 SET datestyle = 'ISO, MDY'
 SET intervalstyle = 'postgres'
+SET lc_monetary = 'C'
 SET extra_float_digits = 1
 SET bytea_output = 'hex'
 AS $$
@@ -271,6 +272,7 @@ SET jit = off
 SET timezone = 'UTC'
 SET datestyle = 'ISO, MDY'
 SET intervalstyle = 'postgres'
+SET lc_monetary = 'C'
 SET extra_float_digits = 1
 SET bytea_output = 'hex'
 AS $$

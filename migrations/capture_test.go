@@ -248,6 +248,15 @@ func TestPayloadsDoNotFollowTheSession(t *testing.T) {
 	require.Equal(t, "Asia/Kolkata", value[string](t, conn, "SHOW timezone"), "the session keeps its settings")
 }
 
+// TestMoneyIsWrittenInOneWay: whatever writes values for the wire pins the locale of money too. Another locale than C need not be
+// there to be tested with, so that the settings of the functions are looked at.
+func TestMoneyIsWrittenInOneWay(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.NewDatabase(t))
+	require.Zero(t, value[int](t, conn, `SELECT count(*) FROM pg_proc WHERE 'TimeZone=UTC' = ANY (proconfig) AND NOT 'lc_monetary=C' = ANY (proconfig)`))
+	require.NotZero(t, value[int](t, conn, `SELECT count(*) FROM pg_proc WHERE 'TimeZone=UTC' = ANY (proconfig)`))
+}
+
 // TestBytesUnderDomains: a domain over a domain over bytea is bytea all the same.
 func TestBytesUnderDomains(t *testing.T) {
 	t.Parallel()

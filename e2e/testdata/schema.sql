@@ -71,6 +71,7 @@ CREATE FUNCTION sync.adopt_queue_rows(p_table_id integer) RETURNS bigint
     SET "TimeZone" TO 'UTC'
     SET "DateStyle" TO 'ISO, MDY'
     SET "IntervalStyle" TO 'postgres'
+    SET lc_monetary TO 'C'
     SET extra_float_digits TO '1'
     SET bytea_output TO 'hex'
     AS $_$
@@ -825,6 +826,7 @@ CREATE FUNCTION sync.differences(p_table_id integer, p_user_id text) RETURNS TAB
     SET "TimeZone" TO 'UTC'
     SET "DateStyle" TO 'ISO, MDY'
     SET "IntervalStyle" TO 'postgres'
+    SET lc_monetary TO 'C'
     SET extra_float_digits TO '1'
     SET bytea_output TO 'hex'
     AS $_$
@@ -941,6 +943,7 @@ CREATE FUNCTION sync.emit_captured(p_only_missing boolean) RETURNS void
     SET "TimeZone" TO 'UTC'
     SET "DateStyle" TO 'ISO, MDY'
     SET "IntervalStyle" TO 'postgres'
+    SET lc_monetary TO 'C'
     SET extra_float_digits TO '1'
     SET bytea_output TO 'hex'
     AS $_$
@@ -1721,6 +1724,7 @@ CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id tex
     SET "TimeZone" TO 'UTC'
     SET "DateStyle" TO 'ISO, MDY'
     SET "IntervalStyle" TO 'postgres'
+    SET lc_monetary TO 'C'
     SET extra_float_digits TO '1'
     SET bytea_output TO 'hex'
     SET array_nulls TO 'on'
