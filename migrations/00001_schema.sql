@@ -128,6 +128,7 @@ CREATE UNLOGGED TABLE sync.open_bundles (
     live_row_delta   bigint NOT NULL DEFAULT 0,
     live_byte_delta  bigint NOT NULL DEFAULT 0,
     push_id          uuid,
+    pushed_table_id  integer,
     is_implicit      boolean NOT NULL,
     user_id          text NOT NULL,
     source_id        text NOT NULL,
@@ -142,6 +143,7 @@ COMMENT ON COLUMN sync.open_bundles.row_count IS 'Effects that the emission has 
 COMMENT ON COLUMN sync.open_bundles.live_row_delta IS 'How many more live rows the scope has after the bundle; noted as row_count is.';
 COMMENT ON COLUMN sync.open_bundles.live_byte_delta IS 'How many more payload bytes the live rows of the scope have after the bundle; noted as row_count is.';
 COMMENT ON COLUMN sync.open_bundles.push_id IS 'Push session that is being committed; null for server-side writes.';
+COMMENT ON COLUMN sync.open_bundles.pushed_table_id IS 'Table of the row, for a push that has only one: the statement that applies it need not be noted where it can do nothing else, see sync.stands_alone.';
 COMMENT ON COLUMN sync.open_bundles.is_implicit IS 'Made at commit for what plain SQL wrote, rather than opened beforehand. Kept when the bundle is entered, in case the transaction writes more; sync.sweep removes it later.';
 COMMENT ON COLUMN sync.open_bundles.user_id IS 'Scope id that every written row must carry.';
 COMMENT ON COLUMN sync.open_bundles.source_id IS 'Source that writes.';

@@ -125,6 +125,43 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.altered_condition(oid, bigint) IS 'SQL condition that a table has another fingerprint than this one.';
 
+-- sync.nothing_follows tells whether a statement of this kind (I, U or D) on the table can do nothing but write the rows that it names, in the
+-- scope that it names: no trigger of the application, no foreign-key action, no rule, no children, and no text equal to another.
+-- Volatile, so that it sees what was committed until now.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.nothing_follows(p_relation oid, p_op "char")
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM pg_class c WHERE c.oid = p_relation AND c.relkind = 'r' AND NOT c.relhasrules AND NOT c.relhassubclass)
+        AND NOT EXISTS (
+            SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
+            WHERE g.tgrelid = p_relation AND g.tgtype & CASE p_op WHEN 'I' THEN 4 WHEN 'D' THEN 8 ELSE 16 END <> 0
+              AND f.pronamespace <> 'sync'::regnamespace
+              -- Those only look.
+              AND (NOT g.tgisinternal OR f.proname !~ '^(RI_FKey_(check|noaction|restrict)_|unique_key_recheck$)'))
+        AND NOT EXISTS (SELECT FROM pg_attribute a JOIN pg_collation l ON l.oid = a.attcollation WHERE a.attrelid = p_relation AND NOT l.collisdeterministic);
+END
+$$;
+COMMENT ON FUNCTION sync.nothing_follows(oid, "char") IS 'Whether a statement on the table can do nothing but write the rows that it names.';
+
+-- sync.stands_alone is sync.nothing_follows, asked once for each plan. As sync.is_altered it is called immutable: whatever changes the answer
+-- needs a lock that writers of the table keep out, and has plans that name the table made anew.
+-- Only for code that runs while its transaction has written the table.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.stands_alone(p_relation regclass, p_op "char")
+RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN sync.nothing_follows(p_relation, p_op);
+END
+$$;
+COMMENT ON FUNCTION sync.stands_alone(regclass, "char") IS 'Whether a statement on the table can do nothing but write the rows that it names, asked once for each plan.';
+
 -- sync.discover returns the order in which tables are to be written: parents first, the members of a cycle side by side.
 -- p_overrides adds edges child -> parent to those of the foreign keys.
 -- Errors: none. Locks: none.
@@ -264,6 +301,8 @@ DROP VIEW sync.table_columns;
 DROP VIEW sync.table_order;
 DROP VIEW sync.foreign_keys;
 DROP FUNCTION sync.discover(oid[], jsonb);
+DROP FUNCTION sync.stands_alone(regclass, "char");
+DROP FUNCTION sync.nothing_follows(oid, "char");
 DROP FUNCTION sync.altered_condition(oid, bigint);
 DROP FUNCTION sync.is_altered(regclass, bigint);
 DROP FUNCTION sync.columns_fingerprint(oid);

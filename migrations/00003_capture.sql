@@ -150,16 +150,14 @@ $$;
 COMMENT ON FUNCTION sync.scope_in_bundle() IS 'Scope id of the bundle that this transaction has open, or null. Registration makes it the default of scope columns.';
 
 -- sync.capture notes that a statement touched these keys of a registered table, and returns their number. Triggers call it.
--- p_scopes are the scopes of the keys, or a single one for all; null where the scope is found through a parent.
+-- p_scopes are the scopes of the keys, or a single one for all; null where the scope is found through a parent. p_scope is sync.scope_in_bundle().
 -- Errors: OV031 write outside a bundle (counted), OV032 row of another scope, 40001 a snapshot older than the registration. Locks: none.
-CREATE FUNCTION sync.capture(p_table_id integer, p_keys bytea[], p_scopes text[])
+CREATE FUNCTION sync.capture(p_table_id integer, p_keys bytea[], p_scopes text[], p_scope text)
 RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    -- As sync.scope_in_bundle, without the cost of its call.
-    v_scope text := (SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id_if_assigned() AND NOT b.is_implicit);
     v_table sync.table_catalog;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -167,22 +165,22 @@ BEGIN
             RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'a table that is written was registered since this transaction took its snapshot', HINT = 'Try the transaction again.';
         END IF;
     END IF;
-    IF v_scope IS NULL THEN
+    IF p_scope IS NULL THEN
         IF (SELECT t.policy FROM sync.table_catalog t WHERE t.table_id = p_table_id) = 'reject' THEN
             v_table := sync.catalog_entry(p_table_id);
             PERFORM nextval('sync.rejected_write_count');
             PERFORM sync.fail('OV031', format('table %I.%I is synced and may be written only inside a bundle', v_table.schema_name, v_table.table_name), NULL,
                 format('Write through the sync API, ScopeManager.ExecWrite or WithinSyncBundle; or let plain SQL write it: SELECT sync.set_policy(%L, ''capture'');', v_table.relation));
         END IF;
-    ELSIF p_scopes <> ARRAY[v_scope] THEN
-        PERFORM sync.fail_other_scope(p_table_id, v_scope);
+    ELSIF p_scopes <> ARRAY[p_scope] THEN
+        PERFORM sync.fail_other_scope(p_table_id, p_scope);
     END IF;
     INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
-    VALUES (pg_current_xact_id(), p_table_id, v_scope IS NULL, p_keys, CASE WHEN v_scope IS NULL THEN p_scopes END);
+    VALUES (pg_current_xact_id(), p_table_id, p_scope IS NULL, p_keys, CASE WHEN p_scope IS NULL THEN p_scopes END);
     RETURN cardinality(p_keys);
 END
 $$;
-COMMENT ON FUNCTION sync.capture(integer, bytea[], text[]) IS 'Notes the keys that a statement touched, for the bundle that this transaction writes. Called by the capture triggers.';
+COMMENT ON FUNCTION sync.capture(integer, bytea[], text[], text) IS 'Notes the keys that a statement touched, for the bundle that this transaction writes. Called by the capture triggers.';
 
 -- sync.fail_other_scope refuses a row of another scope than that of the open bundle.
 -- Errors: OV032 always. Locks: none.
@@ -414,7 +412,7 @@ BEGIN
                 JOIN sync.open_bundles b ON b.xid = v_xid AND b.user_id = coalesce(k.scope, c.scopes[1], v_scope)
                 GROUP BY c.table_id, b.user_pk, k.key_bytes
             ), pushed AS (
-                SELECT s.table_id, s.key_bytes, s.row_ordinal FROM sync.staged_rows s WHERE s.push_id = v_push_id
+                SELECT s.table_id, s.key_bytes, s.row_ordinal FROM sync.chunk_rows s WHERE s.push_id = v_push_id
             ), placed AS (
                 SELECT t.table_id, t.user_pk, t.key_bytes,
                        (row_number() OVER (PARTITION BY t.user_pk ORDER BY p.row_ordinal NULLS LAST, t.first_touched) - 1)::integer AS row_ordinal
@@ -545,7 +543,7 @@ BEGIN
         ON CONFLICT ON CONSTRAINT source_state_pkey DO UPDATE
         SET last_source_bundle_id = excluded.last_source_bundle_id, state = 'active', updated_at = now();
     END IF;
-    IF v_bundle.push_id IS NOT NULL THEN
+    IF v_bundle.push_id IS NOT NULL AND v_bundle.pushed_table_id IS NULL THEN
         DELETE FROM sync.push_chunks c WHERE c.push_id = v_bundle.push_id;
     END IF;
 END
@@ -577,7 +575,7 @@ DROP FUNCTION sync.resolve_scopes();
 DROP FUNCTION sync.refuse_truncate();
 DROP FUNCTION sync.catalog_entry(integer);
 DROP FUNCTION sync.fail_other_scope(integer, text);
-DROP FUNCTION sync.capture(integer, bytea[], text[]);
+DROP FUNCTION sync.capture(integer, bytea[], text[], text);
 DROP FUNCTION sync.scope_in_bundle();
 DROP TRIGGER opened_bundle_is_finished ON sync.open_bundles;
 DROP FUNCTION sync.require_finished();

@@ -5,6 +5,7 @@
 --   sync.capture_row_<id>  trigger function for partitions that were added since: notes the key of a row
 --   sync.emit_<id>      writes effects from live rows into the log
 --   sync.apply_<id>     applies staged rows of a push, and logs them
+--   sync.apply_row_<id> does so with the row of a push that has only one
 --   sync.settle_<id>    checks effects once they are in the log, where references can cross scopes
 --   sync.resolve_<id>   finds the scopes of keys, where the scope is found through a parent
 --
@@ -193,30 +194,29 @@ COMMENT ON FUNCTION sync.guard_statement(sync.table_catalog) IS 'Text of the con
 
 -- sync.apply_statement returns the statement that applies staged rows of one operation (I, U or D), and logs them as they stand when it
 -- ends: that is how they end, unless a trigger or a foreign key touches them again, and then the caller makes the log anew.
--- Its parameters are $1 push_id, $2 user_id, $3 first and $4 last row_ordinal, $5 user_pk, $6 bundle_seq, $7 row_ordinals. With p_only_first
--- it is about the first row only, as most pushes are: to unfold a chunk for that costs more than to apply it.
+-- Its parameters are $1 user_id, $2 user_pk, $3 bundle_seq; then $5 push_id, $6 first and $7 last row_ordinal, $8 row_ordinals. With p_single
+-- it applies a row that is given to it, as most pushes have only one: $5 key, $6 payload.
 -- Errors: none. Locks: none.
-CREATE FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char", p_only_first boolean)
+CREATE FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char", p_single boolean)
 RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_staged text := CASE WHEN p_only_first THEN '(SELECT 0 AS row_ordinal, c.keys[1] AS key_bytes, c.payloads[1] AS payload
-            FROM sync.push_chunks c WHERE c.push_id = $1 AND c.start_row_ordinal = 0) AS s WHERE true'
-        ELSE format('sync.staged_rows s WHERE s.push_id = $1 AND s.table_id = %s AND s.op = %L AND s.row_ordinal BETWEEN $3 AND $4', p_table.table_id, p_op) END;
+    v_staged text := CASE WHEN p_single THEN '(SELECT 0 AS row_ordinal, $5 AS key_bytes, $6 AS payload) AS s WHERE true'
+        ELSE format('sync.chunk_rows s WHERE s.push_id = $5 AND s.table_id = %s AND s.op = %L AND s.row_ordinal BETWEEN $6 AND $7', p_table.table_id, p_op) END;
     v_written name[] := (SELECT array_agg(c.column_name ORDER BY c.column_name COLLATE "C") FROM sync.table_columns c
                          WHERE c.table_id = p_table.table_id AND NOT c.is_generated AND NOT c.is_scope);
     -- A name that no column can have, so that it means the row.
-    v_mine text := format('%s AND "T".%I = %s', sync.scope_condition(p_table, '"T"', '$2'), p_table.key_column, sync.key_expression(p_table, 's.key_bytes'));
+    v_mine text := format('%s AND "T".%I = %s', sync.scope_condition(p_table, '"T"', '$1'), p_table.key_column, sync.key_expression(p_table, 's.key_bytes'));
     v_defaults text;
     v_set text;
     v_key text := sync.key_bytes_expression(p_table, '"T"') || ' AS key_bytes';
     v_payload text := format('(SELECT row_to_json(w.*)::text FROM (SELECT %s) AS w) AS payload', sync.wire_columns(p_table, '"T"'));
     v_log text := format('INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
-        SELECT $5, $6, %s, %s, %L::"char", a.key_bytes, %s FROM applied a',
+        SELECT $2, $3, %s, %s, %L::"char", a.key_bytes, %s FROM applied a',
         -- Rows are inserted in push order, and come back so.
-        CASE WHEN p_only_first THEN '0' WHEN p_op = 'I' THEN '$7[row_number() OVER ()]' ELSE 'a.row_ordinal' END, p_table.table_id, p_op, CASE WHEN p_op = 'D' THEN 'NULL' ELSE 'a.payload' END);
+        CASE WHEN p_single THEN '0' WHEN p_op = 'I' THEN '$8[row_number() OVER ()]' ELSE 'a.row_ordinal' END, p_table.table_id, p_op, CASE WHEN p_op = 'D' THEN 'NULL' ELSE 'a.payload' END);
 BEGIN
     IF p_op = 'I' THEN
         -- What a payload does not name keeps the value it has in the base row: the column's default.
@@ -239,7 +239,7 @@ BEGIN
         %10$s$f$,
             p_table.relation, coalesce(quote_ident(p_table.scope_column) || ', ', ''),
             (SELECT string_agg(quote_ident(w), ', ' ORDER BY o) FROM unnest(v_written) WITH ORDINALITY AS u(w, o)),
-            CASE WHEN p_table.scope_type IS NULL THEN '' ELSE format('$2::%s, ', p_table.scope_type) END,
+            CASE WHEN p_table.scope_type IS NULL THEN '' ELSE format('$1::%s, ', p_table.scope_type) END,
             (SELECT string_agg(format('(q.r).%I', w), ', ' ORDER BY o) FROM unnest(v_written) WITH ORDINALITY AS u(w, o)),
             v_defaults, v_staged, v_key, v_payload, v_log);
     ELSIF p_op = 'U' THEN
@@ -312,6 +312,18 @@ END
 $$;
 COMMENT ON FUNCTION sync.require_columns(sync.table_catalog) IS 'Refuses writes of a table whose key or scope column was dropped, or whose key got another type.';
 
+-- sync.alone_condition returns the SQL condition that a statement of this kind (I, U or D) on the table can do nothing but write the rows
+-- that it names. Errors: none. Locks: none.
+CREATE FUNCTION sync.alone_condition(p_table sync.table_catalog, p_op text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('(CASE %1$s WHEN ''I'' THEN sync.stands_alone(''%2$s''::pg_catalog.regclass, ''I'') WHEN ''U'' THEN sync.stands_alone(''%2$s''::pg_catalog.regclass, ''U'')
+        ELSE sync.stands_alone(''%2$s''::pg_catalog.regclass, ''D'') END)', p_op, p_table.relation::oid)
+$$;
+COMMENT ON FUNCTION sync.alone_condition(sync.table_catalog, text) IS 'SQL condition that a statement on the table can do nothing but write the rows that it names.';
+
 -- sync.capture_body returns the body of sync.capture_<id>.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.capture_body(p_table sync.table_catalog)
@@ -323,10 +335,13 @@ AS $$
 DECLARE
     v_keys bytea[]; v_scopes text[]; v_min text; v_max text;
     v_old_keys bytea[]; v_old_scopes text[]; v_old_min text; v_old_max text;
+    v_scope text; v_pushed_table_id integer;
     v_noted integer;
     v_table sync.table_catalog;
     v_is_stale boolean := %2$s;
 BEGIN
+    -- As sync.scope_in_bundle, without the cost of its call.
+    SELECT b.user_id, b.pushed_table_id INTO v_scope, v_pushed_table_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id_if_assigned() AND NOT b.is_implicit;%6$s
     IF v_is_stale THEN
         v_table := sync.catalog_entry(%1$s);
         PERFORM sync.require_columns(v_table);
@@ -344,10 +359,10 @@ BEGIN
     v_old_scopes := CASE WHEN v_old_min <> v_old_max THEN v_old_scopes WHEN v_old_min IS NOT NULL THEN ARRAY[v_old_min] END;
     -- An update that changes neither key nor scope gives the same twice, in the same order.
     IF v_old_keys IS NOT NULL AND (v_old_keys IS DISTINCT FROM v_keys OR v_old_scopes IS DISTINCT FROM v_scopes) THEN
-        v_noted := sync.capture(%1$s, v_old_keys, v_old_scopes);
+        v_noted := sync.capture(%1$s, v_old_keys, v_old_scopes, v_scope);
     END IF;
     IF v_keys IS NOT NULL THEN
-        v_noted := sync.capture(%1$s, v_keys, v_scopes);
+        v_noted := sync.capture(%1$s, v_keys, v_scopes, v_scope);
     END IF;%5$s
     RETURN NULL;
 END
@@ -356,7 +371,12 @@ $f$, p_table.table_id, sync.altered_condition(p_table.relation, p_table.columns_
         CASE WHEN p_table.scope_via IS NULL THEN '' ELSE format($f$
     IF TG_OP <> 'INSERT' AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = %1$s) THEN
         EXECUTE sync.unadopted_statement(sync.catalog_entry(%1$s));
-    END IF;$f$, p_table.table_id) END)
+    END IF;$f$, p_table.table_id) END,
+        -- What sync.apply_row_<id> did is known to it. A scope that the column gives another form is left to the guard.
+        CASE WHEN p_table.scope_via IS NOT NULL THEN '' ELSE format($f$
+    IF v_pushed_table_id = %1$s AND NOT v_is_stale AND pg_trigger_depth() = 1 AND %2$s AND v_scope::%3$s::text = v_scope THEN
+        RETURN NULL;
+    END IF;$f$, p_table.table_id, sync.alone_condition(p_table, 'left(TG_OP, 1)'), p_table.scope_type) END)
 $$;
 COMMENT ON FUNCTION sync.capture_body(sync.table_catalog) IS 'Body of the trigger function made for a table.';
 
@@ -466,9 +486,10 @@ $f$, sync.stale_condition(p_table, true), p_table.table_id,
 $$;
 COMMENT ON FUNCTION sync.settle_body(sync.table_catalog) IS 'Body of the function that checks effects of a table once they are in the log; null where there is nothing to check.';
 
--- sync.apply_body returns the body of sync.apply_<id>.
+-- sync.apply_body returns the body of sync.apply_<id>, which returns the number of rows applied; or with p_single that of sync.apply_row_<id>,
+-- which returns whether nothing else can have happened, and null if the row is not there.
 -- Errors: none. Locks: none.
-CREATE FUNCTION sync.apply_body(p_table sync.table_catalog)
+CREATE FUNCTION sync.apply_body(p_table sync.table_catalog, p_single boolean)
 RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -477,28 +498,23 @@ AS $$
 DECLARE
     v_applied bigint;
     -- Opening the table makes known what was committed about it until now. The trigger functions and what follows them have it locked.
-    v_is_updatable integer := pg_catalog.pg_relation_is_updatable(%9$s, false);
+    v_is_updatable integer := pg_catalog.pg_relation_is_updatable(%6$s, false);
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.apply_statement(sync.catalog_entry(%2$s), $8, $4 = 0) USING $1, $2, $3, $4, $5, $6, $7;
-    ELSIF $4 = 0 THEN
-        IF $8 = 'I' THEN %6$s;
-        ELSIF $8 = 'U' THEN %7$s;
-        ELSE %8$s;
-        END IF;
-    ELSIF $8 = 'I' THEN %3$s;
-    ELSIF $8 = 'U' THEN %4$s;
+        EXECUTE sync.apply_statement(sync.catalog_entry(%2$s), $4, %7$L) USING $1, $2, $3, $4, $5, $6%8$s;
+    ELSIF $4 = 'I' THEN %3$s;
+    ELSIF $4 = 'U' THEN %4$s;
     ELSE %5$s;
     END IF;
     GET DIAGNOSTICS v_applied = ROW_COUNT;
-    RETURN v_applied;
+    RETURN %9$s;
 END
 $f$, sync.stale_condition(p_table, false), p_table.table_id,
-        sync.apply_statement(p_table, 'I', false), sync.apply_statement(p_table, 'U', false), sync.apply_statement(p_table, 'D', false),
-        sync.apply_statement(p_table, 'I', true), sync.apply_statement(p_table, 'U', true), sync.apply_statement(p_table, 'D', true),
-        p_table.relation::oid)
+        sync.apply_statement(p_table, 'I', p_single), sync.apply_statement(p_table, 'U', p_single), sync.apply_statement(p_table, 'D', p_single),
+        p_table.relation::oid, p_single, CASE WHEN p_single THEN '' ELSE ', $7, $8' END,
+        CASE WHEN p_single THEN format('CASE WHEN v_applied = 1 THEN %s END', sync.alone_condition(p_table, '$4')) ELSE 'v_applied' END)
 $$;
-COMMENT ON FUNCTION sync.apply_body(sync.table_catalog) IS 'Body of the function that applies staged rows to a table.';
+COMMENT ON FUNCTION sync.apply_body(sync.table_catalog, boolean) IS 'Body of the functions that apply staged rows, or a single one, to a table.';
 
 -- sync.capture_row_statement returns the statement that notes the key of a row ($1).
 -- Errors: OV030 as sync.require_columns. Locks: none.
@@ -509,7 +525,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM sync.require_columns(p_table);
-    RETURN format('SELECT sync.capture(%s, ARRAY[%s], %s)', p_table.table_id, sync.key_bytes_expression(p_table, '($1)'),
+    RETURN format('SELECT sync.capture(%s, ARRAY[%s], %s, sync.scope_in_bundle())', p_table.table_id, sync.key_bytes_expression(p_table, '($1)'),
         CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[($1).%I::text]', p_table.scope_column) ELSE 'NULL' END);
 END
 $$;
@@ -537,8 +553,8 @@ BEGIN
         IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING OLD; END IF;
         IF TG_OP <> 'DELETE' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING NEW; END IF;
     ELSE
-        IF TG_OP <> 'INSERT' THEN PERFORM sync.capture(%1$s, ARRAY[%2$s], %3$s); END IF;
-        IF TG_OP <> 'DELETE' THEN PERFORM sync.capture(%1$s, ARRAY[%4$s], %5$s); END IF;
+        IF TG_OP <> 'INSERT' THEN PERFORM sync.capture(%1$s, ARRAY[%2$s], %3$s, sync.scope_in_bundle()); END IF;
+        IF TG_OP <> 'DELETE' THEN PERFORM sync.capture(%1$s, ARRAY[%4$s], %5$s, sync.scope_in_bundle()); END IF;
     END IF;
     RETURN NULL;
 END
@@ -602,12 +618,13 @@ DROP FUNCTION sync.resolve_body(sync.table_catalog);
 DROP FUNCTION sync.resolve_statement(sync.table_catalog);
 DROP FUNCTION sync.capture_row_body(sync.table_catalog);
 DROP FUNCTION sync.capture_row_statement(sync.table_catalog);
-DROP FUNCTION sync.apply_body(sync.table_catalog);
+DROP FUNCTION sync.apply_body(sync.table_catalog, boolean);
 DROP FUNCTION sync.emit_body(sync.table_catalog);
 DROP FUNCTION sync.settle_body(sync.table_catalog);
 DROP FUNCTION sync.settle_statements(sync.table_catalog);
 DROP FUNCTION sync.stale_condition(sync.table_catalog, boolean);
 DROP FUNCTION sync.capture_body(sync.table_catalog);
+DROP FUNCTION sync.alone_condition(sync.table_catalog, text);
 DROP FUNCTION sync.unadopted_statement(sync.table_catalog);
 DROP FUNCTION sync.require_columns(sync.table_catalog);
 DROP FUNCTION sync.apply_statement(sync.table_catalog, "char", boolean);

@@ -226,16 +226,20 @@ BEGIN
         v_id, sync.capture_row_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.emit_%s(p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_only_missing boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS %L', v_id, sync.emit_body(p_table));
-    EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_push_id uuid, p_user_id text, p_from integer, p_to integer, p_user_pk bigint, p_bundle_seq bigint, p_ordinals integer[], p_op "char") RETURNS bigint
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_user_id text, p_user_pk bigint, p_bundle_seq bigint, p_op "char", p_push_id uuid, p_from integer, p_to integer, p_ordinals integer[]) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
-        v_id, v_path, sync.apply_body(p_table));
+        v_id, v_path, sync.apply_body(p_table, false));
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_row_%s(p_user_id text, p_user_pk bigint, p_bundle_seq bigint, p_op "char", p_key bytea, p_payload text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
+        v_id, v_path, sync.apply_body(p_table, true));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.fire_deferred() RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L', v_path,
         'BEGIN SET CONSTRAINTS ALL IMMEDIATE; END');
     EXECUTE format('REVOKE ALL ON FUNCTION sync.capture_%1$s(), sync.capture_row_%1$s() FROM PUBLIC', v_id);
     EXECUTE format('COMMENT ON FUNCTION sync.capture_row_%s() IS %L', v_id, format('Trigger function of partitions added to %s since: notes the key of a row.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.capture_%s() IS %L', v_id, format('Trigger function of %s: notes the keys that a statement touched.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint[], integer[], bytea[], boolean) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
-    EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char") IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
+    EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[]) IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
+    EXECUTE format('COMMENT ON FUNCTION sync.apply_row_%s(text, bigint, bigint, "char", bytea, text) IS %L', v_id, format('Applies the row of a push that has only one to %s.', v_name));
     IF sync.settle_body(p_table) IS NOT NULL THEN
         EXECUTE format('CREATE OR REPLACE FUNCTION sync.settle_%s(p_user_pks bigint[], p_unused integer[], p_keys bytea[]) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
             v_id, sync.settle_body(p_table));
@@ -374,7 +378,8 @@ BEGIN
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_row_%s()', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean)', v_id);
-    EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char")', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[])', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_row_%s(text, bigint, bigint, "char", bytea, text)', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.resolve_%s(bytea[])', v_id);
     UPDATE sync.table_catalog t SET relation = NULL, unregistered_at = now() WHERE t.table_id = v_id;

@@ -11,8 +11,13 @@ CREATE UNLOGGED TABLE sync.push_sessions (
     planned_row_count bigint NOT NULL,
     staged_row_count  bigint NOT NULL DEFAULT 0,
     expires_at        timestamptz NOT NULL,
+    table_id          integer,
+    op                "char",
+    base_row_version  bigint,
     source_id         text NOT NULL,
     initialization_id text,
+    key_bytes         bytea,
+    payload           text,
     CONSTRAINT one_session_a_bundle UNIQUE (user_pk, source_id, source_bundle_id)
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE sync.push_sessions IS 'Pushes that are being staged. A session goes when it is committed, deleted, replaced or expired.';
@@ -24,6 +29,11 @@ COMMENT ON COLUMN sync.push_sessions.staged_row_count IS 'Rows staged so far; th
 COMMENT ON COLUMN sync.push_sessions.expires_at IS 'When the session ends unless another chunk comes.';
 COMMENT ON COLUMN sync.push_sessions.source_id IS 'Source that pushes.';
 COMMENT ON COLUMN sync.push_sessions.initialization_id IS 'Lease under which a first push initializes its scope.';
+COMMENT ON COLUMN sync.push_sessions.table_id IS 'For a push that has only one row, the row: its table. The rows of other pushes are in sync.push_chunks.';
+COMMENT ON COLUMN sync.push_sessions.op IS 'Operation of the only row: I, U or D.';
+COMMENT ON COLUMN sync.push_sessions.base_row_version IS 'Version that the client last saw of the only row.';
+COMMENT ON COLUMN sync.push_sessions.key_bytes IS 'Key of the only row.';
+COMMENT ON COLUMN sync.push_sessions.payload IS 'Payload of the only row, as JSON that json_populate_record reads; null for a delete.';
 -- No index on expires_at, since each chunk changes it: sweeping reads the few sessions there are.
 
 CREATE UNLOGGED TABLE sync.push_chunks (
@@ -39,7 +49,7 @@ CREATE UNLOGGED TABLE sync.push_chunks (
 -- Staged once, read a few times, deleted: compressing would cost more than it saves.
 ALTER TABLE sync.push_chunks ALTER COLUMN payloads SET STORAGE EXTERNAL, ALTER COLUMN keys SET STORAGE EXTERNAL,
     ALTER COLUMN table_ids SET STORAGE EXTERNAL, ALTER COLUMN base_row_versions SET STORAGE EXTERNAL, ALTER COLUMN ops SET STORAGE EXTERNAL;
-COMMENT ON TABLE sync.push_chunks IS 'Staged rows, a row per chunk, as arrays that go together; sync.staged_rows shows them row by row.';
+COMMENT ON TABLE sync.push_chunks IS 'Staged rows of pushes of more than one, a row per chunk, as arrays that go together; sync.chunk_rows shows them row by row.';
 COMMENT ON COLUMN sync.push_chunks.push_id IS 'Session, see sync.push_sessions.';
 COMMENT ON COLUMN sync.push_chunks.start_row_ordinal IS 'Ordinal of the first row of the chunk.';
 COMMENT ON COLUMN sync.push_chunks.table_ids IS 'Table of each row.';
@@ -48,11 +58,24 @@ COMMENT ON COLUMN sync.push_chunks.base_row_versions IS 'Version that the client
 COMMENT ON COLUMN sync.push_chunks.keys IS 'Key of each row.';
 COMMENT ON COLUMN sync.push_chunks.payloads IS 'Payload of each row as JSON that json_populate_record reads; null for a delete.';
 
-CREATE VIEW sync.staged_rows AS
+CREATE VIEW sync.chunk_rows AS
 SELECT c.push_id, c.start_row_ordinal + r.place::integer - 1 AS row_ordinal, r.table_id, r.op::"char" AS op, r.base_row_version, r.key_bytes, r.payload
 FROM sync.push_chunks c
 CROSS JOIN LATERAL ROWS FROM (unnest(c.table_ids), string_to_table(c.ops, NULL), unnest(c.base_row_versions), unnest(c.keys), unnest(c.payloads))
     WITH ORDINALITY AS r(table_id, op, base_row_version, key_bytes, payload, place);
+COMMENT ON VIEW sync.chunk_rows IS 'Staged rows of pushes of more than one, row by row. To look at what is staged: sync.staged_rows.';
+COMMENT ON COLUMN sync.chunk_rows.push_id IS 'Session, see sync.push_sessions.';
+COMMENT ON COLUMN sync.chunk_rows.row_ordinal IS 'Place in the push, from 0.';
+COMMENT ON COLUMN sync.chunk_rows.table_id IS 'Table, see sync.table_catalog.';
+COMMENT ON COLUMN sync.chunk_rows.op IS 'I insert, U update, D delete.';
+COMMENT ON COLUMN sync.chunk_rows.base_row_version IS 'Version that the client last saw.';
+COMMENT ON COLUMN sync.chunk_rows.key_bytes IS 'Key, see sync.bundle_rows.';
+COMMENT ON COLUMN sync.chunk_rows.payload IS 'Payload as JSON; null for a delete.';
+
+CREATE VIEW sync.staged_rows AS
+SELECT c.push_id, c.row_ordinal, c.table_id, c.op, c.base_row_version, c.key_bytes, c.payload FROM sync.chunk_rows c
+UNION ALL
+SELECT s.push_id, 0, s.table_id, s.op, s.base_row_version, s.key_bytes, s.payload FROM sync.push_sessions s WHERE s.planned_row_count = 1 AND s.staged_row_count = 1;
 COMMENT ON VIEW sync.staged_rows IS 'Rows of pushes that are being staged.';
 COMMENT ON COLUMN sync.staged_rows.push_id IS 'Session, see sync.push_sessions.';
 COMMENT ON COLUMN sync.staged_rows.row_ordinal IS 'Place in the push, from 0.';
@@ -179,11 +202,15 @@ DECLARE
     v_session record;
     v_expected bigint;
 BEGIN
+    -- Most pushes have one row, which the session itself holds.
     UPDATE sync.push_sessions s
-    SET staged_row_count = s.staged_row_count + cardinality(p_table_ids), expires_at = clock_timestamp() + p_session_ttl
+    SET staged_row_count = s.staged_row_count + cardinality(p_table_ids), expires_at = clock_timestamp() + p_session_ttl,
+        table_id = CASE WHEN s.planned_row_count = 1 THEN p_table_ids[1] END, op = CASE WHEN s.planned_row_count = 1 THEN p_ops::"char" END,
+        base_row_version = CASE WHEN s.planned_row_count = 1 THEN p_base_row_versions[1] END, key_bytes = CASE WHEN s.planned_row_count = 1 THEN p_keys[1] END,
+        payload = CASE WHEN s.planned_row_count = 1 THEN p_payloads[1] END
     FROM sync.user_state u
     WHERE s.push_id = p_push_id AND s.source_id = p_source_id AND u.user_pk = s.user_pk AND u.user_id = p_user_id AND s.expires_at > clock_timestamp()
-    RETURNING s.user_pk, s.initialization_id, s.planned_row_count, s.staged_row_count AS next_row_ordinal INTO v_session;
+    RETURNING s.user_pk, s.initialization_id, s.planned_row_count, s.staged_row_count AS next_row_ordinal, (SELECT c.version FROM sync.catalog_version c) AS catalog_version INTO v_session;
     IF NOT FOUND THEN
         PERFORM sync.fail_session(p_push_id, p_user_id, p_source_id);
     ELSIF v_session.initialization_id IS NOT NULL THEN
@@ -196,12 +223,12 @@ BEGIN
             jsonb_build_object('expected', v_expected, 'actual', p_start_row_ordinal));
     ELSIF v_session.next_row_ordinal > v_session.planned_row_count THEN
         PERFORM sync.fail('OV010', format('%s rows are more than the %s planned', v_session.next_row_ordinal, v_session.planned_row_count), NULL, 'Create a session that plans them all.');
-    END IF;
-    INSERT INTO sync.push_chunks (push_id, start_row_ordinal, table_ids, ops, base_row_versions, keys, payloads)
-    SELECT p_push_id, p_start_row_ordinal, p_table_ids, p_ops, p_base_row_versions, p_keys, p_payloads
-    FROM sync.catalog_version c WHERE c.version = p_catalog_version;
-    IF NOT FOUND THEN
+    ELSIF v_session.catalog_version <> p_catalog_version THEN
         PERFORM sync.fail('OV021', 'the catalog of tables has changed');
+    END IF;
+    IF v_session.planned_row_count > 1 THEN
+        INSERT INTO sync.push_chunks (push_id, start_row_ordinal, table_ids, ops, base_row_versions, keys, payloads)
+        VALUES (p_push_id, p_start_row_ordinal, p_table_ids, p_ops, p_base_row_versions, p_keys, p_payloads);
     END IF;
     RETURN v_session.next_row_ordinal;
 END
@@ -258,9 +285,9 @@ LANGUAGE sql IMMUTABLE
 RETURN p_base_row_version <> coalesce(p_bundle_seq, 0) OR (p_op = 'I') = (p_newest_op IS NOT NULL AND p_newest_op <> 'D');
 COMMENT ON FUNCTION sync.is_conflict("char", bigint, bigint, "char") IS 'Whether an operation on the state that a client last saw conflicts with the state that the log has.';
 
--- sync.fail_conflict refuses a push for a staged row that conflicts with the state of the log.
+-- sync.fail_conflict refuses a push for a row of it that conflicts with the state of the log.
 -- Errors: OV013 always, with the row and its state. Locks: none.
-CREATE FUNCTION sync.fail_conflict(p_push_id uuid, p_user_pk bigint, p_row_ordinal integer)
+CREATE FUNCTION sync.fail_conflict(p_user_pk bigint, p_table_id integer, p_op "char", p_base_row_version bigint, p_key_bytes bytea)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -269,25 +296,37 @@ DECLARE
     v_conflict jsonb;
 BEGIN
     SELECT jsonb_build_object(
-        'table_id', s.table_id, 'key_bytes', encode(s.key_bytes, 'hex'), 'op', s.op, 'base_row_version', s.base_row_version,
+        'table_id', p_table_id, 'key_bytes', encode(p_key_bytes, 'hex'), 'op', p_op, 'base_row_version', p_base_row_version,
         'server_row_version', coalesce(newest.bundle_seq, 0), 'server_row_deleted', coalesce(newest.op = 'D', false),
         -- As text: jsonb would not keep the row as it is on the wire.
         'server_row', newest.payload)
     INTO v_conflict
-    FROM sync.staged_rows s
-    LEFT JOIN LATERAL (
+    FROM (VALUES (1)) AS one
+    LEFT JOIN (
         SELECT r.bundle_seq, r.op, r.payload FROM sync.bundle_rows r
-        WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
+        WHERE r.user_pk = p_user_pk AND r.table_id = p_table_id AND r.key_bytes = p_key_bytes
         ORDER BY r.bundle_seq DESC LIMIT 1
-    ) AS newest ON true
-    WHERE s.push_id = p_push_id AND s.row_ordinal = p_row_ordinal;
+    ) AS newest ON true;
     PERFORM sync.fail('OV013', 'a row was changed by someone else since the client last saw it', v_conflict, 'Resolve the conflict and push again.');
 END
 $$;
-COMMENT ON FUNCTION sync.fail_conflict(uuid, bigint, integer) IS 'Raises OV013: a staged row conflicts with the state of the log.';
+COMMENT ON FUNCTION sync.fail_conflict(bigint, integer, "char", bigint, bytea) IS 'Raises OV013: a row of a push conflicts with the state of the log.';
 
 CREATE TYPE sync.push_effect AS (live_row_delta bigint, bytes_before bigint);
 COMMENT ON TYPE sync.push_effect IS 'What an applied push did beyond its rows: how many more live rows the scope has, and the payload bytes of its rows as they were before.';
+
+-- sync.fail_unregistered refuses a push for a table that was unregistered since its rows were staged.
+-- Errors: OV012 always. Locks: none.
+CREATE FUNCTION sync.fail_unregistered(p_schema_name text, p_table_name text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM sync.fail('OV012', format('table %I.%I is no longer registered', p_schema_name, p_table_name), NULL, 'Push without its rows.');
+END
+$$;
+COMMENT ON FUNCTION sync.fail_unregistered(text, text) IS 'Raises OV012: a table was unregistered since rows of it were staged.';
 
 -- sync.push_apply judges the staged rows, then applies and logs them, a statement for each group. Grouped by table, which is right since each row
 -- states its final state: upserts parents first, then deletes children first. Or strictly in push order, a group for each run of one table and operation.
@@ -317,25 +356,10 @@ BEGIN
                    t.schema_name, t.table_name, t.unregistered_at, t.has_to_settle, t.scope_via, NULL::integer AS conflict_at, NULL::bigint AS bytes_before
             FROM (SELECT s.row_ordinal, s.table_id, s.op,
                          s.row_ordinal - row_number() OVER (PARTITION BY s.table_id, s.op ORDER BY s.row_ordinal) AS run
-                  FROM sync.staged_rows s WHERE s.push_id = p_push_id) AS m
+                  FROM sync.chunk_rows s WHERE s.push_id = p_push_id) AS m
             JOIN sync.table_catalog t ON t.table_id = m.table_id
             GROUP BY t.table_id, m.op, m.run
             ORDER BY 3;
-    ELSIF p_row_count = 1 THEN
-        -- Most pushes. What the query below does, without its cost.
-        OPEN v_groups FOR
-            SELECT t.table_id, c.ops::"char" AS op, 0 AS first_row, 0 AS last_row, '{0}'::integer[] AS ordinals,
-                   t.schema_name, t.table_name, t.unregistered_at, t.has_to_settle, t.scope_via,
-                   CASE WHEN sync.is_conflict(c.ops::"char", c.base_row_versions[1], newest.bundle_seq, newest.op) THEN 0 END AS conflict_at,
-                   coalesce(newest.payload_bytes, 0)::bigint AS bytes_before
-            FROM sync.push_chunks c
-            JOIN sync.table_catalog t ON t.table_id = c.table_ids[1]
-            LEFT JOIN LATERAL (
-                SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
-                WHERE r.user_pk = p_user_pk AND r.table_id = c.table_ids[1] AND r.key_bytes = c.keys[1]
-                ORDER BY r.bundle_seq DESC LIMIT 1
-            ) AS newest ON true
-            WHERE c.push_id = p_push_id;
     ELSE
         OPEN v_groups FOR
             SELECT t.table_id, g.op, g.first_row, g.last_row, g.ordinals,
@@ -345,7 +369,7 @@ BEGIN
             FROM (SELECT s.table_id, s.op, min(s.row_ordinal) AS first_row, max(s.row_ordinal) AS last_row, array_agg(s.row_ordinal ORDER BY s.row_ordinal) AS ordinals,
                          min(s.row_ordinal) FILTER (WHERE sync.is_conflict(s.op, s.base_row_version, newest.bundle_seq, newest.op)) AS conflict_at,
                          sum(newest.payload_bytes) AS bytes_before
-                  FROM sync.staged_rows s
+                  FROM sync.chunk_rows s
                   LEFT JOIN LATERAL (
                       SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
                       WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
@@ -360,20 +384,21 @@ BEGIN
         FETCH v_groups INTO v_group;
         EXIT WHEN NOT FOUND;
         IF v_group.conflict_at IS NOT NULL THEN
-            PERFORM sync.fail_conflict(p_push_id, p_user_pk, v_group.conflict_at);
+            PERFORM sync.fail_conflict(p_user_pk, s.table_id, s.op, s.base_row_version, s.key_bytes)
+            FROM sync.chunk_rows s WHERE s.push_id = p_push_id AND s.row_ordinal = v_group.conflict_at;
         ELSIF v_group.unregistered_at IS NOT NULL THEN
-            PERFORM sync.fail('OV012', format('table %I.%I is no longer registered', v_group.schema_name, v_group.table_name), NULL, 'Push without its rows.');
+            PERFORM sync.fail_unregistered(v_group.schema_name, v_group.table_name);
         END IF;
         EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5, $6, $7, $8)', v_group.table_id)
         INTO v_row_count
-        USING p_push_id, p_user_id, v_group.first_row, v_group.last_row, p_user_pk, p_bundle_seq, v_group.ordinals, v_group.op;
+        USING p_user_id, p_user_pk, p_bundle_seq, v_group.op, p_push_id, v_group.first_row, v_group.last_row, v_group.ordinals;
         v_group_count := v_group_count + 1;
         v_bytes_before := v_group.bytes_before;
         IF v_group.scope_via IS NULL THEN
             v_applied := v_applied + v_row_count;
         END IF;
         v_live_rows := v_live_rows + CASE v_group.op WHEN 'I' THEN v_row_count WHEN 'D' THEN -v_row_count ELSE 0 END;
-        IF v_group.op = 'I' AND p_row_count > 1 THEN
+        IF v_group.op = 'I' THEN
             v_may_be_renamed := v_may_be_renamed OR EXISTS (
                 SELECT FROM sync.table_catalog t
                 JOIN pg_trigger g ON g.tgrelid = ANY (t.relation::oid || ARRAY(SELECT p.relid::oid FROM pg_partition_tree(t.relation) p)) AND g.tgtype & 7 = 7 -- BEFORE INSERT FOR EACH ROW
@@ -393,7 +418,7 @@ BEGIN
     -- In an IF of its own: as one condition, whose plan is nothing at all while no row may be renamed, it would be planned in each push.
     IF v_may_be_renamed THEN
         IF EXISTS (
-            SELECT FROM sync.staged_rows s JOIN sync.bundle_rows r ON r.row_ordinal = s.row_ordinal
+            SELECT FROM sync.chunk_rows s JOIN sync.bundle_rows r ON r.row_ordinal = s.row_ordinal
             WHERE s.push_id = p_push_id AND r.user_pk = p_user_pk AND r.bundle_seq = p_bundle_seq AND r.key_bytes <> s.key_bytes) THEN
             RETURN NULL;
         END IF;
@@ -407,6 +432,58 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.push_apply(uuid, bigint, text, bigint, bigint, boolean) IS 'Judges, applies and logs the staged rows of a push, grouped by table or strictly in push order.';
+
+-- sync.push_apply_row judges, applies and logs the row of a push that has only one: what sync.push_apply does, without its cost.
+-- Returns what that did; null if the row is not there, or if a trigger or a foreign key has had a hand in it.
+-- Errors: as sync.push_apply. Locks: the row written.
+CREATE FUNCTION sync.push_apply_row(p_table_id integer, p_op "char", p_base_row_version bigint, p_key_bytes bytea, p_payload text,
+    p_user_pk bigint, p_user_id text, p_bundle_seq bigint)
+RETURNS sync.push_effect
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_row record;
+    v_is_all boolean;
+BEGIN
+    SELECT t.schema_name, t.table_name, t.unregistered_at, t.has_to_settle, t.scope_via, newest.bundle_seq, newest.op, coalesce(newest.payload_bytes, 0)::bigint AS bytes_before,
+           EXISTS (SELECT FROM sync.table_catalog c WHERE c.policy = 'capture' AND c.unregistered_at IS NULL) AS has_to_give_way
+    INTO v_row
+    FROM sync.table_catalog t
+    LEFT JOIN (
+        SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
+        WHERE r.user_pk = p_user_pk AND r.table_id = p_table_id AND r.key_bytes = p_key_bytes
+        ORDER BY r.bundle_seq DESC LIMIT 1
+    ) AS newest ON true
+    WHERE t.table_id = p_table_id;
+    IF sync.is_conflict(p_op, p_base_row_version, v_row.bundle_seq, v_row.op) THEN
+        PERFORM sync.fail_conflict(p_user_pk, p_table_id, p_op, p_base_row_version, p_key_bytes);
+    ELSIF v_row.unregistered_at IS NOT NULL THEN
+        PERFORM sync.fail_unregistered(v_row.schema_name, v_row.table_name);
+    ELSIF v_row.has_to_give_way THEN
+        PERFORM sync.give_way();
+    END IF;
+    EXECUTE format('SELECT sync.apply_row_%s($1, $2, $3, $4, $5, $6)', p_table_id)
+    INTO v_is_all
+    USING p_user_id, p_user_pk, p_bundle_seq, p_op, p_key_bytes, p_payload;
+    PERFORM sync.fire_deferred();
+    IF v_is_all IS NULL OR v_row.scope_via IS NOT NULL THEN
+        RETURN NULL;
+    ELSIF NOT v_is_all THEN
+        -- The statement was noted: with that row, and nothing else with it?
+        IF (SELECT (count(*), coalesce(sum(cardinality(c.keys)), 0)) <> (1, 1) FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    IF v_row.has_to_settle THEN
+        -- By the key that it has: a trigger may have given it another one.
+        EXECUTE format('SELECT sync.settle_%s(ARRAY[$1], NULL, ARRAY(SELECT r.key_bytes FROM sync.bundle_rows r WHERE r.user_pk = $1 AND r.bundle_seq = $2))', p_table_id)
+        USING p_user_pk, p_bundle_seq;
+    END IF;
+    RETURN ROW(CASE p_op WHEN 'I' THEN 1 WHEN 'D' THEN -1 ELSE 0 END::bigint, v_row.bytes_before);
+END
+$$;
+COMMENT ON FUNCTION sync.push_apply_row(integer, "char", bigint, bytea, text, bigint, text, bigint) IS 'Judges, applies and logs the row of a push that has only one.';
 
 -- sync.give_way keeps a push from waiting long for rows that an application's transaction holds: that one may come to wait for the
 -- push's scope, and must never be the victim of the deadlock. The push fails with 55P03 before one is looked for, and starts over.
@@ -459,7 +536,7 @@ BEGIN
     -- The session ends here, and is there again if this is refused. Its source is read once the scope is locked, since sources move on only under that lock.
     DELETE FROM sync.push_sessions p
     WHERE p.push_id = p_push_id AND p.user_pk = v_user.user_pk AND p.source_id = p_source_id AND p.expires_at > clock_timestamp()
-    RETURNING p.source_bundle_id, p.planned_row_count, p.staged_row_count, p.initialization_id,
+    RETURNING p.source_bundle_id, p.planned_row_count, p.staged_row_count, p.initialization_id, p.table_id, p.op, p.base_row_version, p.key_bytes, p.payload,
         (SELECT CASE WHEN s.state <> 'retired' THEN s.last_source_bundle_id + 1 ELSE 0 END FROM sync.source_state s WHERE s.user_pk = p.user_pk AND s.source_id = p.source_id) AS next_source_bundle_id
     INTO v_session;
     IF NOT FOUND THEN
@@ -488,20 +565,21 @@ BEGIN
         PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('work_mem', '64MB', true);
     END IF;
     IF v_row_count > 1 THEN
-        SELECT count(*) INTO v_distinct FROM (SELECT DISTINCT s.table_id, s.key_bytes FROM sync.staged_rows s WHERE s.push_id = p_push_id) AS d;
+        SELECT count(*) INTO v_distinct FROM (SELECT DISTINCT s.table_id, s.key_bytes FROM sync.chunk_rows s WHERE s.push_id = p_push_id) AS d;
         IF v_distinct <> v_row_count THEN
             PERFORM sync.fail('OV012', 'a row is pushed more than once', NULL, 'Push each row once, in its final state.');
         END IF;
     END IF;
-    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id, is_implicit)
-    VALUES (pg_current_xact_id(), v_user.user_pk, p_user_id, v_user.next_bundle_seq, p_source_id, v_session.source_bundle_id, p_push_id, false);
-    IF EXISTS (SELECT FROM sync.table_catalog t WHERE t.policy = 'capture' AND t.unregistered_at IS NULL) THEN
-        PERFORM sync.give_way();
-    END IF;
+    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id, pushed_table_id, is_implicit)
+    VALUES (pg_current_xact_id(), v_user.user_pk, p_user_id, v_user.next_bundle_seq, p_source_id, v_session.source_bundle_id, p_push_id, v_session.table_id, false);
     SET CONSTRAINTS ALL DEFERRED;
     IF v_row_count = 1 THEN
-        v_effect := sync.push_apply(p_push_id, v_user.user_pk, p_user_id, v_user.next_bundle_seq, v_row_count, false);
+        v_effect := sync.push_apply_row(v_session.table_id, v_session.op, v_session.base_row_version, v_session.key_bytes, v_session.payload,
+            v_user.user_pk, p_user_id, v_user.next_bundle_seq);
     ELSE
+        IF EXISTS (SELECT FROM sync.table_catalog t WHERE t.policy = 'capture' AND t.unregistered_at IS NULL) THEN
+            PERFORM sync.give_way();
+        END IF;
         BEGIN
             v_effect := sync.push_apply(p_push_id, v_user.user_pk, p_user_id, v_user.next_bundle_seq, v_row_count, false);
         EXCEPTION WHEN OTHERS THEN
@@ -516,7 +594,13 @@ BEGIN
     END IF;
     IF v_effect IS NULL THEN
         DELETE FROM sync.bundle_rows r WHERE r.user_pk = v_user.user_pk AND r.bundle_seq = v_user.next_bundle_seq;
+        IF v_session.table_id IS NOT NULL THEN
+            -- As a chunk for once, since what a push names comes first in its bundle.
+            INSERT INTO sync.push_chunks (push_id, start_row_ordinal, table_ids, ops, base_row_versions, keys, payloads)
+            VALUES (p_push_id, 0, ARRAY[v_session.table_id], v_session.op, ARRAY[v_session.base_row_version], ARRAY[v_session.key_bytes], ARRAY[v_session.payload]);
+        END IF;
         v_row_count := sync.bundle_emit();
+        DELETE FROM sync.push_chunks c WHERE c.push_id = p_push_id AND v_session.table_id IS NOT NULL;
     END IF;
     IF v_row_count = 0 THEN
         PERFORM sync.fail('OV012', 'the push has no effect', NULL, 'Nothing that was pushed changed a row; drop it.');
@@ -537,9 +621,11 @@ COMMENT ON FUNCTION sync.push_commit(uuid, text, text, bigint, interval) IS 'Jud
 -- +goose Down
 DROP FUNCTION sync.push_commit(uuid, text, text, bigint, interval);
 DROP FUNCTION sync.give_way();
+DROP FUNCTION sync.push_apply_row(integer, "char", bigint, bytea, text, bigint, text, bigint);
 DROP FUNCTION sync.push_apply(uuid, bigint, text, bigint, bigint, boolean);
 DROP TYPE sync.push_effect;
-DROP FUNCTION sync.fail_conflict(uuid, bigint, integer);
+DROP FUNCTION sync.fail_unregistered(text, text);
+DROP FUNCTION sync.fail_conflict(bigint, integer, "char", bigint, bytea);
 DROP FUNCTION sync.is_conflict("char", bigint, bigint, "char");
 DROP FUNCTION sync.push_delete(uuid, text, text);
 DROP FUNCTION sync.require_lease(sync.user_state, text, text, interval);
@@ -547,5 +633,6 @@ DROP FUNCTION sync.push_stage(uuid, text, text, bigint, bigint, integer[], text,
 DROP FUNCTION sync.fail_session(uuid, text, text);
 DROP FUNCTION sync.push_create(text, text, bigint, bigint, text, interval, interval);
 DROP VIEW sync.staged_rows;
+DROP VIEW sync.chunk_rows;
 DROP TABLE sync.push_chunks;
 DROP TABLE sync.push_sessions;

@@ -24,7 +24,7 @@ AS $$
         SELECT r.relation, r.name, f.kind || '_' || r.table_id AS function_name, f.body
         FROM registered r
         CROSS JOIN LATERAL (VALUES ('capture', sync.capture_body(r.entry)), ('capture_row', sync.capture_row_body(r.entry)), ('emit', sync.emit_body(r.entry)),
-                                   ('apply', sync.apply_body(r.entry)), ('settle', sync.settle_body(r.entry)), ('resolve', CASE WHEN (r.entry).scope_via IS NOT NULL THEN sync.resolve_body(r.entry) END)) AS f(kind, body)
+                                   ('apply', sync.apply_body(r.entry, false)), ('apply_row', sync.apply_body(r.entry, true)), ('settle', sync.settle_body(r.entry)), ('resolve', CASE WHEN (r.entry).scope_via IS NOT NULL THEN sync.resolve_body(r.entry) END)) AS f(kind, body)
         WHERE f.body IS NOT NULL AND NOT r.is_altered AND NOT r.is_renamed
     )
     SELECT 'error', format('%I.%I', t.schema_name, t.table_name), 'the table was dropped', format('SELECT sync.unregister_table(''%s'');', t.relation::oid)

@@ -187,7 +187,7 @@ func TestAnApplicationIsNeverTheVictim(t *testing.T) {
 // TestASessionIsReplaced: a client whose connection broke opens its session again, whatever others do meanwhile.
 func TestASessionIsReplaced(t *testing.T) {
 	t.Parallel()
-	const create = "SELECT push_id::text FROM sync.push_create('u', 'phone', 1, 1, NULL, '15min', '15min')"
+	const create = "SELECT push_id::text FROM sync.push_create('u', 'phone', 1, 2, NULL, '15min', '15min')"
 	url := pgtest.NewDatabase(t)
 	first, again, other := connect(t, url), connect(t, url), connect(t, url)
 	exec(t, first, note)

@@ -434,7 +434,7 @@ func TestRoleThatCaptures(t *testing.T) {
 
 	exec(t, conn, "SET ROLE "+role)
 	for _, sql := range []string{
-		"SELECT sync.capture(1, '{}', '{2}')", "SELECT sync.capture_commit()", "SELECT sync.commit_captured('forged', false)", "SELECT sync.bundle_open('2', 'forged', NULL, true)",
+		"SELECT sync.capture(1, '{}', '{2}', '2')", "SELECT sync.capture_commit()", "SELECT sync.commit_captured('forged', false)", "SELECT sync.bundle_open('2', 'forged', NULL, true)",
 		"SELECT sync.finish_captured()", "SELECT sync.emit_captured(false)", "SELECT sync.repair('2')", "SELECT sync.adopt_batch(1)", "CALL sync.adopt_table('office.list')",
 		"SELECT sync.set_policy('office.list', 'reject')", "SELECT sync.refresh_table('office.list')", "SELECT sync.unregister_table('office.list')", "SELECT * FROM sync.verify('2')",
 		"INSERT INTO sync.open_bundles (xid, user_pk, bundle_seq, source_bundle_id, is_implicit, user_id, source_id) VALUES (pg_current_xact_id(), 2, 2, 1, false, '2', 'forged')",

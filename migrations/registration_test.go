@@ -505,7 +505,7 @@ func TestRoleWithoutRightsOnSync(t *testing.T) {
 	require.Equal(t, pgerrcode.ObjectNotInPrerequisiteState, refused(t, conn, "TRUNCATE app.event_low").Code)
 	for _, sql := range []string{
 		"SELECT FROM sync.bundle_log", "SELECT FROM sync.table_order", "SELECT sync.bundle_open('u', 'forged', NULL, true)", "SELECT sync.scope_in_bundle()",
-		"SELECT sync.capture(1, '{}', 'u', 'u')", "INSERT INTO sync.open_bundles DEFAULT VALUES", "SELECT sync.register_table('app.item')", "SELECT nextval('sync.rejected_write_count')",
+		"SELECT sync.capture(1, '{}', '{u}', 'u')", "INSERT INTO sync.open_bundles DEFAULT VALUES", "SELECT sync.register_table('app.item')", "SELECT nextval('sync.rejected_write_count')",
 	} {
 		require.Equal(t, pgerrcode.InsufficientPrivilege, refused(t, conn, sql).Code, sql)
 	}

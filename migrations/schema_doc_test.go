@@ -54,9 +54,9 @@ func TestFunctionsPinTheirSearchPath(t *testing.T) {
 	const functions = " FROM pg_proc p WHERE p.pronamespace = 'sync'::regnamespace AND NOT (p.prokind = 'p' AND p.prosrc ~ '\\mCOMMIT;') AND p.prosqlbody IS NULL "
 	require.NotEmpty(t, column[string](t, conn, "SELECT p.proname::text "+functions+"AND p.proname ~ '_[0-9]+$'"))
 	require.Empty(t, column[string](t, conn, "SELECT p.oid::regprocedure::text"+functions+"AND "+path+" IS NULL"), "functions without a search_path")
-	// An application's triggers run inside sync.apply_<id> and sync.fire_deferred, under the path they know.
+	// An application's triggers run inside sync.apply_<id>, sync.apply_row_<id> and sync.fire_deferred, under the path they know.
 	require.Empty(t, column[string](t, conn, "SELECT p.oid::regprocedure || ': ' || "+path+functions+
-		"AND CASE WHEN p.proname ~ '^(apply_[0-9]+|fire_deferred)$' THEN "+path+` !~ '^pg_catalog, .*\mpg_temp$' ELSE `+path+" <> 'pg_catalog, pg_temp' END"))
+		"AND CASE WHEN p.proname ~ '^(apply_(row_)?[0-9]+|fire_deferred)$' THEN "+path+` !~ '^pg_catalog, .*\mpg_temp$' ELSE `+path+" <> 'pg_catalog, pg_temp' END"))
 	require.Empty(t, column[string](t, conn, "SELECT p.oid::regprocedure::text"+functions+"AND p.prosecdef AND "+path+" <> 'pg_catalog, pg_temp'"), "SECURITY DEFINER runs under the pinned path only")
 }
 

@@ -363,7 +363,7 @@ func TestSweepRemovesWhatExpiredLongAgo(t *testing.T) {
 	writeNote(t, service, "ann", 1, "a")
 	writeNote(t, service, "ann", 2, "b")
 	phone := newDevice(t, service, "ann", "phone")
-	staged, err := phone.stage(t.Context(), insertNote(3, "c"))
+	staged, err := phone.stage(t.Context(), insertNote(3, "c"), insertNote(4, "d"))
 	require.NoError(t, err)
 	snapshot := func(source string) string {
 		actor := oversync.Actor{UserID: "ann", SourceID: source}

@@ -162,13 +162,6 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE sync.adopt_table(IN tbl regclass) IS 'Enters all rows of a table into the log that are not in it, batch by batch: CALL sync.adopt_table(''public.todos'').';
-CREATE FUNCTION sync.altered_condition(p_relation oid, p_fingerprint bigint) RETURNS text
-    LANGUAGE sql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-    SELECT format('coalesce(sync.is_altered(''%1$s''::pg_catalog.regclass, %2$s), sync.columns_fingerprint(%1$s) IS DISTINCT FROM %2$s)', p_relation, p_fingerprint)
-$_$;
-COMMENT ON FUNCTION sync.altered_condition(p_relation oid, p_fingerprint bigint) IS 'SQL condition that a table has another fingerprint than this one.';
 CREATE TABLE sync.table_catalog (
     table_id integer NOT NULL,
     relation regclass,
@@ -221,7 +214,22 @@ COMMENT ON COLUMN sync.table_catalog.columns_fingerprint IS 'Columns at the last
 COMMENT ON COLUMN sync.table_catalog.scope_default_before IS 'Default that the scope column had before registration; put back by sync.unregister_table.';
 COMMENT ON COLUMN sync.table_catalog.registered_at IS 'When it was registered.';
 COMMENT ON COLUMN sync.table_catalog.unregistered_at IS 'When it was unregistered; null while registered.';
-CREATE FUNCTION sync.apply_body(p_table sync.table_catalog) RETURNS text
+CREATE FUNCTION sync.alone_condition(p_table sync.table_catalog, p_op text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT format('(CASE %1$s WHEN ''I'' THEN sync.stands_alone(''%2$s''::pg_catalog.regclass, ''I'') WHEN ''U'' THEN sync.stands_alone(''%2$s''::pg_catalog.regclass, ''U'')
+        ELSE sync.stands_alone(''%2$s''::pg_catalog.regclass, ''D'') END)', p_op, p_table.relation::oid)
+$_$;
+COMMENT ON FUNCTION sync.alone_condition(p_table sync.table_catalog, p_op text) IS 'SQL condition that a statement on the table can do nothing but write the rows that it names.';
+CREATE FUNCTION sync.altered_condition(p_relation oid, p_fingerprint bigint) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT format('coalesce(sync.is_altered(''%1$s''::pg_catalog.regclass, %2$s), sync.columns_fingerprint(%1$s) IS DISTINCT FROM %2$s)', p_relation, p_fingerprint)
+$_$;
+COMMENT ON FUNCTION sync.altered_condition(p_relation oid, p_fingerprint bigint) IS 'SQL condition that a table has another fingerprint than this one.';
+CREATE FUNCTION sync.apply_body(p_table sync.table_catalog, p_single boolean) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
@@ -229,48 +237,42 @@ CREATE FUNCTION sync.apply_body(p_table sync.table_catalog) RETURNS text
 DECLARE
     v_applied bigint;
     -- Opening the table makes known what was committed about it until now. The trigger functions and what follows them have it locked.
-    v_is_updatable integer := pg_catalog.pg_relation_is_updatable(%9$s, false);
+    v_is_updatable integer := pg_catalog.pg_relation_is_updatable(%6$s, false);
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.apply_statement(sync.catalog_entry(%2$s), $8, $4 = 0) USING $1, $2, $3, $4, $5, $6, $7;
-    ELSIF $4 = 0 THEN
-        IF $8 = 'I' THEN %6$s;
-        ELSIF $8 = 'U' THEN %7$s;
-        ELSE %8$s;
-        END IF;
-    ELSIF $8 = 'I' THEN %3$s;
-    ELSIF $8 = 'U' THEN %4$s;
+        EXECUTE sync.apply_statement(sync.catalog_entry(%2$s), $4, %7$L) USING $1, $2, $3, $4, $5, $6%8$s;
+    ELSIF $4 = 'I' THEN %3$s;
+    ELSIF $4 = 'U' THEN %4$s;
     ELSE %5$s;
     END IF;
     GET DIAGNOSTICS v_applied = ROW_COUNT;
-    RETURN v_applied;
+    RETURN %9$s;
 END
 $f$, sync.stale_condition(p_table, false), p_table.table_id,
-        sync.apply_statement(p_table, 'I', false), sync.apply_statement(p_table, 'U', false), sync.apply_statement(p_table, 'D', false),
-        sync.apply_statement(p_table, 'I', true), sync.apply_statement(p_table, 'U', true), sync.apply_statement(p_table, 'D', true),
-        p_table.relation::oid)
+        sync.apply_statement(p_table, 'I', p_single), sync.apply_statement(p_table, 'U', p_single), sync.apply_statement(p_table, 'D', p_single),
+        p_table.relation::oid, p_single, CASE WHEN p_single THEN '' ELSE ', $7, $8' END,
+        CASE WHEN p_single THEN format('CASE WHEN v_applied = 1 THEN %s END', sync.alone_condition(p_table, '$4')) ELSE 'v_applied' END)
 $_$;
-COMMENT ON FUNCTION sync.apply_body(p_table sync.table_catalog) IS 'Body of the function that applies staged rows to a table.';
-CREATE FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char", p_only_first boolean) RETURNS text
+COMMENT ON FUNCTION sync.apply_body(p_table sync.table_catalog, p_single boolean) IS 'Body of the functions that apply staged rows, or a single one, to a table.';
+CREATE FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char", p_single boolean) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 DECLARE
-    v_staged text := CASE WHEN p_only_first THEN '(SELECT 0 AS row_ordinal, c.keys[1] AS key_bytes, c.payloads[1] AS payload
-            FROM sync.push_chunks c WHERE c.push_id = $1 AND c.start_row_ordinal = 0) AS s WHERE true'
-        ELSE format('sync.staged_rows s WHERE s.push_id = $1 AND s.table_id = %s AND s.op = %L AND s.row_ordinal BETWEEN $3 AND $4', p_table.table_id, p_op) END;
+    v_staged text := CASE WHEN p_single THEN '(SELECT 0 AS row_ordinal, $5 AS key_bytes, $6 AS payload) AS s WHERE true'
+        ELSE format('sync.chunk_rows s WHERE s.push_id = $5 AND s.table_id = %s AND s.op = %L AND s.row_ordinal BETWEEN $6 AND $7', p_table.table_id, p_op) END;
     v_written name[] := (SELECT array_agg(c.column_name ORDER BY c.column_name COLLATE "C") FROM sync.table_columns c
                          WHERE c.table_id = p_table.table_id AND NOT c.is_generated AND NOT c.is_scope);
     -- A name that no column can have, so that it means the row.
-    v_mine text := format('%s AND "T".%I = %s', sync.scope_condition(p_table, '"T"', '$2'), p_table.key_column, sync.key_expression(p_table, 's.key_bytes'));
+    v_mine text := format('%s AND "T".%I = %s', sync.scope_condition(p_table, '"T"', '$1'), p_table.key_column, sync.key_expression(p_table, 's.key_bytes'));
     v_defaults text;
     v_set text;
     v_key text := sync.key_bytes_expression(p_table, '"T"') || ' AS key_bytes';
     v_payload text := format('(SELECT row_to_json(w.*)::text FROM (SELECT %s) AS w) AS payload', sync.wire_columns(p_table, '"T"'));
     v_log text := format('INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
-        SELECT $5, $6, %s, %s, %L::"char", a.key_bytes, %s FROM applied a',
+        SELECT $2, $3, %s, %s, %L::"char", a.key_bytes, %s FROM applied a',
         -- Rows are inserted in push order, and come back so.
-        CASE WHEN p_only_first THEN '0' WHEN p_op = 'I' THEN '$7[row_number() OVER ()]' ELSE 'a.row_ordinal' END, p_table.table_id, p_op, CASE WHEN p_op = 'D' THEN 'NULL' ELSE 'a.payload' END);
+        CASE WHEN p_single THEN '0' WHEN p_op = 'I' THEN '$8[row_number() OVER ()]' ELSE 'a.row_ordinal' END, p_table.table_id, p_op, CASE WHEN p_op = 'D' THEN 'NULL' ELSE 'a.payload' END);
 BEGIN
     IF p_op = 'I' THEN
         -- What a payload does not name keeps the value it has in the base row: the column's default.
@@ -293,7 +295,7 @@ BEGIN
         %10$s$f$,
             p_table.relation, coalesce(quote_ident(p_table.scope_column) || ', ', ''),
             (SELECT string_agg(quote_ident(w), ', ' ORDER BY o) FROM unnest(v_written) WITH ORDINALITY AS u(w, o)),
-            CASE WHEN p_table.scope_type IS NULL THEN '' ELSE format('$2::%s, ', p_table.scope_type) END,
+            CASE WHEN p_table.scope_type IS NULL THEN '' ELSE format('$1::%s, ', p_table.scope_type) END,
             (SELECT string_agg(format('(q.r).%I', w), ', ' ORDER BY o) FROM unnest(v_written) WITH ORDINALITY AS u(w, o)),
             v_defaults, v_staged, v_key, v_payload, v_log);
     ELSIF p_op = 'U' THEN
@@ -321,7 +323,7 @@ BEGIN
     END IF;
 END
 $_$;
-COMMENT ON FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char", p_only_first boolean) IS 'Text of the statement that applies staged rows of one operation to a table.';
+COMMENT ON FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char", p_single boolean) IS 'Text of the statement that applies staged rows of one operation to a table.';
 CREATE FUNCTION sync.bound_snapshot_sessions() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -373,7 +375,7 @@ BEGIN
         ON CONFLICT ON CONSTRAINT source_state_pkey DO UPDATE
         SET last_source_bundle_id = excluded.last_source_bundle_id, state = 'active', updated_at = now();
     END IF;
-    IF v_bundle.push_id IS NOT NULL THEN
+    IF v_bundle.push_id IS NOT NULL AND v_bundle.pushed_table_id IS NULL THEN
         DELETE FROM sync.push_chunks c WHERE c.push_id = v_bundle.push_id;
     END IF;
 END
@@ -445,13 +447,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.bundle_open(p_user_id text, p_source_id text, p_source_bundle_id bigint, p_initialize boolean) IS 'Begins a server-side bundle in this transaction. Finish it with sync.bundle_emit and sync.bundle_close.';
-CREATE FUNCTION sync.capture(p_table_id integer, p_keys bytea[], p_scopes text[]) RETURNS integer
+CREATE FUNCTION sync.capture(p_table_id integer, p_keys bytea[], p_scopes text[], p_scope text) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
-    -- As sync.scope_in_bundle, without the cost of its call.
-    v_scope text := (SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id_if_assigned() AND NOT b.is_implicit);
     v_table sync.table_catalog;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -459,22 +459,22 @@ BEGIN
             RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'a table that is written was registered since this transaction took its snapshot', HINT = 'Try the transaction again.';
         END IF;
     END IF;
-    IF v_scope IS NULL THEN
+    IF p_scope IS NULL THEN
         IF (SELECT t.policy FROM sync.table_catalog t WHERE t.table_id = p_table_id) = 'reject' THEN
             v_table := sync.catalog_entry(p_table_id);
             PERFORM nextval('sync.rejected_write_count');
             PERFORM sync.fail('OV031', format('table %I.%I is synced and may be written only inside a bundle', v_table.schema_name, v_table.table_name), NULL,
                 format('Write through the sync API, ScopeManager.ExecWrite or WithinSyncBundle; or let plain SQL write it: SELECT sync.set_policy(%L, ''capture'');', v_table.relation));
         END IF;
-    ELSIF p_scopes <> ARRAY[v_scope] THEN
-        PERFORM sync.fail_other_scope(p_table_id, v_scope);
+    ELSIF p_scopes <> ARRAY[p_scope] THEN
+        PERFORM sync.fail_other_scope(p_table_id, p_scope);
     END IF;
     INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
-    VALUES (pg_current_xact_id(), p_table_id, v_scope IS NULL, p_keys, CASE WHEN v_scope IS NULL THEN p_scopes END);
+    VALUES (pg_current_xact_id(), p_table_id, p_scope IS NULL, p_keys, CASE WHEN p_scope IS NULL THEN p_scopes END);
     RETURN cardinality(p_keys);
 END
 $$;
-COMMENT ON FUNCTION sync.capture(p_table_id integer, p_keys bytea[], p_scopes text[]) IS 'Notes the keys that a statement touched, for the bundle that this transaction writes. Called by the capture triggers.';
+COMMENT ON FUNCTION sync.capture(p_table_id integer, p_keys bytea[], p_scopes text[], p_scope text) IS 'Notes the keys that a statement touched, for the bundle that this transaction writes. Called by the capture triggers.';
 CREATE FUNCTION sync.capture_body(p_table sync.table_catalog) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -483,10 +483,13 @@ CREATE FUNCTION sync.capture_body(p_table sync.table_catalog) RETURNS text
 DECLARE
     v_keys bytea[]; v_scopes text[]; v_min text; v_max text;
     v_old_keys bytea[]; v_old_scopes text[]; v_old_min text; v_old_max text;
+    v_scope text; v_pushed_table_id integer;
     v_noted integer;
     v_table sync.table_catalog;
     v_is_stale boolean := %2$s;
 BEGIN
+    -- As sync.scope_in_bundle, without the cost of its call.
+    SELECT b.user_id, b.pushed_table_id INTO v_scope, v_pushed_table_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id_if_assigned() AND NOT b.is_implicit;%6$s
     IF v_is_stale THEN
         v_table := sync.catalog_entry(%1$s);
         PERFORM sync.require_columns(v_table);
@@ -504,10 +507,10 @@ BEGIN
     v_old_scopes := CASE WHEN v_old_min <> v_old_max THEN v_old_scopes WHEN v_old_min IS NOT NULL THEN ARRAY[v_old_min] END;
     -- An update that changes neither key nor scope gives the same twice, in the same order.
     IF v_old_keys IS NOT NULL AND (v_old_keys IS DISTINCT FROM v_keys OR v_old_scopes IS DISTINCT FROM v_scopes) THEN
-        v_noted := sync.capture(%1$s, v_old_keys, v_old_scopes);
+        v_noted := sync.capture(%1$s, v_old_keys, v_old_scopes, v_scope);
     END IF;
     IF v_keys IS NOT NULL THEN
-        v_noted := sync.capture(%1$s, v_keys, v_scopes);
+        v_noted := sync.capture(%1$s, v_keys, v_scopes, v_scope);
     END IF;%5$s
     RETURN NULL;
 END
@@ -516,7 +519,12 @@ $f$, p_table.table_id, sync.altered_condition(p_table.relation, p_table.columns_
         CASE WHEN p_table.scope_via IS NULL THEN '' ELSE format($f$
     IF TG_OP <> 'INSERT' AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = %1$s) THEN
         EXECUTE sync.unadopted_statement(sync.catalog_entry(%1$s));
-    END IF;$f$, p_table.table_id) END)
+    END IF;$f$, p_table.table_id) END,
+        -- What sync.apply_row_<id> did is known to it. A scope that the column gives another form is left to the guard.
+        CASE WHEN p_table.scope_via IS NOT NULL THEN '' ELSE format($f$
+    IF v_pushed_table_id = %1$s AND NOT v_is_stale AND pg_trigger_depth() = 1 AND %2$s AND v_scope::%3$s::text = v_scope THEN
+        RETURN NULL;
+    END IF;$f$, p_table.table_id, sync.alone_condition(p_table, 'left(TG_OP, 1)'), p_table.scope_type) END)
 $_$;
 COMMENT ON FUNCTION sync.capture_body(p_table sync.table_catalog) IS 'Body of the trigger function made for a table.';
 CREATE FUNCTION sync.capture_commit() RETURNS trigger
@@ -553,8 +561,8 @@ BEGIN
         IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING OLD; END IF;
         IF TG_OP <> 'DELETE' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING NEW; END IF;
     ELSE
-        IF TG_OP <> 'INSERT' THEN PERFORM sync.capture(%1$s, ARRAY[%2$s], %3$s); END IF;
-        IF TG_OP <> 'DELETE' THEN PERFORM sync.capture(%1$s, ARRAY[%4$s], %5$s); END IF;
+        IF TG_OP <> 'INSERT' THEN PERFORM sync.capture(%1$s, ARRAY[%2$s], %3$s, sync.scope_in_bundle()); END IF;
+        IF TG_OP <> 'DELETE' THEN PERFORM sync.capture(%1$s, ARRAY[%4$s], %5$s, sync.scope_in_bundle()); END IF;
     END IF;
     RETURN NULL;
 END
@@ -570,7 +578,7 @@ CREATE FUNCTION sync.capture_row_statement(p_table sync.table_catalog) RETURNS t
     AS $_$
 BEGIN
     PERFORM sync.require_columns(p_table);
-    RETURN format('SELECT sync.capture(%s, ARRAY[%s], %s)', p_table.table_id, sync.key_bytes_expression(p_table, '($1)'),
+    RETURN format('SELECT sync.capture(%s, ARRAY[%s], %s, sync.scope_in_bundle())', p_table.table_id, sync.key_bytes_expression(p_table, '($1)'),
         CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[($1).%I::text]', p_table.scope_column) ELSE 'NULL' END);
 END
 $_$;
@@ -635,7 +643,7 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
         SELECT r.relation, r.name, f.kind || '_' || r.table_id AS function_name, f.body
         FROM registered r
         CROSS JOIN LATERAL (VALUES ('capture', sync.capture_body(r.entry)), ('capture_row', sync.capture_row_body(r.entry)), ('emit', sync.emit_body(r.entry)),
-                                   ('apply', sync.apply_body(r.entry)), ('settle', sync.settle_body(r.entry)), ('resolve', CASE WHEN (r.entry).scope_via IS NOT NULL THEN sync.resolve_body(r.entry) END)) AS f(kind, body)
+                                   ('apply', sync.apply_body(r.entry, false)), ('apply_row', sync.apply_body(r.entry, true)), ('settle', sync.settle_body(r.entry)), ('resolve', CASE WHEN (r.entry).scope_via IS NOT NULL THEN sync.resolve_body(r.entry) END)) AS f(kind, body)
         WHERE f.body IS NOT NULL AND NOT r.is_altered AND NOT r.is_renamed
     )
     SELECT 'error', format('%I.%I', t.schema_name, t.table_name), 'the table was dropped', format('SELECT sync.unregister_table(''%s'');', t.relation::oid)
@@ -989,7 +997,7 @@ BEGIN
                 JOIN sync.open_bundles b ON b.xid = v_xid AND b.user_id = coalesce(k.scope, c.scopes[1], v_scope)
                 GROUP BY c.table_id, b.user_pk, k.key_bytes
             ), pushed AS (
-                SELECT s.table_id, s.key_bytes, s.row_ordinal FROM sync.staged_rows s WHERE s.push_id = v_push_id
+                SELECT s.table_id, s.key_bytes, s.row_ordinal FROM sync.chunk_rows s WHERE s.push_id = v_push_id
             ), placed AS (
                 SELECT t.table_id, t.user_pk, t.key_bytes,
                        (row_number() OVER (PARTITION BY t.user_pk ORDER BY p.row_ordinal NULLS LAST, t.first_touched) - 1)::integer AS row_ordinal
@@ -1089,7 +1097,8 @@ BEGIN
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_row_%s()', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean)', v_id);
-    EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char")', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[])', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_row_%s(text, bigint, bigint, "char", bytea, text)', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.resolve_%s(bytea[])', v_id);
     UPDATE sync.table_catalog t SET relation = NULL, unregistered_at = now() WHERE t.table_id = v_id;
@@ -1147,7 +1156,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.fail(p_code text, p_message text, p_detail jsonb, p_hint text) IS 'Raises an error with a code of oversync, a message, machine-readable detail and a hint. Never returns.';
-CREATE FUNCTION sync.fail_conflict(p_push_id uuid, p_user_pk bigint, p_row_ordinal integer) RETURNS void
+CREATE FUNCTION sync.fail_conflict(p_user_pk bigint, p_table_id integer, p_op "char", p_base_row_version bigint, p_key_bytes bytea) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -1155,22 +1164,21 @@ DECLARE
     v_conflict jsonb;
 BEGIN
     SELECT jsonb_build_object(
-        'table_id', s.table_id, 'key_bytes', encode(s.key_bytes, 'hex'), 'op', s.op, 'base_row_version', s.base_row_version,
+        'table_id', p_table_id, 'key_bytes', encode(p_key_bytes, 'hex'), 'op', p_op, 'base_row_version', p_base_row_version,
         'server_row_version', coalesce(newest.bundle_seq, 0), 'server_row_deleted', coalesce(newest.op = 'D', false),
         -- As text: jsonb would not keep the row as it is on the wire.
         'server_row', newest.payload)
     INTO v_conflict
-    FROM sync.staged_rows s
-    LEFT JOIN LATERAL (
+    FROM (VALUES (1)) AS one
+    LEFT JOIN (
         SELECT r.bundle_seq, r.op, r.payload FROM sync.bundle_rows r
-        WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
+        WHERE r.user_pk = p_user_pk AND r.table_id = p_table_id AND r.key_bytes = p_key_bytes
         ORDER BY r.bundle_seq DESC LIMIT 1
-    ) AS newest ON true
-    WHERE s.push_id = p_push_id AND s.row_ordinal = p_row_ordinal;
+    ) AS newest ON true;
     PERFORM sync.fail('OV013', 'a row was changed by someone else since the client last saw it', v_conflict, 'Resolve the conflict and push again.');
 END
 $$;
-COMMENT ON FUNCTION sync.fail_conflict(p_push_id uuid, p_user_pk bigint, p_row_ordinal integer) IS 'Raises OV013: a staged row conflicts with the state of the log.';
+COMMENT ON FUNCTION sync.fail_conflict(p_user_pk bigint, p_table_id integer, p_op "char", p_base_row_version bigint, p_key_bytes bytea) IS 'Raises OV013: a row of a push conflicts with the state of the log.';
 CREATE FUNCTION sync.fail_other_scope(p_table_id integer, p_scope text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1201,6 +1209,15 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.fail_session(p_push_id uuid, p_user_id text, p_source_id text) IS 'Raises why a push session was not found by its user and source: OV014, OV015 or OV016.';
+CREATE FUNCTION sync.fail_unregistered(p_schema_name text, p_table_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM sync.fail('OV012', format('table %I.%I is no longer registered', p_schema_name, p_table_name), NULL, 'Push without its rows.');
+END
+$$;
+COMMENT ON FUNCTION sync.fail_unregistered(p_schema_name text, p_table_name text) IS 'Raises OV012: a table was unregistered since rows of it were staged.';
 CREATE FUNCTION sync.finish_captured() RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1372,16 +1389,20 @@ BEGIN
         v_id, sync.capture_row_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.emit_%s(p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_only_missing boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS %L', v_id, sync.emit_body(p_table));
-    EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_push_id uuid, p_user_id text, p_from integer, p_to integer, p_user_pk bigint, p_bundle_seq bigint, p_ordinals integer[], p_op "char") RETURNS bigint
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_user_id text, p_user_pk bigint, p_bundle_seq bigint, p_op "char", p_push_id uuid, p_from integer, p_to integer, p_ordinals integer[]) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
-        v_id, v_path, sync.apply_body(p_table));
+        v_id, v_path, sync.apply_body(p_table, false));
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_row_%s(p_user_id text, p_user_pk bigint, p_bundle_seq bigint, p_op "char", p_key bytea, p_payload text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
+        v_id, v_path, sync.apply_body(p_table, true));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.fire_deferred() RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L', v_path,
         'BEGIN SET CONSTRAINTS ALL IMMEDIATE; END');
     EXECUTE format('REVOKE ALL ON FUNCTION sync.capture_%1$s(), sync.capture_row_%1$s() FROM PUBLIC', v_id);
     EXECUTE format('COMMENT ON FUNCTION sync.capture_row_%s() IS %L', v_id, format('Trigger function of partitions added to %s since: notes the key of a row.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.capture_%s() IS %L', v_id, format('Trigger function of %s: notes the keys that a statement touched.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint[], integer[], bytea[], boolean) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
-    EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(uuid, text, integer, integer, bigint, bigint, integer[], "char") IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
+    EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[]) IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
+    EXECUTE format('COMMENT ON FUNCTION sync.apply_row_%s(text, bigint, bigint, "char", bytea, text) IS %L', v_id, format('Applies the row of a push that has only one to %s.', v_name));
     IF sync.settle_body(p_table) IS NOT NULL THEN
         EXECUTE format('CREATE OR REPLACE FUNCTION sync.settle_%s(p_user_pks bigint[], p_unused integer[], p_keys bytea[]) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
             v_id, sync.settle_body(p_table));
@@ -1482,6 +1503,22 @@ CREATE FUNCTION sync.live_rows_statement(p_table sync.table_catalog, p_one_scope
         sync.wire_columns(p_table, 't'))
 $_$;
 COMMENT ON FUNCTION sync.live_rows_statement(p_table sync.table_catalog, p_one_scope boolean) IS 'Text of the query that gives a table''s live rows as they are on the wire.';
+CREATE FUNCTION sync.nothing_follows(p_relation oid, p_op "char") RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+BEGIN
+    RETURN EXISTS (SELECT FROM pg_class c WHERE c.oid = p_relation AND c.relkind = 'r' AND NOT c.relhasrules AND NOT c.relhassubclass)
+        AND NOT EXISTS (
+            SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
+            WHERE g.tgrelid = p_relation AND g.tgtype & CASE p_op WHEN 'I' THEN 4 WHEN 'D' THEN 8 ELSE 16 END <> 0
+              AND f.pronamespace <> 'sync'::regnamespace
+              -- Those only look.
+              AND (NOT g.tgisinternal OR f.proname !~ '^(RI_FKey_(check|noaction|restrict)_|unique_key_recheck$)'))
+        AND NOT EXISTS (SELECT FROM pg_attribute a JOIN pg_collation l ON l.oid = a.attcollation WHERE a.attrelid = p_relation AND NOT l.collisdeterministic);
+END
+$_$;
+COMMENT ON FUNCTION sync.nothing_follows(p_relation oid, p_op "char") IS 'Whether a statement on the table can do nothing but write the rows that it names.';
 CREATE FUNCTION sync.open_implicit(p_source_id text) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1628,25 +1665,10 @@ BEGIN
                    t.schema_name, t.table_name, t.unregistered_at, t.has_to_settle, t.scope_via, NULL::integer AS conflict_at, NULL::bigint AS bytes_before
             FROM (SELECT s.row_ordinal, s.table_id, s.op,
                          s.row_ordinal - row_number() OVER (PARTITION BY s.table_id, s.op ORDER BY s.row_ordinal) AS run
-                  FROM sync.staged_rows s WHERE s.push_id = p_push_id) AS m
+                  FROM sync.chunk_rows s WHERE s.push_id = p_push_id) AS m
             JOIN sync.table_catalog t ON t.table_id = m.table_id
             GROUP BY t.table_id, m.op, m.run
             ORDER BY 3;
-    ELSIF p_row_count = 1 THEN
-        -- Most pushes. What the query below does, without its cost.
-        OPEN v_groups FOR
-            SELECT t.table_id, c.ops::"char" AS op, 0 AS first_row, 0 AS last_row, '{0}'::integer[] AS ordinals,
-                   t.schema_name, t.table_name, t.unregistered_at, t.has_to_settle, t.scope_via,
-                   CASE WHEN sync.is_conflict(c.ops::"char", c.base_row_versions[1], newest.bundle_seq, newest.op) THEN 0 END AS conflict_at,
-                   coalesce(newest.payload_bytes, 0)::bigint AS bytes_before
-            FROM sync.push_chunks c
-            JOIN sync.table_catalog t ON t.table_id = c.table_ids[1]
-            LEFT JOIN LATERAL (
-                SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
-                WHERE r.user_pk = p_user_pk AND r.table_id = c.table_ids[1] AND r.key_bytes = c.keys[1]
-                ORDER BY r.bundle_seq DESC LIMIT 1
-            ) AS newest ON true
-            WHERE c.push_id = p_push_id;
     ELSE
         OPEN v_groups FOR
             SELECT t.table_id, g.op, g.first_row, g.last_row, g.ordinals,
@@ -1656,7 +1678,7 @@ BEGIN
             FROM (SELECT s.table_id, s.op, min(s.row_ordinal) AS first_row, max(s.row_ordinal) AS last_row, array_agg(s.row_ordinal ORDER BY s.row_ordinal) AS ordinals,
                          min(s.row_ordinal) FILTER (WHERE sync.is_conflict(s.op, s.base_row_version, newest.bundle_seq, newest.op)) AS conflict_at,
                          sum(newest.payload_bytes) AS bytes_before
-                  FROM sync.staged_rows s
+                  FROM sync.chunk_rows s
                   LEFT JOIN LATERAL (
                       SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
                       WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
@@ -1671,20 +1693,21 @@ BEGIN
         FETCH v_groups INTO v_group;
         EXIT WHEN NOT FOUND;
         IF v_group.conflict_at IS NOT NULL THEN
-            PERFORM sync.fail_conflict(p_push_id, p_user_pk, v_group.conflict_at);
+            PERFORM sync.fail_conflict(p_user_pk, s.table_id, s.op, s.base_row_version, s.key_bytes)
+            FROM sync.chunk_rows s WHERE s.push_id = p_push_id AND s.row_ordinal = v_group.conflict_at;
         ELSIF v_group.unregistered_at IS NOT NULL THEN
-            PERFORM sync.fail('OV012', format('table %I.%I is no longer registered', v_group.schema_name, v_group.table_name), NULL, 'Push without its rows.');
+            PERFORM sync.fail_unregistered(v_group.schema_name, v_group.table_name);
         END IF;
         EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5, $6, $7, $8)', v_group.table_id)
         INTO v_row_count
-        USING p_push_id, p_user_id, v_group.first_row, v_group.last_row, p_user_pk, p_bundle_seq, v_group.ordinals, v_group.op;
+        USING p_user_id, p_user_pk, p_bundle_seq, v_group.op, p_push_id, v_group.first_row, v_group.last_row, v_group.ordinals;
         v_group_count := v_group_count + 1;
         v_bytes_before := v_group.bytes_before;
         IF v_group.scope_via IS NULL THEN
             v_applied := v_applied + v_row_count;
         END IF;
         v_live_rows := v_live_rows + CASE v_group.op WHEN 'I' THEN v_row_count WHEN 'D' THEN -v_row_count ELSE 0 END;
-        IF v_group.op = 'I' AND p_row_count > 1 THEN
+        IF v_group.op = 'I' THEN
             v_may_be_renamed := v_may_be_renamed OR EXISTS (
                 SELECT FROM sync.table_catalog t
                 JOIN pg_trigger g ON g.tgrelid = ANY (t.relation::oid || ARRAY(SELECT p.relid::oid FROM pg_partition_tree(t.relation) p)) AND g.tgtype & 7 = 7 -- BEFORE INSERT FOR EACH ROW
@@ -1704,7 +1727,7 @@ BEGIN
     -- In an IF of its own: as one condition, whose plan is nothing at all while no row may be renamed, it would be planned in each push.
     IF v_may_be_renamed THEN
         IF EXISTS (
-            SELECT FROM sync.staged_rows s JOIN sync.bundle_rows r ON r.row_ordinal = s.row_ordinal
+            SELECT FROM sync.chunk_rows s JOIN sync.bundle_rows r ON r.row_ordinal = s.row_ordinal
             WHERE s.push_id = p_push_id AND r.user_pk = p_user_pk AND r.bundle_seq = p_bundle_seq AND r.key_bytes <> s.key_bytes) THEN
             RETURN NULL;
         END IF;
@@ -1718,6 +1741,52 @@ BEGIN
 END
 $_$;
 COMMENT ON FUNCTION sync.push_apply(p_push_id uuid, p_user_pk bigint, p_user_id text, p_bundle_seq bigint, p_row_count bigint, p_in_order boolean) IS 'Judges, applies and logs the staged rows of a push, grouped by table or strictly in push order.';
+CREATE FUNCTION sync.push_apply_row(p_table_id integer, p_op "char", p_base_row_version bigint, p_key_bytes bytea, p_payload text, p_user_pk bigint, p_user_id text, p_bundle_seq bigint) RETURNS sync.push_effect
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    v_row record;
+    v_is_all boolean;
+BEGIN
+    SELECT t.schema_name, t.table_name, t.unregistered_at, t.has_to_settle, t.scope_via, newest.bundle_seq, newest.op, coalesce(newest.payload_bytes, 0)::bigint AS bytes_before,
+           EXISTS (SELECT FROM sync.table_catalog c WHERE c.policy = 'capture' AND c.unregistered_at IS NULL) AS has_to_give_way
+    INTO v_row
+    FROM sync.table_catalog t
+    LEFT JOIN (
+        SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
+        WHERE r.user_pk = p_user_pk AND r.table_id = p_table_id AND r.key_bytes = p_key_bytes
+        ORDER BY r.bundle_seq DESC LIMIT 1
+    ) AS newest ON true
+    WHERE t.table_id = p_table_id;
+    IF sync.is_conflict(p_op, p_base_row_version, v_row.bundle_seq, v_row.op) THEN
+        PERFORM sync.fail_conflict(p_user_pk, p_table_id, p_op, p_base_row_version, p_key_bytes);
+    ELSIF v_row.unregistered_at IS NOT NULL THEN
+        PERFORM sync.fail_unregistered(v_row.schema_name, v_row.table_name);
+    ELSIF v_row.has_to_give_way THEN
+        PERFORM sync.give_way();
+    END IF;
+    EXECUTE format('SELECT sync.apply_row_%s($1, $2, $3, $4, $5, $6)', p_table_id)
+    INTO v_is_all
+    USING p_user_id, p_user_pk, p_bundle_seq, p_op, p_key_bytes, p_payload;
+    PERFORM sync.fire_deferred();
+    IF v_is_all IS NULL OR v_row.scope_via IS NOT NULL THEN
+        RETURN NULL;
+    ELSIF NOT v_is_all THEN
+        -- The statement was noted: with that row, and nothing else with it?
+        IF (SELECT (count(*), coalesce(sum(cardinality(c.keys)), 0)) <> (1, 1) FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    IF v_row.has_to_settle THEN
+        -- By the key that it has: a trigger may have given it another one.
+        EXECUTE format('SELECT sync.settle_%s(ARRAY[$1], NULL, ARRAY(SELECT r.key_bytes FROM sync.bundle_rows r WHERE r.user_pk = $1 AND r.bundle_seq = $2))', p_table_id)
+        USING p_user_pk, p_bundle_seq;
+    END IF;
+    RETURN ROW(CASE p_op WHEN 'I' THEN 1 WHEN 'D' THEN -1 ELSE 0 END::bigint, v_row.bytes_before);
+END
+$_$;
+COMMENT ON FUNCTION sync.push_apply_row(p_table_id integer, p_op "char", p_base_row_version bigint, p_key_bytes bytea, p_payload text, p_user_pk bigint, p_user_id text, p_bundle_seq bigint) IS 'Judges, applies and logs the row of a push that has only one.';
 CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval) RETURNS TABLE(bundle_seq bigint, source_bundle_id bigint, row_count bigint, live_row_delta bigint, bytes_before bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1746,7 +1815,7 @@ BEGIN
     -- The session ends here, and is there again if this is refused. Its source is read once the scope is locked, since sources move on only under that lock.
     DELETE FROM sync.push_sessions p
     WHERE p.push_id = p_push_id AND p.user_pk = v_user.user_pk AND p.source_id = p_source_id AND p.expires_at > clock_timestamp()
-    RETURNING p.source_bundle_id, p.planned_row_count, p.staged_row_count, p.initialization_id,
+    RETURNING p.source_bundle_id, p.planned_row_count, p.staged_row_count, p.initialization_id, p.table_id, p.op, p.base_row_version, p.key_bytes, p.payload,
         (SELECT CASE WHEN s.state <> 'retired' THEN s.last_source_bundle_id + 1 ELSE 0 END FROM sync.source_state s WHERE s.user_pk = p.user_pk AND s.source_id = p.source_id) AS next_source_bundle_id
     INTO v_session;
     IF NOT FOUND THEN
@@ -1775,20 +1844,21 @@ BEGIN
         PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('work_mem', '64MB', true);
     END IF;
     IF v_row_count > 1 THEN
-        SELECT count(*) INTO v_distinct FROM (SELECT DISTINCT s.table_id, s.key_bytes FROM sync.staged_rows s WHERE s.push_id = p_push_id) AS d;
+        SELECT count(*) INTO v_distinct FROM (SELECT DISTINCT s.table_id, s.key_bytes FROM sync.chunk_rows s WHERE s.push_id = p_push_id) AS d;
         IF v_distinct <> v_row_count THEN
             PERFORM sync.fail('OV012', 'a row is pushed more than once', NULL, 'Push each row once, in its final state.');
         END IF;
     END IF;
-    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id, is_implicit)
-    VALUES (pg_current_xact_id(), v_user.user_pk, p_user_id, v_user.next_bundle_seq, p_source_id, v_session.source_bundle_id, p_push_id, false);
-    IF EXISTS (SELECT FROM sync.table_catalog t WHERE t.policy = 'capture' AND t.unregistered_at IS NULL) THEN
-        PERFORM sync.give_way();
-    END IF;
+    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id, pushed_table_id, is_implicit)
+    VALUES (pg_current_xact_id(), v_user.user_pk, p_user_id, v_user.next_bundle_seq, p_source_id, v_session.source_bundle_id, p_push_id, v_session.table_id, false);
     SET CONSTRAINTS ALL DEFERRED;
     IF v_row_count = 1 THEN
-        v_effect := sync.push_apply(p_push_id, v_user.user_pk, p_user_id, v_user.next_bundle_seq, v_row_count, false);
+        v_effect := sync.push_apply_row(v_session.table_id, v_session.op, v_session.base_row_version, v_session.key_bytes, v_session.payload,
+            v_user.user_pk, p_user_id, v_user.next_bundle_seq);
     ELSE
+        IF EXISTS (SELECT FROM sync.table_catalog t WHERE t.policy = 'capture' AND t.unregistered_at IS NULL) THEN
+            PERFORM sync.give_way();
+        END IF;
         BEGIN
             v_effect := sync.push_apply(p_push_id, v_user.user_pk, p_user_id, v_user.next_bundle_seq, v_row_count, false);
         EXCEPTION WHEN OTHERS THEN
@@ -1803,7 +1873,13 @@ BEGIN
     END IF;
     IF v_effect IS NULL THEN
         DELETE FROM sync.bundle_rows r WHERE r.user_pk = v_user.user_pk AND r.bundle_seq = v_user.next_bundle_seq;
+        IF v_session.table_id IS NOT NULL THEN
+            -- As a chunk for once, since what a push names comes first in its bundle.
+            INSERT INTO sync.push_chunks (push_id, start_row_ordinal, table_ids, ops, base_row_versions, keys, payloads)
+            VALUES (p_push_id, 0, ARRAY[v_session.table_id], v_session.op, ARRAY[v_session.base_row_version], ARRAY[v_session.key_bytes], ARRAY[v_session.payload]);
+        END IF;
         v_row_count := sync.bundle_emit();
+        DELETE FROM sync.push_chunks c WHERE c.push_id = p_push_id AND v_session.table_id IS NOT NULL;
     END IF;
     IF v_row_count = 0 THEN
         PERFORM sync.fail('OV012', 'the push has no effect', NULL, 'Nothing that was pushed changed a row; drop it.');
@@ -1917,11 +1993,15 @@ DECLARE
     v_session record;
     v_expected bigint;
 BEGIN
+    -- Most pushes have one row, which the session itself holds.
     UPDATE sync.push_sessions s
-    SET staged_row_count = s.staged_row_count + cardinality(p_table_ids), expires_at = clock_timestamp() + p_session_ttl
+    SET staged_row_count = s.staged_row_count + cardinality(p_table_ids), expires_at = clock_timestamp() + p_session_ttl,
+        table_id = CASE WHEN s.planned_row_count = 1 THEN p_table_ids[1] END, op = CASE WHEN s.planned_row_count = 1 THEN p_ops::"char" END,
+        base_row_version = CASE WHEN s.planned_row_count = 1 THEN p_base_row_versions[1] END, key_bytes = CASE WHEN s.planned_row_count = 1 THEN p_keys[1] END,
+        payload = CASE WHEN s.planned_row_count = 1 THEN p_payloads[1] END
     FROM sync.user_state u
     WHERE s.push_id = p_push_id AND s.source_id = p_source_id AND u.user_pk = s.user_pk AND u.user_id = p_user_id AND s.expires_at > clock_timestamp()
-    RETURNING s.user_pk, s.initialization_id, s.planned_row_count, s.staged_row_count AS next_row_ordinal INTO v_session;
+    RETURNING s.user_pk, s.initialization_id, s.planned_row_count, s.staged_row_count AS next_row_ordinal, (SELECT c.version FROM sync.catalog_version c) AS catalog_version INTO v_session;
     IF NOT FOUND THEN
         PERFORM sync.fail_session(p_push_id, p_user_id, p_source_id);
     ELSIF v_session.initialization_id IS NOT NULL THEN
@@ -1934,12 +2014,12 @@ BEGIN
             jsonb_build_object('expected', v_expected, 'actual', p_start_row_ordinal));
     ELSIF v_session.next_row_ordinal > v_session.planned_row_count THEN
         PERFORM sync.fail('OV010', format('%s rows are more than the %s planned', v_session.next_row_ordinal, v_session.planned_row_count), NULL, 'Create a session that plans them all.');
-    END IF;
-    INSERT INTO sync.push_chunks (push_id, start_row_ordinal, table_ids, ops, base_row_versions, keys, payloads)
-    SELECT p_push_id, p_start_row_ordinal, p_table_ids, p_ops, p_base_row_versions, p_keys, p_payloads
-    FROM sync.catalog_version c WHERE c.version = p_catalog_version;
-    IF NOT FOUND THEN
+    ELSIF v_session.catalog_version <> p_catalog_version THEN
         PERFORM sync.fail('OV021', 'the catalog of tables has changed');
+    END IF;
+    IF v_session.planned_row_count > 1 THEN
+        INSERT INTO sync.push_chunks (push_id, start_row_ordinal, table_ids, ops, base_row_versions, keys, payloads)
+        VALUES (p_push_id, p_start_row_ordinal, p_table_ids, p_ops, p_base_row_versions, p_keys, p_payloads);
     END IF;
     RETURN v_session.next_row_ordinal;
 END
@@ -2773,6 +2853,15 @@ CREATE FUNCTION sync.stale_condition(p_table sync.table_catalog, p_refers boolea
     FROM named n JOIN pg_class c ON c.oid = n.oid JOIN pg_namespace s ON s.oid = c.relnamespace
 $$;
 COMMENT ON FUNCTION sync.stale_condition(p_table sync.table_catalog, p_refers boolean) IS 'SQL condition that the code made for a table no longer fits.';
+CREATE FUNCTION sync.stands_alone(p_relation regclass, p_op "char") RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RETURN sync.nothing_follows(p_relation, p_op);
+END
+$$;
+COMMENT ON FUNCTION sync.stands_alone(p_relation regclass, p_op "char") IS 'Whether a statement on the table can do nothing but write the rows that it names, asked once for each plan.';
 CREATE FUNCTION sync.stray_triggers(p_table_id integer) RETURNS TABLE(relation regclass, trigger_name name)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2983,6 +3072,46 @@ CREATE TABLE sync.catalog_version (
 COMMENT ON TABLE sync.catalog_version IS 'One row, raised by each change of the catalog: servers notice by it that what they remember of tables is old.';
 COMMENT ON COLUMN sync.catalog_version.only_row IS 'Always true: keeps this table at one row.';
 COMMENT ON COLUMN sync.catalog_version.version IS 'Number of the catalog''s present content.';
+CREATE UNLOGGED TABLE sync.push_chunks (
+    push_id uuid NOT NULL,
+    start_row_ordinal integer NOT NULL,
+    table_ids integer[] NOT NULL,
+    ops text NOT NULL,
+    base_row_versions bigint[] NOT NULL,
+    keys bytea[] NOT NULL,
+    payloads text[] NOT NULL
+);
+ALTER TABLE ONLY sync.push_chunks ALTER COLUMN table_ids SET STORAGE EXTERNAL;
+ALTER TABLE ONLY sync.push_chunks ALTER COLUMN ops SET STORAGE EXTERNAL;
+ALTER TABLE ONLY sync.push_chunks ALTER COLUMN base_row_versions SET STORAGE EXTERNAL;
+ALTER TABLE ONLY sync.push_chunks ALTER COLUMN keys SET STORAGE EXTERNAL;
+ALTER TABLE ONLY sync.push_chunks ALTER COLUMN payloads SET STORAGE EXTERNAL;
+COMMENT ON TABLE sync.push_chunks IS 'Staged rows of pushes of more than one, a row per chunk, as arrays that go together; sync.chunk_rows shows them row by row.';
+COMMENT ON COLUMN sync.push_chunks.push_id IS 'Session, see sync.push_sessions.';
+COMMENT ON COLUMN sync.push_chunks.start_row_ordinal IS 'Ordinal of the first row of the chunk.';
+COMMENT ON COLUMN sync.push_chunks.table_ids IS 'Table of each row.';
+COMMENT ON COLUMN sync.push_chunks.ops IS 'Operation of each row, a letter each: I, U or D.';
+COMMENT ON COLUMN sync.push_chunks.base_row_versions IS 'Version that the client last saw of each row.';
+COMMENT ON COLUMN sync.push_chunks.keys IS 'Key of each row.';
+COMMENT ON COLUMN sync.push_chunks.payloads IS 'Payload of each row as JSON that json_populate_record reads; null for a delete.';
+CREATE VIEW sync.chunk_rows AS
+ SELECT c.push_id,
+    ((c.start_row_ordinal + (r.place)::integer) - 1) AS row_ordinal,
+    r.table_id,
+    (r.op)::"char" AS op,
+    r.base_row_version,
+    r.key_bytes,
+    r.payload
+   FROM (sync.push_chunks c
+     CROSS JOIN LATERAL ROWS FROM(unnest(c.table_ids), string_to_table(c.ops, NULL::text), unnest(c.base_row_versions), unnest(c.keys), unnest(c.payloads)) WITH ORDINALITY r(table_id, op, base_row_version, key_bytes, payload, place));
+COMMENT ON VIEW sync.chunk_rows IS 'Staged rows of pushes of more than one, row by row. To look at what is staged: sync.staged_rows.';
+COMMENT ON COLUMN sync.chunk_rows.push_id IS 'Session, see sync.push_sessions.';
+COMMENT ON COLUMN sync.chunk_rows.row_ordinal IS 'Place in the push, from 0.';
+COMMENT ON COLUMN sync.chunk_rows.table_id IS 'Table, see sync.table_catalog.';
+COMMENT ON COLUMN sync.chunk_rows.op IS 'I insert, U update, D delete.';
+COMMENT ON COLUMN sync.chunk_rows.base_row_version IS 'Version that the client last saw.';
+COMMENT ON COLUMN sync.chunk_rows.key_bytes IS 'Key, see sync.bundle_rows.';
+COMMENT ON COLUMN sync.chunk_rows.payload IS 'Payload as JSON; null for a delete.';
 CREATE VIEW sync.foreign_keys AS
  SELECT k.conname AS constraint_name,
     t.table_id,
@@ -3055,6 +3184,7 @@ CREATE UNLOGGED TABLE sync.open_bundles (
     live_row_delta bigint DEFAULT 0 NOT NULL,
     live_byte_delta bigint DEFAULT 0 NOT NULL,
     push_id uuid,
+    pushed_table_id integer,
     is_implicit boolean NOT NULL,
     user_id text NOT NULL,
     source_id text NOT NULL
@@ -3069,31 +3199,10 @@ COMMENT ON COLUMN sync.open_bundles.row_count IS 'Effects that the emission has 
 COMMENT ON COLUMN sync.open_bundles.live_row_delta IS 'How many more live rows the scope has after the bundle; noted as row_count is.';
 COMMENT ON COLUMN sync.open_bundles.live_byte_delta IS 'How many more payload bytes the live rows of the scope have after the bundle; noted as row_count is.';
 COMMENT ON COLUMN sync.open_bundles.push_id IS 'Push session that is being committed; null for server-side writes.';
+COMMENT ON COLUMN sync.open_bundles.pushed_table_id IS 'Table of the row, for a push that has only one: the statement that applies it need not be noted where it can do nothing else, see sync.stands_alone.';
 COMMENT ON COLUMN sync.open_bundles.is_implicit IS 'Made at commit for what plain SQL wrote, rather than opened beforehand. Kept when the bundle is entered, in case the transaction writes more; sync.sweep removes it later.';
 COMMENT ON COLUMN sync.open_bundles.user_id IS 'Scope id that every written row must carry.';
 COMMENT ON COLUMN sync.open_bundles.source_id IS 'Source that writes.';
-CREATE UNLOGGED TABLE sync.push_chunks (
-    push_id uuid NOT NULL,
-    start_row_ordinal integer NOT NULL,
-    table_ids integer[] NOT NULL,
-    ops text NOT NULL,
-    base_row_versions bigint[] NOT NULL,
-    keys bytea[] NOT NULL,
-    payloads text[] NOT NULL
-);
-ALTER TABLE ONLY sync.push_chunks ALTER COLUMN table_ids SET STORAGE EXTERNAL;
-ALTER TABLE ONLY sync.push_chunks ALTER COLUMN ops SET STORAGE EXTERNAL;
-ALTER TABLE ONLY sync.push_chunks ALTER COLUMN base_row_versions SET STORAGE EXTERNAL;
-ALTER TABLE ONLY sync.push_chunks ALTER COLUMN keys SET STORAGE EXTERNAL;
-ALTER TABLE ONLY sync.push_chunks ALTER COLUMN payloads SET STORAGE EXTERNAL;
-COMMENT ON TABLE sync.push_chunks IS 'Staged rows, a row per chunk, as arrays that go together; sync.staged_rows shows them row by row.';
-COMMENT ON COLUMN sync.push_chunks.push_id IS 'Session, see sync.push_sessions.';
-COMMENT ON COLUMN sync.push_chunks.start_row_ordinal IS 'Ordinal of the first row of the chunk.';
-COMMENT ON COLUMN sync.push_chunks.table_ids IS 'Table of each row.';
-COMMENT ON COLUMN sync.push_chunks.ops IS 'Operation of each row, a letter each: I, U or D.';
-COMMENT ON COLUMN sync.push_chunks.base_row_versions IS 'Version that the client last saw of each row.';
-COMMENT ON COLUMN sync.push_chunks.keys IS 'Key of each row.';
-COMMENT ON COLUMN sync.push_chunks.payloads IS 'Payload of each row as JSON that json_populate_record reads; null for a delete.';
 CREATE SEQUENCE sync.push_replay_count
     START WITH 1
     INCREMENT BY 1
@@ -3108,8 +3217,13 @@ CREATE UNLOGGED TABLE sync.push_sessions (
     planned_row_count bigint NOT NULL,
     staged_row_count bigint DEFAULT 0 NOT NULL,
     expires_at timestamp with time zone NOT NULL,
+    table_id integer,
+    op "char",
+    base_row_version bigint,
     source_id text NOT NULL,
-    initialization_id text
+    initialization_id text,
+    key_bytes bytea,
+    payload text
 )
 WITH (fillfactor='70');
 COMMENT ON TABLE sync.push_sessions IS 'Pushes that are being staged. A session goes when it is committed, deleted, replaced or expired.';
@@ -3119,8 +3233,13 @@ COMMENT ON COLUMN sync.push_sessions.source_bundle_id IS 'Number that the bundle
 COMMENT ON COLUMN sync.push_sessions.planned_row_count IS 'Rows that the client said it would push.';
 COMMENT ON COLUMN sync.push_sessions.staged_row_count IS 'Rows staged so far; the next chunk must start at this ordinal.';
 COMMENT ON COLUMN sync.push_sessions.expires_at IS 'When the session ends unless another chunk comes.';
+COMMENT ON COLUMN sync.push_sessions.table_id IS 'For a push that has only one row, the row: its table. The rows of other pushes are in sync.push_chunks.';
+COMMENT ON COLUMN sync.push_sessions.op IS 'Operation of the only row: I, U or D.';
+COMMENT ON COLUMN sync.push_sessions.base_row_version IS 'Version that the client last saw of the only row.';
 COMMENT ON COLUMN sync.push_sessions.source_id IS 'Source that pushes.';
 COMMENT ON COLUMN sync.push_sessions.initialization_id IS 'Lease under which a first push initializes its scope.';
+COMMENT ON COLUMN sync.push_sessions.key_bytes IS 'Key of the only row.';
+COMMENT ON COLUMN sync.push_sessions.payload IS 'Payload of the only row, as JSON that json_populate_record reads; null for a delete.';
 CREATE SEQUENCE sync.rejected_write_count
     START WITH 1
     INCREMENT BY 1
@@ -3280,14 +3399,23 @@ COMMENT ON COLUMN sync.sources.replacement_reason IS 'Why.';
 COMMENT ON COLUMN sync.sources.updated_at IS 'When it last changed.';
 CREATE VIEW sync.staged_rows AS
  SELECT c.push_id,
-    ((c.start_row_ordinal + (r.place)::integer) - 1) AS row_ordinal,
-    r.table_id,
-    (r.op)::"char" AS op,
-    r.base_row_version,
-    r.key_bytes,
-    r.payload
-   FROM (sync.push_chunks c
-     CROSS JOIN LATERAL ROWS FROM(unnest(c.table_ids), string_to_table(c.ops, NULL::text), unnest(c.base_row_versions), unnest(c.keys), unnest(c.payloads)) WITH ORDINALITY r(table_id, op, base_row_version, key_bytes, payload, place));
+    c.row_ordinal,
+    c.table_id,
+    c.op,
+    c.base_row_version,
+    c.key_bytes,
+    c.payload
+   FROM sync.chunk_rows c
+UNION ALL
+ SELECT s.push_id,
+    0 AS row_ordinal,
+    s.table_id,
+    s.op,
+    s.base_row_version,
+    s.key_bytes,
+    s.payload
+   FROM sync.push_sessions s
+  WHERE ((s.planned_row_count = 1) AND (s.staged_row_count = 1));
 COMMENT ON VIEW sync.staged_rows IS 'Rows of pushes that are being staged.';
 COMMENT ON COLUMN sync.staged_rows.push_id IS 'Session, see sync.push_sessions.';
 COMMENT ON COLUMN sync.staged_rows.row_ordinal IS 'Place in the push, from 0.';

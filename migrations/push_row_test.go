@@ -1,0 +1,103 @@
+package migrations_test
+
+import (
+	"testing"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/stretchr/testify/require"
+
+	"github.com/oversync/oversync/db/pgembed/pgtest"
+)
+
+// TestWhatFollowsAStatement: a push of one row does not note what it wrote where nothing but that can happen, so whatever can must be known.
+func TestWhatFollowsAStatement(t *testing.T) {
+	t.Parallel()
+	const function = "CREATE FUNCTION public.hand() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; "
+	for name, c := range map[string]struct{ ddl, alone string }{
+		"nothing":                {"", "IUD"},
+		"before a row":           {function + "CREATE TRIGGER hand BEFORE UPDATE ON public.note FOR EACH ROW EXECUTE FUNCTION public.hand()", "ID"},
+		"after a row":            {function + "CREATE TRIGGER hand AFTER INSERT OR DELETE ON public.note FOR EACH ROW EXECUTE FUNCTION public.hand()", "U"},
+		"after a statement":      {function + "CREATE TRIGGER hand AFTER INSERT ON public.note EXECUTE FUNCTION public.hand()", "UD"},
+		"a deferred trigger":     {function + "CREATE CONSTRAINT TRIGGER hand AFTER DELETE ON public.note INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.hand()", "IU"},
+		"a rule":                 {"CREATE RULE hand AS ON DELETE TO public.note DO ALSO NOTIFY gone", ""},
+		"no equal texts":         {"CREATE COLLATION public.ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false); ALTER TABLE public.note ALTER COLUMN body TYPE text COLLATE public.ci", ""},
+		"keys that only refuse":  {"CREATE TABLE public.child (u text, n text, FOREIGN KEY (u, n) REFERENCES public.note ON DELETE RESTRICT)", "IUD"},
+		"keys that look later":   {"CREATE TABLE public.child (u text, n text, FOREIGN KEY (u, n) REFERENCES public.note DEFERRABLE)", "IUD"},
+		"rows that go along":     {"CREATE TABLE public.child (u text, n text, FOREIGN KEY (u, n) REFERENCES public.note ON DELETE CASCADE)", "IU"},
+		"rows that lose theirs":  {"CREATE TABLE public.child (u text, n text, FOREIGN KEY (u, n) REFERENCES public.note ON DELETE SET NULL (n) ON UPDATE CASCADE)", "I"},
+		"a unique key, deferred": {"ALTER TABLE public.note ADD UNIQUE (_sync_scope_id, body) DEFERRABLE", "IUD"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn := registered(t, note, "public.note")
+			exec(t, conn, c.ddl)
+			require.Equal(t, c.alone, value[string](t, conn, `SELECT coalesce(string_agg(op::text, '' ORDER BY place), '')
+				FROM unnest('{I,U,D}'::"char"[]) WITH ORDINALITY AS o(op, place) WHERE sync.nothing_follows('public.note'::regclass, o.op)`))
+		})
+	}
+}
+
+// TestARowPushedAsHandsComeAndGo: a session that has pushed into a table notices that a trigger or a foreign key has its hand in it now.
+func TestARowPushedAsHandsComeAndGo(t *testing.T) {
+	t.Parallel()
+	url := pgtest.NewDatabase(t)
+	conn, dba := connect(t, url), connect(t, url)
+	exec(t, dba, note+"CREATE TABLE public.child (_sync_scope_id text NOT NULL, id text NOT NULL, note_id text, PRIMARY KEY (_sync_scope_id, id))")
+	exec(t, dba, "SELECT sync.register_table('public.note'), sync.register_table('public.child')")
+	initialized(t, conn, "u")
+	pushed := func(op, key, payload string) []string {
+		t.Helper()
+		require.Nil(t, push(t, conn, "u", "phone", stagedRow{"public.note", op, version(t, conn, "u", "public.note", key), key, payload}))
+		requireSound(t, conn)
+		return newest(t, conn, "u")
+	}
+	for _, key := range []string{"a", "b", "c", "d"} {
+		require.Equal(t, []string{"I note " + key}, pushed("I", key, `{"id":"`+key+`"}`))
+	}
+	require.Equal(t, []string{"U note a"}, pushed("U", "a", `{"body":"x"}`))
+	require.Equal(t, []string{"D note d"}, pushed("D", "d", ""))
+
+	exec(t, dba, `CREATE FUNCTION public.hand() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			UPDATE public.note SET body = 'touched' WHERE id = NEW.id; INSERT INTO public.child (id, note_id) VALUES (NEW.id, NEW.id); RETURN NULL; END $$;
+		CREATE TRIGGER hand AFTER INSERT ON public.note FOR EACH ROW EXECUTE FUNCTION public.hand()`)
+	require.Equal(t, []string{"I note d", "I child d"}, pushed("I", "d", `{"id":"d"}`))
+	require.Equal(t, []string{"U note b"}, pushed("U", "b", `{"body":"y"}`))
+	require.Zero(t, value[int](t, conn, "SELECT count(*) FROM sync.push_chunks"), "what a push needed to be put in order is gone")
+
+	exec(t, dba, "DROP TRIGGER hand ON public.note; ALTER TABLE public.child ADD FOREIGN KEY (_sync_scope_id, note_id) REFERENCES public.note ON DELETE CASCADE DEFERRABLE")
+	require.Equal(t, []string{"D note d", "D child d"}, pushed("D", "d", ""))
+	require.Equal(t, []string{"I note d"}, pushed("I", "d", `{"id":"d"}`))
+}
+
+// TestAScopeInAnotherForm: where the scope column would take the scope's id for another's, no row of that one is read or written.
+func TestAScopeInAnotherForm(t *testing.T) {
+	t.Parallel()
+	const id = "0f8fad5b-d9cb-469f-a165-70867728950e"
+	for columnType, c := range map[string]struct{ other, mine string }{
+		"integer":    {"7", "007"},
+		"bigint":     {"7", "+7"},
+		"uuid":       {id, "{" + id + "}"},
+		"varchar(3)": {"ann", "anna"},
+	} {
+		t.Run(columnType, func(t *testing.T) {
+			t.Parallel()
+			conn := connect(t, pgtest.NewDatabase(t))
+			exec(t, conn, "CREATE TABLE public.thing (id text PRIMARY KEY, owner "+columnType+" NOT NULL, body text)")
+			exec(t, conn, "SELECT sync.register_table('public.thing', scope => 'owner', policy => 'capture')")
+			exec(t, conn, "INSERT INTO public.thing VALUES ('a', $1, 'x')", c.other)
+			initialized(t, conn, c.mine)
+			// As if the log of that scope knew the row.
+			exec(t, conn, "UPDATE sync.user_state SET next_bundle_seq = 2 WHERE user_id = $1", c.mine)
+			exec(t, conn, `INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
+				SELECT u.user_pk, 1, 0, t.table_id, 'I', 'a', '{"id":"a"}' FROM sync.user_state u, sync.table_catalog t WHERE u.user_id = $1`, c.mine)
+			for _, row := range []stagedRow{
+				{"public.thing", "I", 0, "b", `{"id":"b"}`}, {"public.thing", "U", 1, "a", `{"body":"stolen"}`}, {"public.thing", "D", 1, "a", ""},
+			} {
+				refusal := push(t, conn, c.mine, "phone", row)
+				require.NotNil(t, refusal, row.op)
+				require.Contains(t, []string{"OV012", "OV032", pgerrcode.StringDataRightTruncationDataException}, refusal.Code, "%s: %s", row.op, refusal.Message)
+			}
+			require.Equal(t, []string{"a x"}, column[string](t, conn, "SELECT id || ' ' || body FROM public.thing"))
+		})
+	}
+}
