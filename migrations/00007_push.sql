@@ -47,6 +47,7 @@ CREATE UNLOGGED TABLE sync.push_chunks (
     CONSTRAINT push_chunks_pkey PRIMARY KEY (push_id, start_row_ordinal)
 );
 -- Staged once, read a few times, deleted: compressing would cost more than it saves.
+ALTER TABLE sync.push_sessions ALTER COLUMN payload SET STORAGE EXTERNAL, ALTER COLUMN key_bytes SET STORAGE EXTERNAL;
 ALTER TABLE sync.push_chunks ALTER COLUMN payloads SET STORAGE EXTERNAL, ALTER COLUMN keys SET STORAGE EXTERNAL,
     ALTER COLUMN table_ids SET STORAGE EXTERNAL, ALTER COLUMN base_row_versions SET STORAGE EXTERNAL, ALTER COLUMN ops SET STORAGE EXTERNAL;
 COMMENT ON TABLE sync.push_chunks IS 'Staged rows of pushes of more than one, a row per chunk, as arrays that go together; sync.chunk_rows shows them row by row.';

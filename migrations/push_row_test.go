@@ -101,3 +101,19 @@ func TestAScopeInAnotherForm(t *testing.T) {
 		})
 	}
 }
+
+// TestStagedRowsAreShown: who looks at sync.staged_rows finds the rows of each push, however many it has.
+func TestStagedRowsAreShown(t *testing.T) {
+	t.Parallel()
+	conn := initialized(t, registered(t, note, "public.note"), "u")
+	staged := func() []string {
+		return column[string](t, conn, "SELECT concat_ws(' ', row_ordinal, op, convert_from(key_bytes, 'UTF8'), base_row_version, payload) FROM sync.staged_rows ORDER BY key_bytes")
+	}
+	id := stage(t, conn, "u", "phone", stagedRow{"public.note", "I", 0, "a", `{"id":"a"}`})
+	stage(t, conn, "u", "tablet", stagedRow{"public.note", "U", 1, "b", `{"body":"x"}`}, stagedRow{"public.note", "D", 2, "c", ""})
+	require.Equal(t, []string{`0 I a 0 {"id":"a"}`, `0 U b 1 {"body":"x"}`, "1 D c 2"}, staged())
+	// The session is begun again, for another number of rows.
+	exec(t, conn, "SELECT sync.push_create('u', 'phone', 1, 2, NULL, '15min', '15min')")
+	require.NotContains(t, staged(), `0 I a 0 {"id":"a"}`)
+	require.Equal(t, "OV014", refused(t, conn, "SELECT sync.push_commit($1, 'u', 'phone', 0, '15min')", id).Code)
+}

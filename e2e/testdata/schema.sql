@@ -3226,6 +3226,8 @@ CREATE UNLOGGED TABLE sync.push_sessions (
     payload text
 )
 WITH (fillfactor='70');
+ALTER TABLE ONLY sync.push_sessions ALTER COLUMN key_bytes SET STORAGE EXTERNAL;
+ALTER TABLE ONLY sync.push_sessions ALTER COLUMN payload SET STORAGE EXTERNAL;
 COMMENT ON TABLE sync.push_sessions IS 'Pushes that are being staged. A session goes when it is committed, deleted, replaced or expired.';
 COMMENT ON COLUMN sync.push_sessions.push_id IS 'Id that the client uses.';
 COMMENT ON COLUMN sync.push_sessions.user_pk IS 'Scope, see sync.user_state.';
