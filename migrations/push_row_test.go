@@ -1,6 +1,7 @@
 package migrations_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/jackc/pgerrcode"
@@ -116,4 +117,39 @@ func TestStagedRowsAreShown(t *testing.T) {
 	exec(t, conn, "SELECT sync.push_create('u', 'phone', 1, 2, NULL, '15min', '15min')")
 	require.NotContains(t, staged(), `0 I a 0 {"id":"a"}`)
 	require.Equal(t, "OV014", refused(t, conn, "SELECT sync.push_commit($1, 'u', 'phone', 0, '15min')", id).Code)
+}
+
+// TestAHandThatComesMeanwhile: a push that waited for the table while a trigger was made is put in order with what the trigger does.
+func TestAHandThatComesMeanwhile(t *testing.T) {
+	t.Parallel()
+	for op, c := range map[string]struct {
+		version int64
+		payload string
+	}{"I": {0, `{"id":"b"}`}, "U": {4, `{"body":"x"}`}, "D": {4, ""}} {
+		t.Run(op, func(t *testing.T) {
+			t.Parallel()
+			url := pgtest.NewDatabase(t)
+			conn, dba, watcher := connect(t, url), connect(t, url), connect(t, url)
+			exec(t, dba, note+"CREATE TABLE public.child (_sync_scope_id text NOT NULL, id text NOT NULL, PRIMARY KEY (_sync_scope_id, id))")
+			exec(t, dba, "SELECT sync.register_table('public.note'), sync.register_table('public.child')")
+			initialized(t, conn, "u")
+			// The connection has run each kind of statement, and keeps its plan.
+			before := []stagedRow{
+				{"public.note", "I", 0, "a", `{"id":"a"}`}, {"public.note", "U", 1, "a", `{"body":"x"}`}, {"public.note", "D", 2, "a", ""}, {"public.note", "I", 0, "b", `{"id":"b"}`},
+			}
+			for _, row := range before[:3+min(c.version, 1)] {
+				require.Nil(t, push(t, conn, "u", "phone", row))
+			}
+			id := stage(t, conn, "u", "phone", stagedRow{"public.note", op, c.version, "b", c.payload})
+			exec(t, dba, `CREATE FUNCTION public.hand() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.child (id) VALUES ('c'); RETURN NULL; END $$`)
+			exec(t, dba, "BEGIN; CREATE TRIGGER hand AFTER INSERT OR UPDATE OR DELETE ON public.note FOR EACH ROW EXECUTE FUNCTION public.hand()")
+			pushed := make(chan error, 1)
+			go func() { pushed <- commitPush(context.Background(), conn, id, "u", "phone") }()
+			waitsForLock(t, watcher, conn.PgConn().PID())
+			exec(t, dba, "COMMIT")
+			require.NoError(t, <-pushed)
+			require.Equal(t, []string{op + " note b", "I child c"}, newest(t, conn, "u"))
+			requireSound(t, conn)
+		})
+	}
 }
