@@ -59,6 +59,9 @@ const (
 
 	// stopPatience is how long a shutdown mode may take before the next harsher one is used.
 	stopPatience = 10 * time.Second
+
+	// leftoverPause is how often the leftovers of a killed server are looked for.
+	leftoverPause = 50 * time.Millisecond
 )
 
 // ErrInUse reports that another live process runs a server in the same folder.
@@ -219,7 +222,8 @@ func (s *Server) listen(ctx context.Context, settings map[string]string) error {
 	if err != nil {
 		return err
 	}
-	for attempt := range portAttempts {
+	begun := time.Now()
+	for attempt := 0; attempt < portAttempts; {
 		s.port = s.lastPort()
 		if attempt > 0 || s.port == 0 {
 			if s.port, err = freePort(ctx); err != nil {
@@ -236,8 +240,13 @@ func (s *Server) listen(ctx context.Context, settings map[string]string) error {
 			return errors.Join(fmt.Errorf("pgembed: the server in %s did not start in time: %w", s.dir, err),
 				s.process.stop(context.WithoutCancel(ctx), stopImmediate))
 		}
-		printed := tail(s.LogFile())
-		if !strings.Contains(printed, "could not bind") {
+		switch printed := tail(s.LogFile()); {
+		case strings.Contains(printed, "could not bind"):
+			attempt++
+		case strings.Contains(printed, "pre-existing shared memory block") && time.Since(begun) < stopPatience:
+			// Processes of a server that was killed end a moment after it.
+			time.Sleep(leftoverPause)
+		default:
 			return fmt.Errorf("pgembed: the server in %s did not start%s", s.dir, quote(printed))
 		}
 	}

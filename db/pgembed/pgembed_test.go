@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -205,6 +206,26 @@ func TestStartAfterTheServerWasKilled(t *testing.T) {
 	require.NoError(t, killed.Stop(t.Context()))
 
 	execute(t, start(t, Config{Dir: dir}), "TABLE public.kept")
+}
+
+// TestStartWaitsForWhatAKilledServerLeft: its processes may outlive it for a moment, and a new server must not start beside them.
+func TestStartWaitsForWhatAKilledServerLeft(t *testing.T) {
+	t.Parallel()
+	dir := newDir(t)
+	killed, err := Start(t.Context(), Config{Dir: dir})
+	require.NoError(t, err)
+	conn, err := pgx.Connect(t.Context(), killed.URL("postgres"))
+	require.NoError(t, err)
+	var backend int
+	require.NoError(t, conn.QueryRow(t.Context(), "SELECT pg_backend_pid()").Scan(&backend))
+	require.NoError(t, syscall.Kill(backend, syscall.SIGSTOP))
+	require.NoError(t, killed.process.cmd.Process.Kill())
+	<-killed.Done()
+	require.NoError(t, killed.Stop(t.Context()))
+	time.AfterFunc(500*time.Millisecond, func() { _ = syscall.Kill(backend, syscall.SIGKILL) })
+
+	execute(t, start(t, Config{Dir: dir}), "SELECT 1")
+	require.Error(t, conn.Ping(t.Context()))
 }
 
 func TestInterruptedInitdbIsStartedOver(t *testing.T) {
