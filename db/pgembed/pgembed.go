@@ -245,7 +245,10 @@ func (s *Server) listen(ctx context.Context, settings map[string]string) error {
 			attempt++
 		case strings.Contains(printed, "pre-existing shared memory block") && time.Since(begun) < stopPatience:
 			// Processes of a server that was killed end a moment after it.
-			time.Sleep(leftoverPause)
+			select {
+			case <-time.After(leftoverPause):
+			case <-ctx.Done():
+			}
 		default:
 			return fmt.Errorf("pgembed: the server in %s did not start%s", s.dir, quote(printed))
 		}
