@@ -219,10 +219,12 @@ func TestStartWaitsForWhatAKilledServerLeft(t *testing.T) {
 	var backend int
 	require.NoError(t, conn.QueryRow(t.Context(), "SELECT pg_backend_pid()").Scan(&backend))
 	require.NoError(t, syscall.Kill(backend, syscall.SIGSTOP))
+	letGo := func() { _ = syscall.Kill(backend, syscall.SIGCONT) } // it then sees that its server is gone, and ends
+	t.Cleanup(letGo)
 	require.NoError(t, killed.process.cmd.Process.Kill())
 	<-killed.Done()
 	require.NoError(t, killed.Stop(t.Context()))
-	time.AfterFunc(500*time.Millisecond, func() { _ = syscall.Kill(backend, syscall.SIGKILL) })
+	time.AfterFunc(500*time.Millisecond, letGo)
 
 	execute(t, start(t, Config{Dir: dir}), "SELECT 1")
 	require.Error(t, conn.Ping(t.Context()))
