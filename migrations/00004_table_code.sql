@@ -313,7 +313,8 @@ $$;
 COMMENT ON FUNCTION sync.require_columns(sync.table_catalog) IS 'Refuses writes of a table whose key or scope column was dropped, or whose key got another type.';
 
 -- sync.alone_condition returns the SQL condition that a statement of this kind (I, U or D) on the table can do nothing but write the rows
--- that it names. Errors: none. Locks: none.
+-- that it names.
+-- Errors: none. Locks: none.
 CREATE FUNCTION sync.alone_condition(p_table sync.table_catalog, p_op text)
 RETURNS text
 LANGUAGE sql IMMUTABLE

@@ -502,7 +502,7 @@ COMMENT ON FUNCTION sync.give_way() IS 'Bounds how long a push waits for rows, f
 
 -- sync.push_commit judges a staged push, applies it and writes its log. The caller, whose transaction has written nothing before, reads the rows,
 -- and ends with sync.bundle_close.
--- Returns the bundle's sequence, number and effects; what sync.push_apply returned; null where sync.open_bundles has that noted instead.
+-- Returns the bundle's sequence, number and effects; what sync.push_apply or sync.push_apply_row returned; null where sync.open_bundles has that noted instead.
 -- Errors: OV001, OV003, OV004, OV009 scope and lease; OV007 not the source's next bundle any more; OV008 source retired; OV012 rows missing, a row twice,
 -- no effect, too many rows, a table unregistered meanwhile; OV013 conflict; OV014, OV015, OV016 as sync.fail_session; whatever the tables refuse.
 -- Locks: the scope's row first, then the session and the rows written, until the transaction ends.

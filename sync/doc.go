@@ -16,17 +16,17 @@
 //
 //	device                SyncService                    PostgreSQL
 //	  │ create session ──▶ CreatePushSession ───────────▶ sync.push_create    push_sessions
-//	  │ chunk of rows ───▶ UploadPushChunk ─ judged ────▶ sync.push_stage     push_chunks
-//	  │ chunk of rows ───▶ UploadPushChunk ─ judged ────▶ sync.push_stage     push_chunks
+//	  │ chunk of rows ───▶ UploadPushChunk ─ judged ────▶ sync.push_stage     push_chunks,
+//	  │ chunk of rows ───▶ UploadPushChunk ─ judged ────▶ sync.push_stage     or the session, if it is one row
 //	  │ commit ──────────▶ CommitPushSession
 //	  │                      one commit a scope at a time, waiting in memory
 //	  │                      ├─ round trip 1 ───────────▶ sync.push_commit
 //	  │                      │                              lock the scope's row
 //	  │                      │                              conflicts: log against base versions
-//	  │                      │                              apply to the business tables
+//	  │                      │                              apply to the business tables ─▶ bundle_rows
 //	  │                      │                                └▶ triggers note the touched keys
 //	  │                      │                              deferred constraints run now
-//	  │                      │                              live rows of those keys ─▶ bundle_rows
+//	  │                      │                              more touched than pushed? live rows ─▶ bundle_rows, anew
 //	  │                      │◀─ rows, streamed ─────────
 //	  │                      │   canonical JSON ─▶ SHA-256
 //	  │                      └─ round trip 2 ───────────▶ sync.bundle_close   bundle_log

@@ -3049,7 +3049,7 @@ CREATE UNLOGGED TABLE sync.captured_keys (
 );
 ALTER TABLE ONLY sync.captured_keys ALTER COLUMN keys SET STORAGE EXTERNAL;
 ALTER TABLE ONLY sync.captured_keys ALTER COLUMN scopes SET STORAGE EXTERNAL;
-COMMENT ON TABLE sync.captured_keys IS 'One row per statement that touched a registered table in a running transaction: the keys it touched. The log is made from the live rows of these keys when the bundle is finished, so it holds what the transaction left, whatever triggers did on the way.';
+COMMENT ON TABLE sync.captured_keys IS 'One row per statement that touched a registered table in a running transaction: the keys it touched. Not for the statement of a push of one row from which nothing can follow. The log is made from the live rows of these keys when the bundle is finished, so it holds what the transaction left, whatever triggers did on the way.';
 COMMENT ON COLUMN sync.captured_keys.xid IS 'Transaction that touched the keys.';
 COMMENT ON COLUMN sync.captured_keys.capture_no IS 'Order in which statements were captured.';
 COMMENT ON COLUMN sync.captured_keys.table_id IS 'Table, see sync.table_catalog.';
