@@ -306,28 +306,30 @@ func (q *Queries) BundleRows(ctx context.Context, db DBTX, arg BundleRowsParams)
 
 const BundleSeal = `-- name: BundleSeal :exec
 WITH sealed AS (
-    UPDATE sync.bundle_log l SET bundle_hash = $1, byte_count = $2
-    FROM sync.user_state u
-    WHERE u.user_id = $3::text AND l.user_pk = u.user_pk AND l.bundle_seq = $4 AND l.bundle_hash IS NULL
+    UPDATE sync.bundle_log l SET bundle_hash = n.bundle_hash, byte_count = n.byte_count
+    FROM sync.user_state u,
+         ROWS FROM (unnest($2::bigint[]), unnest($3::bytea[]), unnest($4::bigint[])) AS n(bundle_seq, bundle_hash, byte_count)
+    WHERE u.user_id = $1::text AND l.user_pk = u.user_pk AND l.bundle_seq = n.bundle_seq AND l.bundle_hash IS NULL
     RETURNING l.user_pk, l.byte_count
 )
-UPDATE sync.user_state u SET bundle_byte_count = u.bundle_byte_count + s.byte_count FROM sealed s WHERE u.user_pk = s.user_pk
+UPDATE sync.user_state u SET bundle_byte_count = u.bundle_byte_count + s.byte_count
+FROM (SELECT d.user_pk, sum(d.byte_count)::bigint AS byte_count FROM sealed d GROUP BY d.user_pk) AS s WHERE u.user_pk = s.user_pk
 `
 
 type BundleSealParams struct {
-	BundleHash []byte
-	ByteCount  *int64
-	UserID     string
-	BundleSeq  int64
+	UserID       string
+	BundleSeqs   []int64
+	BundleHashes [][]byte
+	ByteCounts   []int64
 }
 
-// Gives a bundle that plain SQL wrote its hash. Sealing it twice changes nothing.
+// Gives bundles of a scope that plain SQL wrote their hashes. Sealing one twice changes nothing.
 func (q *Queries) BundleSeal(ctx context.Context, db DBTX, arg BundleSealParams) error {
 	_, err := db.Exec(ctx, BundleSeal,
-		arg.BundleHash,
-		arg.ByteCount,
 		arg.UserID,
-		arg.BundleSeq,
+		arg.BundleSeqs,
+		arg.BundleHashes,
+		arg.ByteCounts,
 	)
 	return err
 }

@@ -53,11 +53,13 @@ WHERE b.user_pk = @user_pk AND b.bundle_seq > @after_bundle_seq AND b.bundle_seq
 ORDER BY b.bundle_seq, b.row_ordinal;
 
 -- name: BundleSeal :exec
--- Gives a bundle that plain SQL wrote its hash. Sealing it twice changes nothing.
+-- Gives bundles of a scope that plain SQL wrote their hashes. Sealing one twice changes nothing.
 WITH sealed AS (
-    UPDATE sync.bundle_log l SET bundle_hash = @bundle_hash, byte_count = @byte_count
-    FROM sync.user_state u
-    WHERE u.user_id = @user_id::text AND l.user_pk = u.user_pk AND l.bundle_seq = @bundle_seq AND l.bundle_hash IS NULL
+    UPDATE sync.bundle_log l SET bundle_hash = n.bundle_hash, byte_count = n.byte_count
+    FROM sync.user_state u,
+         ROWS FROM (unnest(@bundle_seqs::bigint[]), unnest(@bundle_hashes::bytea[]), unnest(@byte_counts::bigint[])) AS n(bundle_seq, bundle_hash, byte_count)
+    WHERE u.user_id = @user_id::text AND l.user_pk = u.user_pk AND l.bundle_seq = n.bundle_seq AND l.bundle_hash IS NULL
     RETURNING l.user_pk, l.byte_count
 )
-UPDATE sync.user_state u SET bundle_byte_count = u.bundle_byte_count + s.byte_count FROM sealed s WHERE u.user_pk = s.user_pk;
+UPDATE sync.user_state u SET bundle_byte_count = u.bundle_byte_count + s.byte_count
+FROM (SELECT d.user_pk, sum(d.byte_count)::bigint AS byte_count FROM sealed d GROUP BY d.user_pk) AS s WHERE u.user_pk = s.user_pk;

@@ -113,20 +113,26 @@ func (s *SyncService) WritePull(ctx context.Context, actor Actor, afterBundleSeq
 			return errors.Join(err, fmt.Errorf("the log of scope %s has no bundle %d", actor.UserID, written+1))
 		}
 	}
-	for _, sealed := range out.sealed {
-		if err := s.seal(ctx, actor, sealed); err != nil {
-			return err
-		}
+	if err := s.seal(ctx, actor, out.sealed...); err != nil {
+		return err
 	}
 	out.text(`],"has_more":`).bool(last < stable).text("}")
 	return out.Flush()
 }
 
-// seal keeps the hash of a bundle that plain SQL wrote.
-func (s *SyncService) seal(ctx context.Context, actor Actor, sealed sealedBundle) error {
-	return s.queries.BundleSeal(ctx, s.pool, db.BundleSealParams{
-		UserID: actor.UserID, BundleSeq: sealed.bundleSeq, BundleHash: sealed.hash[:], ByteCount: &sealed.byteCount,
-	})
+// seal keeps the hashes of bundles of a scope that plain SQL wrote.
+func (s *SyncService) seal(ctx context.Context, actor Actor, bundles ...sealedBundle) error {
+	if len(bundles) == 0 {
+		return nil
+	}
+	params := db.BundleSealParams{UserID: actor.UserID}
+	for i := range bundles {
+		params.BundleSeqs = append(params.BundleSeqs, bundles[i].bundleSeq)
+		params.BundleHashes = append(params.BundleHashes, bundles[i].hash[:])
+		params.ByteCounts = append(params.ByteCounts, bundles[i].byteCount)
+	}
+	// Others may seal the same bundles in another order.
+	return retry(ctx, func(int) error { return s.queries.BundleSeal(ctx, s.pool, params) })
 }
 
 // sealBundle makes and keeps the hash of a bundle that plain SQL wrote.

@@ -3,10 +3,14 @@ package oversync_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/oversync/oversync/db/pgembed/pgtest"
@@ -79,4 +83,66 @@ func TestDeepestPayload(t *testing.T) {
 	require.Contains(t, requireAs[*oversync.PushChunkInvalidError](t, err).Message, "nested too deep")
 	phone.mustPush(t, paper(2, 9_985))
 	require.Len(t, phone.mustPull(t), 1) // read with encoding/json
+}
+
+// queryCounter keeps the names of the queries that pulls send to a database.
+type queryCounter struct {
+	mu   sync.Mutex
+	sent []string
+}
+
+func (c *queryCounter) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if name, _, _ := strings.Cut(data.SQL, "\n"); strings.HasPrefix(name, "-- name: Bundle") || strings.HasPrefix(name, "-- name: ScopeHeads") {
+		c.sent = append(c.sent, name)
+	}
+	return ctx
+}
+
+func (c *queryCounter) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// take returns the queries sent since the last call.
+func (c *queryCounter) take() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sent := c.sent
+	c.sent = nil
+	return sent
+}
+
+// TestPullSealsBundlesAtOnce pulls bundles of plain SQL, whose hashes are made as
+// they are read for the first time, and counts the statements.
+func TestPullSealsBundlesAtOnce(t *testing.T) {
+	t.Parallel()
+	const bundles = 30
+	config := pgtest.NewPool(t).Config()
+	counter := &queryCounter{}
+	config.ConnConfig.Tracer = counter
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	service := newService(t, pool, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
+	phone := newDevice(t, service, "anna", "phone")
+	phone.mustPush(t, insertNote(0, "pushed"))
+	exec(t, pool, "SELECT sync.set_policy('app.notes', 'capture')")
+	for i := range bundles {
+		exec(t, pool, fmt.Sprintf("INSERT INTO app.notes (_sync_scope_id, id, title) VALUES ('anna', '%s', 'plain')", noteID(1+i)))
+	}
+	require.Equal(t, bundles, scalar[int](t, pool, "SELECT count(*) FROM sync.bundle_log WHERE bundle_hash IS NULL"))
+
+	counter.take()
+	pulled := phone.mustPull(t)
+	require.Len(t, pulled, bundles+1)
+	require.Len(t, counter.take(), 3)
+
+	// What was told is what is kept, with the bytes of each.
+	for _, bundle := range pulled {
+		require.Equal(t, bundle.BundleHash, scalar[string](t, pool, "SELECT encode(bundle_hash, 'hex') FROM sync.bundle_log WHERE bundle_seq = $1", bundle.BundleSeq))
+	}
+	require.Zero(t, scalar[int](t, pool, "SELECT count(*) FROM sync.user_state u WHERE u.bundle_byte_count <> (SELECT sum(l.byte_count) FROM sync.bundle_log l WHERE l.user_pk = u.user_pk)"))
+	counter.take()
+	phone.pulled = 0
+	require.Equal(t, pulled, phone.mustPull(t))
+	require.Len(t, counter.take(), 2)
 }
