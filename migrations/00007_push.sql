@@ -500,8 +500,8 @@ END
 $$;
 COMMENT ON FUNCTION sync.give_way() IS 'Bounds how long a push waits for rows, for where plain SQL writes synced tables too.';
 
--- sync.push_commit judges a staged push, applies it and writes its log. The caller, whose transaction has written nothing before, reads the rows,
--- and ends with sync.bundle_close.
+-- sync.push_commit judges a staged push, applies it and writes its log. The caller, whose transaction has written nothing before but pushes of the same
+-- scope, reads the rows, and ends with sync.bundle_close.
 -- Returns the bundle's sequence, number and effects; what sync.push_apply or sync.push_apply_row returned; null where sync.open_bundles has that noted instead.
 -- Errors: OV001, OV003, OV004, OV009 scope and lease; OV007 not the source's next bundle any more; OV008 source retired; OV012 rows missing, a row twice,
 -- no effect, too many rows, a table unregistered meanwhile; OV013 conflict; OV014, OV015, OV016 as sync.fail_session; whatever the tables refuse.

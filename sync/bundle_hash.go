@@ -1,9 +1,14 @@
 package oversync
 
 import (
+	"context"
 	"crypto/sha256"
+	"fmt"
 	"hash"
 	"strconv"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // bundleHasher computes the hash and size of a bundle's canonical JSON from its
@@ -78,3 +83,67 @@ func (h *bundleHasher) sum() (sum [sha256.Size]byte, byteCount, rows int64) {
 	h.digest.Sum(sum[:0])
 	return sum, h.bytes, h.rows
 }
+
+// hashRows reads the rows of a bundle in order and makes its hash. each, if not
+// nil, sees every row; what it is given is valid only until it returns.
+func (s *SyncService) hashRows(ctx context.Context, rows pgx.Rows, each func(logRow, *catalogTable)) (*bundleHasher, error) {
+	defer rows.Close()
+	known, err := s.currentCatalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	hasher := newBundleHasher()
+	var row logRow
+	var key []byte
+	var table *catalogTable
+	for rows.Next() {
+		if err := row.scan(rows); err != nil {
+			return nil, err
+		}
+		if table == nil || table.id != row.tableID {
+			if known, err = s.catalogWith(ctx, known, row.tableID); err != nil {
+				return nil, err
+			}
+			table = known.byID[row.tableID]
+		}
+		key = table.appendKeyJSON(key[:0], row.key)
+		if err := hasher.addRow(table.schema, table.table, table.keyColumn, key, wireOp(row.op), row.bundleSeq, row.payload); err != nil {
+			return nil, &notCanonicalError{table: table, key: table.keyString(row.key), err: err}
+		}
+		if each != nil {
+			each(row, table)
+		}
+	}
+	return hasher, rows.Err()
+}
+
+// logRow is one row of the log, as the queries that stream it give it. Its
+// slices belong to the driver, until the next row.
+type logRow struct {
+	bundleSeq int64
+	ordinal   int32
+	tableID   int32
+	op        pgtype.DriverBytes
+	key       pgtype.DriverBytes
+	payload   pgtype.DriverBytes
+
+	payloadBytes int32 // as sync.user_state counts them
+}
+
+func (r *logRow) scan(rows pgx.Rows) error {
+	return rows.Scan(&r.bundleSeq, &r.ordinal, &r.tableID, &r.op, &r.key, &r.payload, &r.payloadBytes)
+}
+
+// notCanonicalError says that a row has a number without a finite double, so
+// that no hash can be made of it.
+type notCanonicalError struct {
+	table *catalogTable
+	key   string
+	err   error
+}
+
+func (e *notCanonicalError) Error() string {
+	return fmt.Sprintf("row %s of %s.%s: %v", e.key, e.table.schema, e.table.table, e.err)
+}
+
+func (e *notCanonicalError) Unwrap() error { return e.err }

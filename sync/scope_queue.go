@@ -2,6 +2,7 @@ package oversync
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -19,8 +20,9 @@ type scopeQueue struct {
 
 // scopeTurn is one scope's queue. It exists as long as somebody is in it.
 type scopeTurn struct {
-	turn   chan struct{} // holds a token while somebody has the turn
-	people int           // waiting or having the turn; guarded by scopeQueue.mu
+	turn    chan struct{} // holds a token while somebody has the turn
+	people  int           // waiting or having the turn; guarded by scopeQueue.mu
+	commits []*pushCommit // of those waiting, in the order in which they came; guarded by scopeQueue.mu
 }
 
 // enterSource waits for the turn of a source in its scope.
@@ -31,7 +33,13 @@ func (q *scopeQueue) enterSource(ctx context.Context, actor Actor) (leave func()
 // enter waits for the turn of a scope. The caller must call leave when done. It
 // fails only if ctx ends first.
 func (q *scopeQueue) enter(ctx context.Context, scope string) (leave func(), err error) {
+	return q.wait(ctx, scope, q.join(scope), nil)
+}
+
+// join takes a place in the queue of a scope.
+func (q *scopeQueue) join(scope string) *scopeTurn {
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	if q.scopes == nil {
 		q.scopes = make(map[string]*scopeTurn)
 	}
@@ -41,18 +49,23 @@ func (q *scopeQueue) enter(ctx context.Context, scope string) (leave func(), err
 		q.scopes[scope] = t
 	}
 	t.people++
-	q.mu.Unlock()
+	return t
+}
 
+// wait is the rest of enter. If it is done before the turn comes, leave is nil.
+func (q *scopeQueue) wait(ctx context.Context, scope string, t *scopeTurn, done <-chan struct{}) (leave func(), err error) {
 	select {
 	case t.turn <- struct{}{}:
 		return func() {
 			<-t.turn
 			q.forget(scope, t)
 		}, nil
+	case <-done:
 	case <-ctx.Done():
-		q.forget(scope, t)
-		return nil, ctx.Err()
+		err = ctx.Err()
 	}
+	q.forget(scope, t)
+	return nil, err
 }
 
 func (q *scopeQueue) forget(scope string, t *scopeTurn) {
@@ -61,4 +74,43 @@ func (q *scopeQueue) forget(scope string, t *scopeTurn) {
 	if t.people--; t.people == 0 {
 		delete(q.scopes, scope)
 	}
+}
+
+// enterCommit is enter for a push that is to be committed. Whoever has the turn
+// before may take it and commit it with its own: leave is nil then.
+func (q *scopeQueue) enterCommit(ctx context.Context, push *pushCommit) (leave func(), err error) {
+	scope := push.actor.UserID
+	t := q.join(scope)
+	q.mu.Lock()
+	t.commits = append(t.commits, push)
+	q.mu.Unlock()
+	leave, err = q.wait(ctx, scope, t, push.done)
+	q.mu.Lock()
+	t.commits = slices.DeleteFunc(t.commits, func(p *pushCommit) bool { return p == push })
+	q.mu.Unlock()
+	if leave != nil {
+		select {
+		case <-push.done: // as the turn came
+			leave()
+			leave = nil
+		default:
+		}
+	}
+	return leave, err
+}
+
+// takeCommit returns the push that has waited longest for the turn of a scope, or
+// nil. The caller has the turn, and closes the push's done if it commits it. If it
+// cannot, nothing has to be done: the push still waits for its turn.
+func (q *scopeQueue) takeCommit(scope string) *pushCommit {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	t := q.scopes[scope]
+	if len(t.commits) == 0 {
+		return nil
+	}
+	push := t.commits[0]
+	t.commits = t.commits[1:]
+	push.wasTaken = true
+	return push
 }

@@ -1,0 +1,268 @@
+package oversync
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/oversync/oversync/db"
+)
+
+// beginReadCommitted starts a commit's transaction. The level is said since the
+// database's default may be another, under which a waiter for a scope would not
+// see what the one before it committed.
+const beginReadCommitted = "begin isolation level read committed"
+
+// CommitPushSession applies the staged rows of a session as one bundle, all or
+// nothing. A refusal leaves the session as it is. If the answer is lost, creating
+// the session again says whether the bundle was committed.
+func (s *SyncService) CommitPushSession(ctx context.Context, actor Actor, pushID string) (*PushSessionCommitResponse, error) {
+	end, err := s.begin()
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	if actor, err = actor.validate(); err != nil {
+		return nil, err
+	}
+	id, ok := parseSessionID(pushID)
+	if !ok {
+		return nil, &PushSessionNotFoundError{PushID: pushID}
+	}
+	leaveSource, err := s.scopes.enterSource(ctx, actor)
+	if err != nil {
+		return nil, err
+	}
+	defer leaveSource()
+	push := &pushCommit{actor: actor, id: id, done: make(chan struct{})}
+	leave, err := s.scopes.enterCommit(ctx, push)
+	if err != nil {
+		return nil, err
+	}
+	if leave == nil { // somebody else committed it
+		return push.resp, nil
+	}
+	defer leave()
+
+	together := !push.wasTaken // which was in vain then
+	err = retry(ctx, func(attempt int) error {
+		group, err := s.commitPushes(ctx, push, together, s.stages("push_commit", attempt))
+		together = false
+		if err != nil && len(group) > 1 {
+			// One of them is refused. Each tries again alone, to have an answer of its own.
+			group, err = s.commitPushes(ctx, push, together, s.stages("push_commit", attempt))
+		}
+		if err != nil {
+			return err
+		}
+		for _, p := range group {
+			s.bundleCommitted(p.actor.UserID, p.resp.BundleSeq, p.resp.SourceID, p.resp.SourceBundleID)
+			close(p.done)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, s.commitError(ctx, err, actor, pushID)
+	}
+	return push.resp, nil
+}
+
+// Pushes of one scope that wait for each other are committed together, since what
+// each waits for is the disk. These bounds keep the first of them from waiting long
+// for the last, and little from being done in vain if one is refused.
+const (
+	maxGroupPushes = 32
+	maxGroupRows   = 1000
+
+	// groupCommitTimeout bounds a commit that does not end with its own request.
+	groupCommitTimeout = 30 * time.Second
+)
+
+// pushCommit is a push that is to be committed.
+type pushCommit struct {
+	actor    Actor
+	id       uuid.UUID
+	wasTaken bool // by takeCommit; read by its own goroutine once it has the turn
+
+	resp *PushSessionCommitResponse // valid once done is closed
+	done chan struct{}              // closed by who committed it
+}
+
+// commitPushes is one try of CommitPushSession in one transaction, together with
+// the pushes of its scope that wait or not. Each becomes a bundle of its own; if
+// one is refused, nothing is committed. The caller has the turn of the scope.
+//
+// A push takes one round trip, whatever the number of its rows: it is applied, and
+// its rows are streamed here to make their hash. The next round trip enters its
+// bundle, and applies the next push or commits.
+func (s *SyncService) commitPushes(ctx context.Context, push *pushCommit, together bool, clock *stageClock) (group []*pushCommit, err error) {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Release()
+	clock.done(ctx, "acquire", 1, nil)
+	defer rollbackUnlessCommitted(conn, &err)
+
+	batch := &pgx.Batch{}
+	batch.Queue(beginReadCommitted)
+	if s.config.UploadLockTimeout > 0 {
+		batch.Queue(db.PushLockTimeout, s.config.UploadLockTimeout.Milliseconds())
+	}
+	rows := int64(0)
+	for scope := push.actor.UserID; push != nil; {
+		group = append(group, push)
+		if batch, err = s.applyPush(ctx, conn, batch, push, clock); err != nil {
+			return group, err
+		}
+		rows += push.resp.RowCount
+		push = nil
+		if together && len(group) < maxGroupPushes && rows < maxGroupRows {
+			push = s.scopes.takeCommit(scope)
+		}
+	}
+	batch.Queue("commit")
+	if len(group) > 1 {
+		// Where the client of this request goes away now, the others' are still there, and
+		// are to be told what became of their pushes.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), groupCommitTimeout)
+		defer cancel()
+	}
+	err = conn.SendBatch(ctx, batch).Close()
+	clock.done(ctx, "commit", len(group), err)
+	return group, err
+}
+
+// applyPush sends a batch and with it what applies a push. It returns the next
+// batch, which enters the push's bundle.
+func (s *SyncService) applyPush(ctx context.Context, conn *pgxpool.Conn, batch *pgx.Batch, push *pushCommit, clock *stageClock) (_ *pgx.Batch, err error) {
+	batch.Queue(db.PushCommit, push.id, push.actor.UserID, push.actor.SourceID, int64(s.config.MaxRowsPerBundle), s.config.InitializationLeaseTTL)
+	batch.Queue(db.BundleOpenRows)
+	results := conn.SendBatch(ctx, batch)
+	for range batch.Len() - 2 {
+		if _, err = results.Exec(); err != nil {
+			return nil, errors.Join(err, results.Close())
+		}
+	}
+	var applied db.PushCommitRow
+	var liveRowDelta, bytesBefore *int64
+	err = results.QueryRow().Scan(&applied.BundleSeq, &applied.SourceBundleID, &applied.RowCount, &liveRowDelta, &bytesBefore)
+	clock.done(ctx, "apply", int(applied.RowCount), err)
+	if err != nil {
+		return nil, errors.Join(err, results.Close())
+	}
+	rows, err := results.Query()
+	if err != nil {
+		return nil, errors.Join(err, results.Close())
+	}
+	var liveBytes int64
+	hasher, err := s.hashRows(ctx, rows, func(row logRow, _ *catalogTable) { liveBytes += int64(row.payloadBytes) })
+	clock.done(ctx, "hash", int(applied.RowCount), err)
+	if err = errors.Join(err, results.Close()); err != nil {
+		return nil, err
+	}
+	hash, byteCount, rowCount := hasher.sum()
+	if err = s.checkBundleBytes(byteCount); err != nil {
+		return nil, err
+	}
+	var liveByteDelta *int64
+	if bytesBefore != nil {
+		liveBytes -= *bytesBefore
+		liveByteDelta = &liveBytes
+	}
+	push.resp = &PushSessionCommitResponse{
+		BundleSeq: applied.BundleSeq, SourceID: push.actor.SourceID, SourceBundleID: applied.SourceBundleID,
+		RowCount: rowCount, BundleHash: hex.EncodeToString(hash[:]),
+	}
+	batch = &pgx.Batch{}
+	batch.Queue(db.BundleClose, hash[:], byteCount, s.config.RetainedBundlesPerUser, rowCount, liveRowDelta, liveByteDelta)
+	return batch, nil
+}
+
+// rollbackUnlessCommitted ends the transaction of a failed operation, so that the
+// connection goes back clean. A connection that cannot even do that is closed.
+func rollbackUnlessCommitted(conn *pgxpool.Conn, err *error) {
+	if *err == nil || conn.Conn().IsClosed() {
+		return
+	}
+	// The request may be gone; the connection must be cleaned all the same.
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if _, rollbackErr := conn.Exec(ctx, "rollback"); rollbackErr != nil {
+		_ = conn.Conn().Close(ctx)
+	}
+}
+
+// checkBundleBytes holds a bundle to MaxBytesPerBundle.
+func (s *SyncService) checkBundleBytes(byteCount int64) error {
+	if limit := int64(s.config.MaxBytesPerBundle); limit > 0 && byteCount > limit {
+		return &PushCommitInvalidError{Message: fmt.Sprintf("the bundle has %d bytes, more than the %d allowed: push fewer rows at a time", byteCount, limit)}
+	}
+	return nil
+}
+
+// commitError turns what refused a commit into the error that clients know.
+func (s *SyncService) commitError(ctx context.Context, err error, actor Actor, pushID string) error {
+	if bad, ok := errors.AsType[*notCanonicalError](err); ok {
+		return &PushRejectedError{Message: bad.Error(), Rejection: PushRejection{
+			SQLState: pgerrcode.NumericValueOutOfRange, Schema: bad.table.schema, Table: bad.table.table,
+			Key: SyncKey{bad.table.keyColumn: bad.key},
+		}}
+	}
+	if hasSQLState(err, sqlPushConflict) {
+		return s.conflictError(ctx, err)
+	}
+	typed := typedError(err, actor, pushID)
+	if rejected, ok := rejection(typed); ok {
+		return rejected
+	}
+	return typed
+}
+
+// conflictError reads the conflict that push_commit raised.
+func (s *SyncService) conflictError(ctx context.Context, err error) error {
+	pgErr, _ := errors.AsType[*pgconn.PgError](err)
+	var detail struct {
+		TableID          int32   `json:"table_id"`
+		KeyBytes         string  `json:"key_bytes"`
+		Op               string  `json:"op"`
+		BaseRowVersion   int64   `json:"base_row_version"`
+		ServerRowVersion int64   `json:"server_row_version"`
+		ServerRowDeleted bool    `json:"server_row_deleted"`
+		ServerRow        *string `json:"server_row"`
+	}
+	if jsonErr := json.Unmarshal([]byte(pgErr.Detail), &detail); jsonErr != nil {
+		return fmt.Errorf("read the conflict: %w", jsonErr)
+	}
+	keyBytes, hexErr := hex.DecodeString(detail.KeyBytes)
+	if hexErr != nil {
+		return fmt.Errorf("read the key of the conflict: %w", hexErr)
+	}
+	known, catalogErr := s.currentCatalog(ctx)
+	if catalogErr == nil {
+		known, catalogErr = s.catalogWith(ctx, known, detail.TableID)
+	}
+	if catalogErr != nil {
+		return catalogErr
+	}
+	table := known.byID[detail.TableID]
+	conflict := &PushConflictDetails{
+		Schema: table.schema, Table: table.table, Key: SyncKey{table.keyColumn: table.keyString(keyBytes)},
+		Op: wireOp([]byte(detail.Op)), BaseRowVersion: detail.BaseRowVersion,
+		ServerRowVersion: detail.ServerRowVersion, ServerRowDeleted: detail.ServerRowDeleted,
+	}
+	if detail.ServerRow != nil {
+		conflict.ServerRow = json.RawMessage(*detail.ServerRow)
+	}
+	return &PushConflictError{Message: pgErr.Message, Conflict: conflict}
+}

@@ -1,0 +1,284 @@
+package oversync_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/oversync/oversync/db/pgembed/pgtest"
+	oversync "github.com/oversync/oversync/sync"
+)
+
+// groupDDL has all kinds of tables: one that nothing happens on beside what is
+// pushed, and one with a trigger that writes another.
+const groupDDL = notesDDL + `
+CREATE TABLE app.tasks  (_sync_scope_id text NOT NULL, id uuid NOT NULL, title text NOT NULL, stars bigint NOT NULL DEFAULT 0, PRIMARY KEY (_sync_scope_id, id));
+CREATE TABLE app.events (_sync_scope_id text NOT NULL, id uuid NOT NULL, what text NOT NULL, PRIMARY KEY (_sync_scope_id, id));
+CREATE FUNCTION app.note_event() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO app.events (_sync_scope_id, id, what) VALUES (NEW._sync_scope_id, NEW.id, NEW.title);
+    UPDATE app.tasks SET stars = 5 WHERE _sync_scope_id = NEW._sync_scope_id AND id = NEW.id;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER note_event AFTER INSERT ON app.tasks FOR EACH ROW EXECUTE FUNCTION app.note_event();`
+
+// pushGroup is pushes of devices of one user, staged and about to be committed
+// while somebody else holds the scope, so that they come to wait for each other.
+type pushGroup struct {
+	service  *oversync.SyncService
+	recorder *stageRecorder
+	devices  []*device
+	sessions []string
+	outside  *pgxpool.Pool
+	outcomes []chan outcome
+}
+
+type outcome struct {
+	committed *oversync.PushSessionCommitResponse
+	err       error
+}
+
+func newPushGroup(t *testing.T) *pushGroup {
+	t.Helper()
+	pool := pgtest.NewPool(t)
+	outside, err := pgxpool.NewWithConfig(t.Context(), pool.Config())
+	require.NoError(t, err)
+	t.Cleanup(outside.Close)
+	g := &pushGroup{recorder: &stageRecorder{}, outside: outside}
+	g.service = newService(t, pool, groupDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes", "app.tasks", "app.events"), StageMetrics: g.recorder})
+	newDevice(t, g.service, "anna", "first").mustPush(t, insertNote(1, "one"), insertNote(2, "two"), insertNote(3, "three"))
+	return g
+}
+
+// stage makes the next device of the group, with a push of these rows.
+func (g *pushGroup) stage(t *testing.T, rows ...oversync.PushRequestRow) {
+	t.Helper()
+	d := newDevice(t, g.service, "anna", fmt.Sprint("device-", len(g.devices)))
+	session, err := d.stage(t.Context(), rows...)
+	require.NoError(t, err)
+	g.devices, g.sessions = append(g.devices, d), append(g.sessions, session.PushID)
+}
+
+// commit begins to commit the push of the next device.
+func (g *pushGroup) commit(ctx context.Context) {
+	i, result := len(g.outcomes), make(chan outcome, 1)
+	g.outcomes = append(g.outcomes, result)
+	go func() {
+		committed, err := g.service.CommitPushSession(ctx, g.devices[i].actor, g.sessions[i])
+		result <- outcome{committed, err}
+	}()
+}
+
+// whileHeld runs a function while the scope's row is locked by somebody else.
+func (g *pushGroup) whileHeld(t *testing.T, run func()) {
+	t.Helper()
+	lock, err := g.outside.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = lock.Exec(t.Context(), "SELECT FROM sync.user_state WHERE user_id = 'anna' FOR UPDATE")
+	require.NoError(t, err)
+	run()
+	require.NoError(t, lock.Rollback(t.Context()))
+}
+
+// waitForLock waits until a commit waits for the scope in the database: it is the
+// first of its group then.
+func (g *pushGroup) waitForLock(t *testing.T) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		return scalar[bool](t, g.outside, "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+	}, time.Minute, time.Millisecond)
+}
+
+// waitForAll waits until so many operations are under way.
+func (g *pushGroup) waitForAll(t *testing.T, count int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		status, err := g.service.GetStatus(t.Context())
+		require.NoError(t, err)
+		return status.InFlightOperations == count
+	}, time.Minute, time.Millisecond)
+}
+
+// commitAll commits all pushes at once, the first one first, and returns how many
+// pushes each transaction committed.
+func (g *pushGroup) commitAll(t *testing.T) []int {
+	t.Helper()
+	g.recorder.take()
+	g.whileHeld(t, func() {
+		g.commit(t.Context())
+		g.waitForLock(t)
+		for len(g.outcomes) < len(g.devices) {
+			g.commit(t.Context())
+		}
+		g.waitForAll(t, len(g.devices))
+	})
+	g.waitForAll(t, 0)
+	return g.transactions()
+}
+
+// transactions returns how many pushes each transaction since the last look
+// committed.
+func (g *pushGroup) transactions() (pushes []int) {
+	_, timings := g.recorder.take()
+	for _, timing := range timings {
+		if timing.Operation == "push_commit" && timing.Stage == "commit" && !timing.Error {
+			pushes = append(pushes, timing.Count)
+		}
+	}
+	return pushes
+}
+
+func (g *pushGroup) requireSound(t *testing.T) {
+	t.Helper()
+	require.Zero(t, scalar[int](t, g.outside, "SELECT (SELECT count(*) FROM sync.open_bundles) + (SELECT count(*) FROM sync.captured_keys)"))
+	require.Zero(t, scalar[int](t, g.outside, "SELECT count(*) FROM sync.verify('anna')"))
+}
+
+func inTable(table string, row oversync.PushRequestRow) oversync.PushRequestRow {
+	row.Table = table
+	return row
+}
+
+// TestPushesThatWaitForEachOtherAreCommittedTogether commits pushes of all kinds in
+// one transaction, and requires what the same pushes one after the other make.
+func TestPushesThatWaitForEachOtherAreCommittedTogether(t *testing.T) {
+	t.Parallel()
+	pushes := [][]oversync.PushRequestRow{
+		{insertNote(10, "new")},
+		{updateNote(1, 1, "changed")},
+		{inTable("tasks", insertNote(20, "with a trigger"))},
+		{noteRow(oversync.OpDelete, 2, 1, "")},
+		{insertNote(11, "several"), inTable("tasks", insertNote(21, "and a trigger")), updateNote(3, 1, "also")},
+		{inTable("tasks", insertNote(22, "again"))},
+		{insertNote(12, "last")},
+	}
+	pushes[3][0].Payload = nil
+
+	together, apart := newPushGroup(t), newPushGroup(t)
+	for _, rows := range pushes {
+		together.stage(t, rows...)
+	}
+	transactions := together.commitAll(t)
+	require.Less(t, len(transactions), len(pushes), "pushes of each transaction: %v", transactions)
+
+	order := make([]int, len(pushes)+1) // device of each bundle after the first
+	for i, result := range together.outcomes {
+		outcome := <-result
+		require.NoError(t, outcome.err)
+		require.Equal(t, together.devices[i].actor.SourceID, outcome.committed.SourceID)
+		order[outcome.committed.BundleSeq-1] = i
+	}
+	for _, i := range order[1:] {
+		d := newDevice(t, apart.service, "anna", together.devices[i].actor.SourceID)
+		d.mustPush(t, pushes[i]...)
+	}
+	reader := oversync.Actor{UserID: "anna", SourceID: "reader"}
+	have := (&device{service: together.service, actor: reader}).mustPull(t)
+	require.Equal(t, (&device{service: apart.service, actor: reader}).mustPull(t), have)
+	require.Len(t, have, len(pushes)+1)
+	require.Equal(t, scalar[string](t, apart.outside, stateOfAnna), scalar[string](t, together.outside, stateOfAnna))
+	together.requireSound(t)
+}
+
+const stateOfAnna = `SELECT row_to_json(u)::text FROM (SELECT next_bundle_seq, live_row_count, live_byte_count, bundle_byte_count FROM sync.user_state WHERE user_id = 'anna') AS u`
+
+// TestARefusedPushLeavesTheOthersAlone has pushes in a group that are refused, each
+// for a reason of its own.
+func TestARefusedPushLeavesTheOthersAlone(t *testing.T) {
+	t.Parallel()
+	g := newPushGroup(t)
+	g.stage(t, insertNote(10, "good"))
+	g.stage(t, updateNote(1, 7, "conflict"))
+	g.stage(t, insertNote(11, "good"))
+	g.stage(t, oversync.PushRequestRow{Schema: "app", Table: "notes", Key: oversync.SyncKey{"id": noteID(12)}, Op: oversync.OpInsert, Payload: []byte(`{"title":null}`)})
+	g.stage(t, insertNote(13, "good"))
+	g.stage(t, insertNote(14, "not there any more"))
+	require.NoError(t, g.service.DeletePushSession(t.Context(), g.devices[5].actor, g.sessions[5]))
+
+	for range 2 { // what was refused stays staged, and is refused again
+		g.outcomes = nil
+		g.commitAll(t)
+		for i, result := range g.outcomes {
+			switch outcome := <-result; i {
+			case 1:
+				require.EqualValues(t, 1, requireAs[*oversync.PushConflictError](t, outcome.err).Conflict.ServerRowVersion)
+			case 3:
+				require.Equal(t, "title", requireAs[*oversync.PushRejectedError](t, outcome.err).Rejection.Column)
+			case 5:
+				requireType[*oversync.PushSessionNotFoundError](t, outcome.err)
+			default:
+				if outcome.err != nil { // the second time
+					requireType[*oversync.PushSessionNotFoundError](t, outcome.err)
+				}
+			}
+		}
+		g.requireSound(t)
+	}
+	require.Equal(t, 4, scalar[int](t, g.outside, "SELECT count(*) FROM sync.bundle_log"))
+	require.Equal(t, 2, scalar[int](t, g.outside, "SELECT count(*) FROM sync.push_sessions"))
+}
+
+// TestAClientThatLeavesAGroup lets the client go that a group began with, and
+// another one of it, while all wait.
+func TestAClientThatLeavesAGroup(t *testing.T) {
+	t.Parallel()
+	g := newPushGroup(t)
+	for i := range 6 {
+		g.stage(t, insertNote(10+i, "x"))
+	}
+	first, leaveFirst := context.WithCancel(t.Context())
+	third, leaveThird := context.WithCancel(t.Context())
+	g.whileHeld(t, func() {
+		g.commit(first)
+		g.waitForLock(t)
+		g.commit(t.Context())
+		g.commit(third)
+		for len(g.outcomes) < len(g.devices) {
+			g.commit(t.Context())
+		}
+		g.waitForAll(t, len(g.devices))
+		leaveThird()
+		require.ErrorIs(t, (<-g.outcomes[2]).err, context.Canceled)
+		leaveFirst()
+		require.ErrorIs(t, (<-g.outcomes[0]).err, context.Canceled)
+	})
+	for _, i := range []int{1, 3, 4, 5} {
+		require.NoError(t, (<-g.outcomes[i]).err)
+	}
+	for _, i := range []int{0, 2} {
+		_, err := g.devices[i].push(t.Context(), insertNote(10+i, "x"))
+		require.NoError(t, err)
+	}
+	require.Equal(t, 7, scalar[int](t, g.outside, "SELECT count(*) FROM sync.bundle_log"))
+	g.requireSound(t)
+}
+
+// TestALargePushEndsItsGroup checks that what may be done in vain is bounded.
+func TestALargePushEndsItsGroup(t *testing.T) {
+	t.Parallel()
+	g := newPushGroup(t)
+	var large []oversync.PushRequestRow
+	for i := range 1000 {
+		large = append(large, insertNote(100+i, "x"))
+	}
+	g.stage(t, large...)
+	for i := range 40 {
+		g.stage(t, insertNote(10+i, "x"))
+	}
+	transactions := g.commitAll(t)
+	require.Equal(t, 1, transactions[0])
+	total := 0
+	for _, pushes := range transactions {
+		require.LessOrEqual(t, pushes, 32)
+		total += pushes
+	}
+	require.Equal(t, 41, total)
+	for _, result := range g.outcomes {
+		require.NoError(t, (<-result).err)
+	}
+	g.requireSound(t)
+}
