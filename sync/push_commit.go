@@ -77,10 +77,12 @@ func (s *SyncService) CommitPushSession(ctx context.Context, actor Actor, pushID
 }
 
 // Pushes of one scope that wait for each other are committed together, since what
-// each waits for is the disk. These bounds keep the first of them from waiting long
-// for the last, and little from being done in vain if one is refused.
+// each waits for is the disk. They are few, so that the first does not wait long for
+// the last, and little is done in vain if one is refused. More would be faster for a
+// scope that many devices push to, at the cost of the users beside it: their answers
+// come all at once, and so do the requests that follow.
 const (
-	maxGroupPushes = 32
+	maxGroupPushes = 4
 	maxGroupRows   = 1000
 
 	// groupCommitTimeout bounds a commit that does not end with its own request.

@@ -273,7 +273,7 @@ func TestALargePushEndsItsGroup(t *testing.T) {
 	require.Equal(t, 1, transactions[0])
 	total := 0
 	for _, pushes := range transactions {
-		require.LessOrEqual(t, pushes, 32)
+		require.LessOrEqual(t, pushes, 4)
 		total += pushes
 	}
 	require.Equal(t, 41, total)
