@@ -15,9 +15,12 @@ import (
 const answerBufferBytes = 32 << 10
 
 // answer writes JSON piece by piece. A failed write is remembered by the buffer
-// and comes back from Flush.
+// and comes back from finish.
 type answer struct {
 	*bufio.Writer
+	to      io.Writer
+	spool   *spool // nil while the buffer holds the whole answer
+	isWhole bool   // the rest is in the buffer
 	service *SyncService
 	known   *catalog
 	table   *catalogTable
@@ -55,12 +58,44 @@ var answerBuffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 
 // newAnswer returns an answer to w. The caller must call release when done.
 func (s *SyncService) newAnswer(w io.Writer) *answer {
 	buffer := answerBuffers.Get().(*bufio.Writer)
-	buffer.Reset(w)
-	return &answer{Writer: buffer, service: s}
+	out := &answer{Writer: buffer, to: w, service: s}
+	buffer.Reset((*answerTail)(out))
+	return out
 }
 
-// release gives the buffer back. What was not flushed is dropped.
+// answerTail is an answer as its buffer sees it. Who fills the buffer holds a
+// connection to the database, until the rest of the answer is in it.
+type answerTail answer
+
+func (t *answerTail) Write(p []byte) (int, error) {
+	switch {
+	case t.spool != nil:
+	case t.isWhole:
+		return t.to.Write(p)
+	default:
+		t.spool = newSpool(t.to)
+	}
+	return t.spool.Write(p)
+}
+
+// finish waits until the reader has the whole answer. The caller must have given
+// its connection to the database back.
+func (a *answer) finish() error {
+	a.isWhole = true
+	err := a.Flush()
+	if err == nil && a.spool != nil {
+		err = a.spool.close()
+		a.spool = nil
+	}
+	return err
+}
+
+// release gives the buffer back. Without finish, what the reader does not have yet
+// is dropped.
 func (a *answer) release() {
+	if a.spool != nil {
+		a.spool.drop()
+	}
 	a.Reset(nil)
 	answerBuffers.Put(a.Writer)
 	a.Writer = nil

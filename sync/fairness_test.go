@@ -1,8 +1,11 @@
 package oversync_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -171,4 +174,85 @@ CREATE TRIGGER wait BEFORE INSERT ON app.notes FOR EACH ROW EXECUTE FUNCTION app
 		})
 		return err
 	})
+}
+
+// TestSlowReadersHoldNoConnection lets more clients than there are connections stop
+// in the middle of a large answer each.
+func TestSlowReadersHoldNoConnection(t *testing.T) {
+	t.Parallel()
+	config := pgtest.NewPool(t).Config()
+	config.MaxConns = 2
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	service := newService(t, pool, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
+	phone := newDevice(t, service, "reader", "phone")
+	rows := make([]oversync.PushRequestRow, 2000)
+	for i := range rows {
+		rows[i] = insertNote(i, strings.Repeat("long ", 200))
+	}
+	committed := phone.mustPush(t, rows...)
+	snapshot, err := service.CreateSnapshotSession(t.Context(), phone.actor)
+	require.NoError(t, err)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // what a hang would run into
+	defer cancel()
+	letGo := make(chan struct{})
+	var readers errgroup.Group
+	stopped := make(chan struct{}, 9)
+	answers := make([]slowReader, cap(stopped))
+	for i := range answers {
+		answers[i] = slowReader{letGo: letGo, stops: sync.OnceFunc(func() { stopped <- struct{}{} })}
+		readers.Go(func() error {
+			switch i % 3 {
+			case 0:
+				return service.WritePull(ctx, phone.actor, 0, 0, 0, &answers[i])
+			case 1:
+				return service.WriteCommittedBundleRows(ctx, phone.actor, committed.BundleSeq, nil, 2000, &answers[i])
+			default:
+				return service.WriteSnapshotChunk(ctx, phone.actor, snapshot.SnapshotID, 0, 2000, &answers[i])
+			}
+		})
+	}
+	for range answers {
+		select {
+		case <-stopped:
+		case <-ctx.Done():
+			close(letGo)
+			t.Fatal("readers wait for the connections of others: ", readers.Wait())
+		}
+	}
+	other := newDevice(t, service, "other", "phone")
+	_, err = other.push(ctx, insertNote(1, "in peace"))
+	require.NoError(t, err)
+	_, err = other.pull(ctx)
+	require.NoError(t, err)
+
+	close(letGo)
+	require.NoError(t, readers.Wait())
+	for i := range answers {
+		var answer struct {
+			Bundles []oversync.Bundle
+			Rows    []json.RawMessage
+		}
+		require.NoError(t, json.Unmarshal(answers[i].Bytes(), &answer))
+		for _, bundle := range answer.Bundles {
+			require.Len(t, bundle.Rows, 2000)
+		}
+		require.Equal(t, i%3 == 0, len(answer.Bundles) == 1)
+		require.Equal(t, i%3 != 0, len(answer.Rows) == 2000)
+	}
+}
+
+// slowReader stops at the first byte, and tells.
+type slowReader struct {
+	letGo <-chan struct{}
+	stops func()
+	bytes.Buffer
+}
+
+func (r *slowReader) Write(p []byte) (int, error) {
+	r.stops()
+	<-r.letGo
+	return r.Buffer.Write(p)
 }

@@ -117,7 +117,7 @@ func (s *SyncService) WritePull(ctx context.Context, actor Actor, afterBundleSeq
 		return err
 	}
 	out.text(`],"has_more":`).bool(last < stable).text("}")
-	return out.Flush()
+	return out.finish()
 }
 
 // seal keeps the hashes of bundles of a scope that plain SQL wrote.
@@ -254,13 +254,13 @@ func (s *SyncService) WriteCommittedBundleRows(ctx context.Context, actor Actor,
 		from = min(*afterRowOrdinal, bundle.RowCount) + 1
 	}
 	to := max(min(from+int64(maxRows), bundle.RowCount), from)
+	out := s.newAnswer(w)
+	defer out.release()
 	rows, err := s.pool.Query(ctx, db.BundleRows, bundle.UserPk, bundleSeq, from, to)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
-	out := s.newAnswer(w)
-	defer out.release()
 	out.text(`{"bundle_seq":`).int(bundleSeq).text(`,"source_id":`).string(bundle.SourceID).
 		text(`,"source_bundle_id":`).int(bundle.SourceBundleID).text(`,"row_count":`).int(bundle.RowCount).
 		text(`,"bundle_hash":"`).hex(bundle.BundleHash).text(`","rows":[`)
@@ -294,7 +294,7 @@ func (s *SyncService) WriteCommittedBundleRows(ctx context.Context, actor Actor,
 		last = *afterRowOrdinal
 	}
 	out.text(`],"next_row_ordinal":`).int(max(last, 0)).text(`,"has_more":`).bool(to < bundle.RowCount).text("}")
-	return out.Flush()
+	return out.finish()
 }
 
 // bundleHeader finds a bundle that retention still serves.

@@ -116,6 +116,8 @@ func (s *SyncService) WriteSnapshotChunk(ctx context.Context, actor Actor, snaps
 	maxRows = min(maxRows, s.config.MaxRowsPerSnapshotChunk)
 
 	clock := s.stages("snapshot_chunk", 1)
+	out := s.newAnswer(w)
+	defer out.release()
 	rows, err := s.pool.Query(ctx, db.SnapshotRows, actor.UserID, afterRowOrdinal, maxRows, id)
 	if err != nil {
 		return err
@@ -129,10 +131,8 @@ func (s *SyncService) WriteSnapshotChunk(ctx context.Context, actor Actor, snaps
 		key, payload                pgtype.DriverBytes
 		lastTableID                 int32
 		lastKey                     []byte
-		out                         = s.newAnswer(w)
 		returned                    int64
 	)
-	defer out.release()
 	for rows.Next() {
 		if lastKey == nil {
 			err = rows.Scan(&isForbidden, &snapshotBundleSeq, &rowCount, &isExpired, &tableID, &key, &rowVersion, &payload)
@@ -182,7 +182,7 @@ func (s *SyncService) WriteSnapshotChunk(ctx context.Context, actor Actor, snaps
 		return err
 	}
 	out.text(`],"next_row_ordinal":`).int(next).text(`,"has_more":`).bool(hasMore).text("}")
-	return out.Flush()
+	return out.finish()
 }
 
 // DeleteSnapshotSession ends a snapshot before its time. One that is not there is
