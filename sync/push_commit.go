@@ -48,32 +48,57 @@ func (s *SyncService) CommitPushSession(ctx context.Context, actor Actor, pushID
 	if err != nil {
 		return nil, err
 	}
-	if leave == nil { // somebody else committed it
-		return push.resp, nil
+	if leave == nil { // somebody else has committed it
+		err = push.err
+	} else {
+		defer leave()
+		err = s.commitInTurn(ctx, push)
 	}
-	defer leave()
-
-	together := !push.wasTaken // which was in vain then
-	err = retry(ctx, func(attempt int) error {
-		group, err := s.commitPushes(ctx, push, together, s.stages("push_commit", attempt))
-		together = false
-		if err != nil && len(group) > 1 {
-			// One of them is refused. Each tries again alone, to have an answer of its own.
-			group, err = s.commitPushes(ctx, push, together, s.stages("push_commit", attempt))
-		}
-		if err != nil {
-			return err
-		}
-		for _, p := range group {
-			s.bundleCommitted(p.actor.UserID, p.resp.BundleSeq, p.resp.SourceID, p.resp.SourceBundleID)
-			close(p.done)
-		}
-		return nil
-	})
 	if err != nil {
 		return nil, s.commitError(ctx, err, actor, pushID)
 	}
 	return push.resp, nil
+}
+
+// commitInTurn commits a push, and with it those that wait behind it. The caller
+// has the turn of the scope.
+func (s *SyncService) commitInTurn(ctx context.Context, push *pushCommit) error {
+	together := !push.wasTaken // which was in vain then
+	return retry(ctx, func(attempt int) error {
+		group, err := s.commitPushes(ctx, push, together, s.stages("push_commit", attempt))
+		together = false
+		if len(group) > 1 && !isOver(err) {
+			// One of them is refused. Each tries again alone, to have an answer of its own.
+			group, err = s.commitPushes(ctx, push, together, s.stages("push_commit", attempt))
+		}
+		if !isOver(err) {
+			return err
+		}
+		for _, p := range group {
+			if p.err = err; err == nil {
+				s.bundleCommitted(p.actor.UserID, p.resp.BundleSeq, p.resp.SourceID, p.resp.SourceBundleID)
+			}
+			close(p.done)
+		}
+		return err
+	})
+}
+
+// commitLostError says that the connection was lost during COMMIT, so that nobody
+// knows whether it was done.
+type commitLostError struct{ err error }
+
+func (e *commitLostError) Error() string {
+	return "the connection was lost during the commit: " + e.err.Error()
+}
+
+func (e *commitLostError) Unwrap() error { return e.err }
+
+// isOver says of what commitPushes returned that nothing is to be tried again: the
+// pushes are committed, or may be.
+func isOver(err error) bool {
+	_, isLost := errors.AsType[*commitLostError](err)
+	return err == nil || isLost
 }
 
 // Pushes of one scope that wait for each other are committed together, since what
@@ -95,7 +120,8 @@ type pushCommit struct {
 	id       uuid.UUID
 	wasTaken bool // by takeCommit; read by its own goroutine once it has the turn
 
-	resp *PushSessionCommitResponse // valid once done is closed
+	resp *PushSessionCommitResponse // as err, valid once done is closed
+	err  error                      // a *commitLostError or nil
 	done chan struct{}              // closed by who committed it
 }
 
@@ -142,6 +168,9 @@ func (s *SyncService) commitPushes(ctx context.Context, push *pushCommit, togeth
 	}
 	err = conn.SendBatch(ctx, batch).Close()
 	clock.done(ctx, "commit", len(group), err)
+	if err != nil && conn.Conn().IsClosed() {
+		err = &commitLostError{err}
+	}
 	return group, err
 }
 

@@ -257,6 +257,43 @@ func TestAClientThatLeavesAGroup(t *testing.T) {
 	g.requireSound(t)
 }
 
+// TestAGroupThatIsLostDuringItsCommit ends the connection as the last push of a
+// group is entered, when COMMIT is already on its way. Nobody knows then whether it
+// was done, so nobody may be told that it was not.
+func TestAGroupThatIsLostDuringItsCommit(t *testing.T) {
+	t.Parallel()
+	g := newPushGroup(t)
+	for i := range 3 {
+		g.stage(t, insertNote(10+i, "x"))
+	}
+	exec(t, g.outside, `
+		CREATE SEQUENCE app.losses;
+		CREATE FUNCTION app.lose() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			IF nextval('app.losses') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+			RETURN NULL;
+		END $$;
+		CREATE TRIGGER lose AFTER INSERT ON sync.bundle_log FOR EACH ROW WHEN (NEW.source_id = 'device-2') EXECUTE FUNCTION app.lose();`)
+	g.whileHeld(t, func() {
+		for i := range g.devices {
+			g.commit(t.Context())
+			if i == 0 {
+				g.waitForLock(t)
+			}
+			g.waitForAll(t, i+1)
+		}
+	})
+	for i, result := range g.outcomes {
+		outcome := <-result
+		require.ErrorContains(t, outcome.err, "lost during the commit")
+		require.Nil(t, outcome.committed)
+		_, err := g.devices[i].push(t.Context(), insertNote(10+i, "x"))
+		require.NoError(t, err)
+	}
+	require.Equal(t, 4, scalar[int](t, g.outside, "SELECT count(*) FROM sync.bundle_log"))
+	g.requireSound(t)
+}
+
 // TestALargePushEndsItsGroup checks that what may be done in vain is bounded.
 func TestALargePushEndsItsGroup(t *testing.T) {
 	t.Parallel()
