@@ -56,15 +56,16 @@ func (q *Queries) PushChunkStage(ctx context.Context, db DBTX, arg PushChunkStag
 
 const PushCommit = `-- name: PushCommit :one
 SELECT c.bundle_seq::bigint AS bundle_seq, c.source_bundle_id::bigint AS source_bundle_id, c.row_count::bigint AS row_count, c.live_row_delta::bigint AS live_row_delta, c.bytes_before::bigint AS bytes_before
-FROM sync.push_commit($1::uuid, $2::text, $3::text, $4::bigint, $5::interval) AS c
+FROM sync.push_commit($1::uuid, $2::text, $3::text, $4::bigint, $5::interval, $6::bigint) AS c
 `
 
 type PushCommitParams struct {
-	PushID   uuid.UUID
-	UserID   string
-	SourceID string
-	MaxRows  int64
-	LeaseTtl time.Duration
+	PushID        uuid.UUID
+	UserID        string
+	SourceID      string
+	MaxRows       int64
+	LeaseTtl      time.Duration
+	PlannedAtMost int64
 }
 
 type PushCommitRow struct {
@@ -75,7 +76,7 @@ type PushCommitRow struct {
 	BytesBefore    int64
 }
 
-// Judges and applies a staged push and writes its log. What it did is null where the log notes that.
+// Judges and applies a staged push and writes its log. What it did is null where the log notes that. No row: it is larger than asked for.
 func (q *Queries) PushCommit(ctx context.Context, db DBTX, arg PushCommitParams) (PushCommitRow, error) {
 	row := db.QueryRow(ctx, PushCommit,
 		arg.PushID,
@@ -83,6 +84,7 @@ func (q *Queries) PushCommit(ctx context.Context, db DBTX, arg PushCommitParams)
 		arg.SourceID,
 		arg.MaxRows,
 		arg.LeaseTtl,
+		arg.PlannedAtMost,
 	)
 	var i PushCommitRow
 	err := row.Scan(

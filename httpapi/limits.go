@@ -52,8 +52,8 @@ func bodyReadError(err error) error {
 }
 
 // stallTimeout cuts an answer whose reader takes no byte for d, however long
-// the whole answer lasts. Without it a client that stops reading would hold a
-// database cursor, and a server-wide write timeout would cut long answers that
+// the whole answer lasts. Without it a client that stops reading would hold its
+// answer for ever, and a server-wide write timeout would cut long answers that
 // flow well.
 func stallTimeout(d time.Duration) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {

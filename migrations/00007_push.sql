@@ -501,12 +501,12 @@ $$;
 COMMENT ON FUNCTION sync.give_way() IS 'Bounds how long a push waits for rows, for where plain SQL writes synced tables too.';
 
 -- sync.push_commit judges a staged push, applies it and writes its log. The caller, whose transaction has written nothing before but pushes of the same
--- scope, reads the rows, and ends with sync.bundle_close.
+-- scope, reads the rows, and ends with sync.bundle_close. A push of more than p_planned_at_most rows is left alone: no row comes back.
 -- Returns the bundle's sequence, number and effects; what sync.push_apply or sync.push_apply_row returned; null where sync.open_bundles has that noted instead.
 -- Errors: OV001, OV003, OV004, OV009 scope and lease; OV007 not the source's next bundle any more; OV008 source retired; OV012 rows missing, a row twice,
 -- no effect, too many rows, a table unregistered meanwhile; OV013 conflict; OV014, OV015, OV016 as sync.fail_session; whatever the tables refuse.
 -- Locks: the scope's row first, then the session and the rows written, until the transaction ends.
-CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval)
+CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval, p_planned_at_most bigint DEFAULT 2147483647)
 RETURNS TABLE (bundle_seq bigint, source_bundle_id bigint, row_count bigint, live_row_delta bigint, bytes_before bigint)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -537,10 +537,14 @@ BEGIN
     -- The session ends here, and is there again if this is refused. Its source is read once the scope is locked, since sources move on only under that lock.
     DELETE FROM sync.push_sessions p
     WHERE p.push_id = p_push_id AND p.user_pk = v_user.user_pk AND p.source_id = p_source_id AND p.expires_at > clock_timestamp()
+      AND p.planned_row_count <= p_planned_at_most
     RETURNING p.source_bundle_id, p.planned_row_count, p.staged_row_count, p.initialization_id, p.table_id, p.op, p.base_row_version, p.key_bytes, p.payload,
         (SELECT CASE WHEN s.state <> 'retired' THEN s.last_source_bundle_id + 1 ELSE 0 END FROM sync.source_state s WHERE s.user_pk = p.user_pk AND s.source_id = p.source_id) AS next_source_bundle_id
     INTO v_session;
     IF NOT FOUND THEN
+        IF EXISTS (SELECT FROM sync.push_sessions p WHERE p.push_id = p_push_id AND p.planned_row_count > p_planned_at_most) THEN
+            RETURN;
+        END IF;
         PERFORM sync.fail_session(p_push_id, p_user_id, p_source_id);
     END IF;
     v_next := coalesce(v_session.next_source_bundle_id, 1);
@@ -616,11 +620,11 @@ BEGIN
     RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION sync.push_commit(uuid, text, text, bigint, interval) IS 'Judges a staged push, applies it and writes its log; sync.bundle_close then ends it.';
+COMMENT ON FUNCTION sync.push_commit(uuid, text, text, bigint, interval, bigint) IS 'Judges a staged push, applies it and writes its log; sync.bundle_close then ends it.';
 -- +goose StatementEnd
 
 -- +goose Down
-DROP FUNCTION sync.push_commit(uuid, text, text, bigint, interval);
+DROP FUNCTION sync.push_commit(uuid, text, text, bigint, interval, bigint);
 DROP FUNCTION sync.give_way();
 DROP FUNCTION sync.push_apply_row(integer, "char", bigint, bytea, text, bigint, text, bigint);
 DROP FUNCTION sync.push_apply(uuid, bigint, text, bigint, bigint, boolean);

@@ -5,9 +5,9 @@ SELECT sync.push_stage(@push_id::uuid, @user_id::text, @source_id::text, @start_
     @session_ttl::interval, @lease_ttl::interval)::bigint AS next_row_ordinal;
 
 -- name: PushCommit :one
--- Judges and applies a staged push and writes its log. What it did is null where the log notes that.
+-- Judges and applies a staged push and writes its log. What it did is null where the log notes that. No row: it is larger than asked for.
 SELECT c.bundle_seq::bigint AS bundle_seq, c.source_bundle_id::bigint AS source_bundle_id, c.row_count::bigint AS row_count, c.live_row_delta::bigint AS live_row_delta, c.bytes_before::bigint AS bytes_before
-FROM sync.push_commit(@push_id::uuid, @user_id::text, @source_id::text, @max_rows::bigint, @lease_ttl::interval) AS c;
+FROM sync.push_commit(@push_id::uuid, @user_id::text, @source_id::text, @max_rows::bigint, @lease_ttl::interval, @planned_at_most::bigint) AS c;
 
 -- name: PushSessionCreate :one
 -- Begins a push session, or returns the bundle if it is committed.

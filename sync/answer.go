@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
+	"log/slog"
 	"strconv"
 	"sync"
 )
@@ -59,33 +60,41 @@ var answerBuffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 
 func (s *SyncService) newAnswer(w io.Writer) *answer {
 	buffer := answerBuffers.Get().(*bufio.Writer)
 	out := &answer{Writer: buffer, to: w, service: s}
-	buffer.Reset((*answerTail)(out))
+	buffer.Reset(answerTail{out})
 	return out
 }
 
 // answerTail is an answer as its buffer sees it. Who fills the buffer holds a
-// connection to the database, until the rest of the answer is in it.
-type answerTail answer
+// connection to the database, until the rest of the answer is in it. The field has
+// a name, since with the methods of the buffer it would write to itself.
+type answerTail struct{ answer *answer }
 
-func (t *answerTail) Write(p []byte) (int, error) {
+func (t answerTail) Write(p []byte) (int, error) {
+	a := t.answer
 	switch {
-	case t.spool != nil:
-	case t.isWhole:
-		return t.to.Write(p)
+	case a.spool != nil:
+	case a.isWhole:
+		return a.to.Write(p)
 	default:
-		t.spool = newSpool(t.to)
+		a.spool = newSpool(a.to)
 	}
-	return t.spool.Write(p)
+	return a.spool.Write(p)
 }
 
-// finish waits until the reader has the whole answer. The caller must have given
-// its connection to the database back.
-func (a *answer) finish() error {
+// finish waits until the reader has the whole answer, or ctx ends. The caller must
+// have given its connection to the database back.
+func (a *answer) finish(ctx context.Context) error {
 	a.isWhole = true
 	err := a.Flush()
-	if err == nil && a.spool != nil {
-		err = a.spool.close()
-		a.spool = nil
+	if err != nil || a.spool == nil {
+		return err
+	}
+	spool := a.spool
+	a.spool = nil
+	defer context.AfterFunc(ctx, func() { spool.fail(ctx.Err()) })()
+	err = spool.close()
+	if spool.fileErr != nil {
+		a.service.logger.WarnContext(ctx, "a slow client held a connection to the database", slog.Any("error", spool.fileErr))
 	}
 	return err
 }

@@ -117,7 +117,7 @@ func (s *SyncService) WritePull(ctx context.Context, actor Actor, afterBundleSeq
 		return err
 	}
 	out.text(`],"has_more":`).bool(last < stable).text("}")
-	return out.finish()
+	return out.finish(ctx)
 }
 
 // seal keeps the hashes of bundles of a scope that plain SQL wrote.
@@ -294,7 +294,7 @@ func (s *SyncService) WriteCommittedBundleRows(ctx context.Context, actor Actor,
 		last = *afterRowOrdinal
 	}
 	out.text(`],"next_row_ordinal":`).int(max(last, 0)).text(`,"has_more":`).bool(to < bundle.RowCount).text("}")
-	return out.finish()
+	return out.finish(ctx)
 }
 
 // bundleHeader finds a bundle that retention still serves.

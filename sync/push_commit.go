@@ -64,7 +64,8 @@ func (s *SyncService) CommitPushSession(ctx context.Context, actor Actor, pushID
 // has the turn of the scope.
 func (s *SyncService) commitInTurn(ctx context.Context, push *pushCommit) error {
 	together := !push.wasTaken // which was in vain then
-	return retry(ctx, func(attempt int) error {
+	var lost error
+	err := retry(ctx, func(attempt int) error {
 		group, err := s.commitPushes(ctx, push, together, s.stages("push_commit", attempt))
 		together = false
 		if len(group) > 1 && !isOver(err) {
@@ -80,8 +81,10 @@ func (s *SyncService) commitInTurn(ctx context.Context, push *pushCommit) error 
 			}
 			close(p.done)
 		}
-		return err
+		lost = err
+		return nil
 	})
+	return errors.Join(err, lost)
 }
 
 // commitLostError says that the connection was lost during COMMIT, so that nobody
@@ -102,13 +105,13 @@ func isOver(err error) bool {
 }
 
 // Pushes of one scope that wait for each other are committed together, since what
-// each waits for is the disk. They are few, so that the first does not wait long for
-// the last, and little is done in vain if one is refused. More would be faster for a
-// scope that many devices push to, at the cost of the users beside it: their answers
-// come all at once, and so do the requests that follow.
+// each waits for is the disk. They are few and small, so that the first does not wait
+// long for the last, and little is done in vain if one is refused. More would be
+// faster for a scope that many devices push to, at the cost of the users beside it:
+// their answers come all at once, and so do the requests that follow.
 const (
 	maxGroupPushes = 4
-	maxGroupRows   = 1000
+	maxGroupRows   = 100
 
 	// groupCommitTimeout bounds a commit that does not end with its own request.
 	groupCommitTimeout = 30 * time.Second
@@ -146,15 +149,20 @@ func (s *SyncService) commitPushes(ctx context.Context, push *pushCommit, togeth
 	if s.config.UploadLockTimeout > 0 {
 		batch.Queue(db.PushLockTimeout, s.config.UploadLockTimeout.Milliseconds())
 	}
-	rows := int64(0)
+	rows, rowsAtMost := int64(0), int64(maxPlannedRows)
 	for scope := push.actor.UserID; push != nil; {
+		batch, err = s.applyPush(ctx, conn, batch, push, rowsAtMost, clock)
+		if errors.Is(err, pgx.ErrNoRows) && len(group) > 0 {
+			break // too large: it has to wait for its turn
+		}
 		group = append(group, push)
-		if batch, err = s.applyPush(ctx, conn, batch, push, clock); err != nil {
+		if err != nil {
 			return group, err
 		}
 		rows += push.resp.RowCount
+		rowsAtMost = maxGroupRows - rows
 		push = nil
-		if together && len(group) < maxGroupPushes && rows < maxGroupRows {
+		if together && len(group) < maxGroupPushes && rowsAtMost > 0 {
 			push = s.scopes.takeCommit(scope)
 		}
 	}
@@ -175,14 +183,16 @@ func (s *SyncService) commitPushes(ctx context.Context, push *pushCommit, togeth
 }
 
 // applyPush sends a batch and with it what applies a push. It returns the next
-// batch, which enters the push's bundle.
-func (s *SyncService) applyPush(ctx context.Context, conn *pgxpool.Conn, batch *pgx.Batch, push *pushCommit, clock *stageClock) (_ *pgx.Batch, err error) {
-	batch.Queue(db.PushCommit, push.id, push.actor.UserID, push.actor.SourceID, int64(s.config.MaxRowsPerBundle), s.config.InitializationLeaseTTL)
+// batch, which enters the push's bundle. Where more rows are planned than rowsAtMost
+// the push is left alone, with pgx.ErrNoRows, and the transaction goes on.
+func (s *SyncService) applyPush(ctx context.Context, conn *pgxpool.Conn, batch *pgx.Batch, push *pushCommit, rowsAtMost int64, clock *stageClock) (_ *pgx.Batch, err error) {
+	batch.Queue(db.PushCommit, push.id, push.actor.UserID, push.actor.SourceID, int64(s.config.MaxRowsPerBundle), s.config.InitializationLeaseTTL, rowsAtMost)
 	batch.Queue(db.BundleOpenRows)
 	results := conn.SendBatch(ctx, batch)
+	next := &pgx.Batch{}
 	for range batch.Len() - 2 {
 		if _, err = results.Exec(); err != nil {
-			return nil, errors.Join(err, results.Close())
+			return next, errors.Join(err, results.Close())
 		}
 	}
 	var applied db.PushCommitRow
@@ -190,21 +200,21 @@ func (s *SyncService) applyPush(ctx context.Context, conn *pgxpool.Conn, batch *
 	err = results.QueryRow().Scan(&applied.BundleSeq, &applied.SourceBundleID, &applied.RowCount, &liveRowDelta, &bytesBefore)
 	clock.done(ctx, "apply", int(applied.RowCount), err)
 	if err != nil {
-		return nil, errors.Join(err, results.Close())
+		return next, errors.Join(err, results.Close())
 	}
 	rows, err := results.Query()
 	if err != nil {
-		return nil, errors.Join(err, results.Close())
+		return next, errors.Join(err, results.Close())
 	}
 	var liveBytes int64
 	hasher, err := s.hashRows(ctx, rows, func(row logRow, _ *catalogTable) { liveBytes += int64(row.payloadBytes) })
 	clock.done(ctx, "hash", int(applied.RowCount), err)
 	if err = errors.Join(err, results.Close()); err != nil {
-		return nil, err
+		return next, err
 	}
 	hash, byteCount, rowCount := hasher.sum()
 	if err = s.checkBundleBytes(byteCount); err != nil {
-		return nil, err
+		return next, err
 	}
 	var liveByteDelta *int64
 	if bytesBefore != nil {
@@ -215,9 +225,8 @@ func (s *SyncService) applyPush(ctx context.Context, conn *pgxpool.Conn, batch *
 		BundleSeq: applied.BundleSeq, SourceID: push.actor.SourceID, SourceBundleID: applied.SourceBundleID,
 		RowCount: rowCount, BundleHash: hex.EncodeToString(hash[:]),
 	}
-	batch = &pgx.Batch{}
-	batch.Queue(db.BundleClose, hash[:], byteCount, s.config.RetainedBundlesPerUser, rowCount, liveRowDelta, liveByteDelta)
-	return batch, nil
+	next.Queue(db.BundleClose, hash[:], byteCount, s.config.RetainedBundlesPerUser, rowCount, liveRowDelta, liveByteDelta)
+	return next, nil
 }
 
 // rollbackUnlessCommitted ends the transaction of a failed operation, so that the

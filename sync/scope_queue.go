@@ -11,8 +11,9 @@ import (
 // others wait in memory and not with a pooled connection each. The order between
 // processes is made by the locks in the database.
 //
-// Whoever needs both turns takes that of the source first. Its zero value is ready
-// for use.
+// Whoever needs both turns takes that of the source first. A client that leaves while
+// its push is committed by somebody else leaves its source's turn too: its next step
+// waits in the database then. The zero value is ready for use.
 type scopeQueue struct {
 	mu     sync.Mutex
 	scopes map[string]*scopeTurn

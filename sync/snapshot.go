@@ -182,7 +182,7 @@ func (s *SyncService) WriteSnapshotChunk(ctx context.Context, actor Actor, snaps
 		return err
 	}
 	out.text(`],"next_row_ordinal":`).int(next).text(`,"has_more":`).bool(hasMore).text("}")
-	return out.finish()
+	return out.finish(ctx)
 }
 
 // DeleteSnapshotSession ends a snapshot before its time. One that is not there is

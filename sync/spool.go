@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -23,7 +24,8 @@ const (
 // spoolMemory in a temporary file. Only where no file can be written it waits for
 // the reader.
 //
-// An error of the reader comes back from the next Write or from close.
+// An error of the reader comes back from the next Write or from close; fileErr, after
+// close, says that the reader was waited for.
 type spool struct {
 	to       io.Writer
 	patience *time.Timer
@@ -39,6 +41,7 @@ type spool struct {
 	isSlow  bool     // the reader had its time
 	ended   bool     // nothing more will be written
 	err     error    // nothing more will be passed on
+	fileErr error    // why there is no file
 }
 
 var errSpoolDropped = errors.New("the answer was given up")
@@ -72,8 +75,12 @@ func (s *spool) Write(p []byte) (int, error) {
 			s.memory = append(s.memory, p...)
 			return len(p), nil
 		}
-		if s.isSlow && s.writeToFile(p) == nil {
-			return len(p), nil
+		if s.isSlow {
+			err := s.writeToFile(p)
+			if err == nil {
+				return len(p), nil
+			}
+			s.fileErr = err
 		}
 		if len(s.memory) == 0 && s.inFile() == 0 { // more than fits, and nothing to wait for
 			s.memory = append(s.memory, p...)
@@ -142,7 +149,8 @@ func (s *spool) next() ([]byte, error) {
 	return s.other, s.err
 }
 
-// writeTo writes a piece. A panic of the writer would end the process here, where
+// writeTo writes a piece in parts no larger than those of other answers, since a
+// reader has a bounded time for each. A panic of the writer would end the process here, where
 // nobody else can catch it.
 func writeTo(w io.Writer, piece []byte) (err error) {
 	defer func() {
@@ -150,8 +158,12 @@ func writeTo(w io.Writer, piece []byte) (err error) {
 			err = fmt.Errorf("panic while an answer was written: %v", p)
 		}
 	}()
-	_, err = w.Write(piece)
-	return err
+	for part := range slices.Chunk(piece, answerBufferBytes) {
+		if _, err := w.Write(part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *spool) fail(err error) {

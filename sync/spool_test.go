@@ -2,10 +2,12 @@ package oversync
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,7 +70,7 @@ func TestSpoolPassesOnWhatIsWritten(t *testing.T) {
 }
 
 func TestSpoolDoesNotWaitForItsReader(t *testing.T) {
-	t.Parallel()
+	t.Setenv("TMPDIR", t.TempDir())
 	reader := &stoppedReader{letGo: make(chan struct{})}
 	s := newSpool(reader)
 	want := bytes.Repeat([]byte("0123456789"), 1<<20)
@@ -79,9 +81,8 @@ func TestSpoolDoesNotWaitForItsReader(t *testing.T) {
 	require.LessOrEqual(t, cap(s.memory), 2*spoolMemory)
 	entries, err := os.ReadDir(os.TempDir())
 	require.NoError(t, err)
-	for _, entry := range entries {
-		require.NotContains(t, entry.Name(), "oversync-answer", "a crash would leave it")
-	}
+	require.Empty(t, entries, "a crash would leave it")
+	require.NotNil(t, s.file)
 	close(reader.letGo)
 	require.NoError(t, s.close())
 	require.True(t, bytes.Equal(want, reader.Bytes()))
@@ -105,16 +106,18 @@ func TestSpoolWithoutADisk(t *testing.T) {
 	require.Eventually(t, func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return len(s.memory) > spoolMemory-10<<10
+		return s.isSlow && len(s.memory) > spoolMemory-10<<10
 	}, time.Minute, time.Millisecond)
 	require.Empty(t, written)
 	close(reader.letGo)
 	require.NoError(t, <-written)
 	require.NoError(t, s.close())
 	require.True(t, bytes.Equal(want, reader.Bytes()))
+	require.ErrorContains(t, s.fileErr, "/nowhere")
 
 	var whole bytes.Buffer
 	s = newSpool(&whole)
+	s.isSlow = true
 	_, err := s.Write(make([]byte, 2*spoolMemory))
 	require.NoError(t, err, "one piece that is larger than the memory")
 	require.NoError(t, s.close())
@@ -140,4 +143,26 @@ func TestSpoolTellsWhatItsReaderSays(t *testing.T) {
 	s.drop() // before anything was written; with the reader at work it waits
 	_, err := s.Write([]byte("late"))
 	require.ErrorIs(t, err, errSpoolDropped)
+}
+
+// TestAnAnswerEndsWithItsRequest lets a request end while the reader still takes its
+// answer, when nothing is read from the database any more.
+func TestAnAnswerEndsWithItsRequest(t *testing.T) {
+	t.Parallel()
+	reader := &stoppedReader{letGo: make(chan struct{})}
+	out := (&SyncService{}).newAnswer(reader)
+	defer out.release()
+	out.text(strings.Repeat("x", 4*answerBufferBytes))
+	s := out.spool
+	ctx, cancel := context.WithCancel(t.Context())
+	finished := make(chan error, 1)
+	go func() { finished <- out.finish(ctx) }()
+	cancel()
+	require.Eventually(t, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.err != nil
+	}, time.Minute, time.Millisecond)
+	close(reader.letGo)
+	require.ErrorIs(t, <-finished, context.Canceled)
 }

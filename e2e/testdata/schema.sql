@@ -1787,7 +1787,7 @@ BEGIN
 END
 $_$;
 COMMENT ON FUNCTION sync.push_apply_row(p_table_id integer, p_op "char", p_base_row_version bigint, p_key_bytes bytea, p_payload text, p_user_pk bigint, p_user_id text, p_bundle_seq bigint) IS 'Judges, applies and logs the row of a push that has only one.';
-CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval) RETURNS TABLE(bundle_seq bigint, source_bundle_id bigint, row_count bigint, live_row_delta bigint, bytes_before bigint)
+CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval, p_planned_at_most bigint DEFAULT 2147483647) RETURNS TABLE(bundle_seq bigint, source_bundle_id bigint, row_count bigint, live_row_delta bigint, bytes_before bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC'
@@ -1815,10 +1815,14 @@ BEGIN
     -- The session ends here, and is there again if this is refused. Its source is read once the scope is locked, since sources move on only under that lock.
     DELETE FROM sync.push_sessions p
     WHERE p.push_id = p_push_id AND p.user_pk = v_user.user_pk AND p.source_id = p_source_id AND p.expires_at > clock_timestamp()
+      AND p.planned_row_count <= p_planned_at_most
     RETURNING p.source_bundle_id, p.planned_row_count, p.staged_row_count, p.initialization_id, p.table_id, p.op, p.base_row_version, p.key_bytes, p.payload,
         (SELECT CASE WHEN s.state <> 'retired' THEN s.last_source_bundle_id + 1 ELSE 0 END FROM sync.source_state s WHERE s.user_pk = p.user_pk AND s.source_id = p.source_id) AS next_source_bundle_id
     INTO v_session;
     IF NOT FOUND THEN
+        IF EXISTS (SELECT FROM sync.push_sessions p WHERE p.push_id = p_push_id AND p.planned_row_count > p_planned_at_most) THEN
+            RETURN;
+        END IF;
         PERFORM sync.fail_session(p_push_id, p_user_id, p_source_id);
     END IF;
     v_next := coalesce(v_session.next_source_bundle_id, 1);
@@ -1894,7 +1898,7 @@ BEGIN
     RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval) IS 'Judges a staged push, applies it and writes its log; sync.bundle_close then ends it.';
+COMMENT ON FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval, p_planned_at_most bigint) IS 'Judges a staged push, applies it and writes its log; sync.bundle_close then ends it.';
 CREATE FUNCTION sync.push_create(p_user_id text, p_source_id text, p_source_bundle_id bigint, p_planned_row_count bigint, p_initialization_id text, p_session_ttl interval, p_lease_ttl interval) RETURNS TABLE(push_id uuid, bundle_seq bigint, row_count bigint, bundle_hash bytea)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
