@@ -19,7 +19,7 @@
 //	  │ chunk of rows ───▶ UploadPushChunk ─ judged ────▶ sync.push_stage     push_chunks,
 //	  │ chunk of rows ───▶ UploadPushChunk ─ judged ────▶ sync.push_stage     or the session, if it is one row
 //	  │ commit ──────────▶ CommitPushSession
-//	  │                      one commit a scope at a time, waiting in memory
+//	  │                      one transaction a scope at a time; pushes that wait in memory share it
 //	  │                      ├─ round trip 1 ───────────▶ sync.push_commit
 //	  │                      │                              lock the scope's row
 //	  │                      │                              conflicts: log against base versions

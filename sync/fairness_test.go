@@ -90,11 +90,7 @@ func TestFloodOfOneUserLeavesConnections(t *testing.T) {
 // else that this user asks for may wait for its locks on the other one.
 func TestWaitersForALongTransactionHoldNoConnection(t *testing.T) {
 	t.Parallel()
-	config := pgtest.NewPool(t).Config()
-	config.MaxConns = 2
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := newPoolWith(t, twoConnections)
 	service := newService(t, pool, notesDDL+`
 CREATE TABLE app.gate (is_shut bool);
 CREATE FUNCTION app.wait() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -180,11 +176,7 @@ CREATE TRIGGER wait BEFORE INSERT ON app.notes FOR EACH ROW EXECUTE FUNCTION app
 // in the middle of a large answer each.
 func TestSlowReadersHoldNoConnection(t *testing.T) {
 	t.Parallel()
-	config := pgtest.NewPool(t).Config()
-	config.MaxConns = 2
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := newPoolWith(t, twoConnections)
 	service := newService(t, pool, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
 	phone := newDevice(t, service, "reader", "phone")
 	rows := make([]oversync.PushRequestRow, 2000)

@@ -50,6 +50,20 @@ func newService(t testing.TB, pool *pgxpool.Pool, ddl string, config *oversync.S
 	return service
 }
 
+// newPoolWith returns a pool on a database of its own, with other settings.
+func newPoolWith(t testing.TB, set func(*pgxpool.Config)) *pgxpool.Pool {
+	t.Helper()
+	config := pgtest.NewPool(t).Config()
+	set(config)
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// twoConnections is a setting for pools that must not run dry.
+func twoConnections(config *pgxpool.Config) { config.MaxConns = 2 }
+
 // tables makes registered tables of "schema.table" names.
 func tables(names ...string) []oversync.RegisteredTable {
 	registered := make([]oversync.RegisteredTable, len(names))

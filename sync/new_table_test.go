@@ -5,10 +5,8 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
-	"github.com/oversync/oversync/db/pgembed/pgtest"
 	oversync "github.com/oversync/oversync/sync"
 )
 
@@ -16,18 +14,13 @@ import (
 // connection and must not wait for another one of the pool.
 func TestManyPullsOfANewTable(t *testing.T) {
 	t.Parallel()
-	pool := pgtest.NewPool(t)
-	config := pool.Config().Copy()
-	config.MaxConns = 2
-	small, err := pgxpool.NewWithConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(small.Close)
-	service := newService(t, small, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
+	pool := newPoolWith(t, twoConnections)
+	service := newService(t, pool, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
 	devices := make([]*device, 20)
 	for i := range devices {
 		devices[i] = newDevice(t, service, fmt.Sprint("u", i), "phone")
 	}
-	_, err = pool.Exec(t.Context(), `CREATE TABLE app.fresh (_sync_scope_id text NOT NULL, id text NOT NULL, PRIMARY KEY (_sync_scope_id, id));
+	_, err := pool.Exec(t.Context(), `CREATE TABLE app.fresh (_sync_scope_id text NOT NULL, id text NOT NULL, PRIMARY KEY (_sync_scope_id, id));
 		INSERT INTO app.fresh SELECT 'u' || i, 'k' FROM generate_series(0, 19) AS i; SELECT sync.register_table('app.fresh')`)
 	require.NoError(t, err)
 	errs := make([]error, len(devices))

@@ -116,12 +116,8 @@ func (c *queryCounter) take() []string {
 func TestPullSealsBundlesAtOnce(t *testing.T) {
 	t.Parallel()
 	const bundles = 30
-	config := pgtest.NewPool(t).Config()
 	counter := &queryCounter{}
-	config.ConnConfig.Tracer = counter
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := newPoolWith(t, func(config *pgxpool.Config) { config.ConnConfig.Tracer = counter })
 	service := newService(t, pool, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
 	phone := newDevice(t, service, "anna", "phone")
 	phone.mustPush(t, insertNote(0, "pushed"))

@@ -92,7 +92,7 @@ func (s *SyncService) commitInTurn(ctx context.Context, push *pushCommit) error 
 type commitLostError struct{ err error }
 
 func (e *commitLostError) Error() string {
-	return "the connection was lost during the commit: " + e.err.Error()
+	return "the connection was lost during the commit: create the push session again, which says whether it was done: " + e.err.Error()
 }
 
 func (e *commitLostError) Unwrap() error { return e.err }

@@ -37,8 +37,8 @@ func (q *scopeQueue) enter(ctx context.Context, scope string) (leave func(), err
 	return q.wait(ctx, scope, q.join(scope), nil)
 }
 
-// join takes a place in the queue of a scope.
-func (q *scopeQueue) join(scope string) *scopeTurn {
+// join takes a place in the queue of a scope, to commit a push or for something else.
+func (q *scopeQueue) join(scope string, commit ...*pushCommit) *scopeTurn {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.scopes == nil {
@@ -50,6 +50,7 @@ func (q *scopeQueue) join(scope string) *scopeTurn {
 		q.scopes[scope] = t
 	}
 	t.people++
+	t.commits = append(t.commits, commit...)
 	return t
 }
 
@@ -81,10 +82,7 @@ func (q *scopeQueue) forget(scope string, t *scopeTurn) {
 // before may take it and commit it with its own: leave is nil then.
 func (q *scopeQueue) enterCommit(ctx context.Context, push *pushCommit) (leave func(), err error) {
 	scope := push.actor.UserID
-	t := q.join(scope)
-	q.mu.Lock()
-	t.commits = append(t.commits, push)
-	q.mu.Unlock()
+	t := q.join(scope, push)
 	leave, err = q.wait(ctx, scope, t, push.done)
 	q.mu.Lock()
 	t.commits = slices.DeleteFunc(t.commits, func(p *pushCommit) bool { return p == push })

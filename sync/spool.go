@@ -150,8 +150,8 @@ func (s *spool) next() ([]byte, error) {
 }
 
 // writeTo writes a piece in parts no larger than those of other answers, since a
-// reader has a bounded time for each. A panic of the writer would end the process here, where
-// nobody else can catch it.
+// reader has a bounded time for each. A panic of the writer would end the process
+// here, where nobody else can catch it.
 func writeTo(w io.Writer, piece []byte) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -106,7 +106,7 @@ func TestSpoolWithoutADisk(t *testing.T) {
 	require.Eventually(t, func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.isSlow && len(s.memory) > spoolMemory-10<<10
+		return s.fileErr != nil
 	}, time.Minute, time.Millisecond)
 	require.Empty(t, written)
 	close(reader.letGo)

@@ -166,12 +166,7 @@ func TestTheListenerComesBack(t *testing.T) {
 
 func TestWatchersHoldNoConnection(t *testing.T) {
 	t.Parallel()
-	config, err := pgxpool.ParseConfig(pgtest.NewDatabase(t))
-	require.NoError(t, err)
-	config.MaxConns = 2
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := newPoolWith(t, twoConnections)
 	settings := watching()
 	settings.RegisteredTables = tables("app.notes")
 	service := newService(t, pool, notesDDL, &settings)
