@@ -100,8 +100,8 @@ func (g *pushGroup) waitForOthers(t *testing.T, count int) {
 	require.Eventually(t, func() bool { return oversync.WaitingCommits(g.service, "anna") == count }, time.Minute, time.Millisecond)
 }
 
-// commitAll commits all pushes at once, the first one first, and returns how many
-// pushes each transaction committed.
+// commitAll commits all pushes at once, in their order, and returns how many pushes
+// each transaction committed.
 func (g *pushGroup) commitAll(t *testing.T) []int {
 	t.Helper()
 	g.recorder.take()
@@ -110,8 +110,8 @@ func (g *pushGroup) commitAll(t *testing.T) []int {
 		g.waitForLock(t)
 		for len(g.outcomes) < len(g.devices) {
 			g.commit(t.Context())
+			g.waitForOthers(t, len(g.outcomes)-1)
 		}
-		g.waitForOthers(t, len(g.devices)-1)
 	})
 	g.results = nil
 	for _, result := range g.outcomes {
@@ -164,18 +164,13 @@ func TestPushesThatWaitForEachOtherAreCommittedTogether(t *testing.T) {
 	for _, rows := range pushes {
 		together.stage(t, rows...)
 	}
-	transactions := together.commitAll(t)
-	require.Less(t, len(transactions), len(pushes), "pushes of each transaction: %v", transactions)
+	require.Equal(t, []int{4, 3}, together.commitAll(t))
 
-	order := make([]int, len(pushes)+1) // device of each bundle after the first
 	for i, outcome := range together.results {
 		require.NoError(t, outcome.err)
+		require.Equal(t, int64(i+2), outcome.committed.BundleSeq)
 		require.Equal(t, together.devices[i].actor.SourceID, outcome.committed.SourceID)
-		order[outcome.committed.BundleSeq-1] = i
-	}
-	for _, i := range order[1:] {
-		d := newDevice(t, apart.service, "anna", together.devices[i].actor.SourceID)
-		d.mustPush(t, pushes[i]...)
+		newDevice(t, apart.service, "anna", together.devices[i].actor.SourceID).mustPush(t, pushes[i]...)
 	}
 	reader := oversync.Actor{UserID: "anna", SourceID: "reader"}
 	have := (&device{service: together.service, actor: reader}).mustPull(t)
@@ -236,12 +231,14 @@ func TestAClientThatLeavesAGroup(t *testing.T) {
 	g.whileHeld(t, func() {
 		g.commit(first)
 		g.waitForLock(t)
-		g.commit(t.Context())
-		g.commit(third)
-		for len(g.outcomes) < len(g.devices) {
-			g.commit(t.Context())
+		for i := 1; i < len(g.devices); i++ {
+			if i == 2 {
+				g.commit(third)
+			} else {
+				g.commit(t.Context())
+			}
+			g.waitForOthers(t, i)
 		}
-		g.waitForOthers(t, len(g.devices)-1)
 		leaveThird()
 		require.ErrorIs(t, (<-g.outcomes[2]).err, context.Canceled)
 		leaveFirst()
@@ -312,17 +309,9 @@ func TestALargePushIsNotPartOfAGroup(t *testing.T) {
 	for i := range 10 {
 		g.stage(t, insertNote(20+i, "x"))
 	}
-	transactions := g.commitAll(t)
+	require.Equal(t, []int{1, 1, 1, 4, 4, 2}, g.commitAll(t), "two large pushes, with a small one between them, and small ones")
 	for i, outcome := range g.results {
 		require.NoError(t, outcome.err, "device %d", i)
 	}
-	require.Equal(t, []int{1, 1}, transactions[:2], "a large push, and a small one before a large one")
-	require.Contains(t, transactions, 4)
-	total := 0
-	for _, pushes := range transactions {
-		require.LessOrEqual(t, pushes, 4)
-		total += pushes
-	}
-	require.Equal(t, len(g.devices), total)
 	g.requireSound(t)
 }

@@ -16,14 +16,13 @@ import (
 // waits in the database then. The zero value is ready for use.
 type scopeQueue struct {
 	mu     sync.Mutex
-	scopes map[string]*scopeTurn
+	scopes map[string][]*scopePlace // in the order in which they came; the first has the turn
 }
 
-// scopeTurn is one scope's queue. It exists as long as somebody is in it.
-type scopeTurn struct {
-	turn    chan struct{} // holds a token while somebody has the turn
-	people  int           // waiting or having the turn; guarded by scopeQueue.mu
-	commits []*pushCommit // of those waiting, in the order in which they came; guarded by scopeQueue.mu
+// scopePlace is somebody's place in the queue of a scope.
+type scopePlace struct {
+	turn   chan struct{} // closed when its turn has come
+	commit *pushCommit   // what it waits to commit, or nil
 }
 
 // enterSource waits for the turn of a source in its scope.
@@ -34,47 +33,13 @@ func (q *scopeQueue) enterSource(ctx context.Context, actor Actor) (leave func()
 // enter waits for the turn of a scope. The caller must call leave when done. It
 // fails only if ctx ends first.
 func (q *scopeQueue) enter(ctx context.Context, scope string) (leave func(), err error) {
-	return q.wait(ctx, scope, q.join(scope), nil)
-}
-
-// join takes a place in the queue of a scope, to commit a push or for something else.
-func (q *scopeQueue) join(scope string, commit ...*pushCommit) *scopeTurn {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.scopes == nil {
-		q.scopes = make(map[string]*scopeTurn)
-	}
-	t := q.scopes[scope]
-	if t == nil {
-		t = &scopeTurn{turn: make(chan struct{}, 1)}
-		q.scopes[scope] = t
-	}
-	t.people++
-	t.commits = append(t.commits, commit...)
-	return t
-}
-
-// wait is the rest of enter. If it is done before the turn comes, leave is nil.
-func (q *scopeQueue) wait(ctx context.Context, scope string, t *scopeTurn, done <-chan struct{}) (leave func(), err error) {
+	place := q.join(scope, nil)
 	select {
-	case t.turn <- struct{}{}:
-		return func() {
-			<-t.turn
-			q.forget(scope, t)
-		}, nil
-	case <-done:
+	case <-place.turn:
+		return func() { q.leave(scope, place) }, nil
 	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	q.forget(scope, t)
-	return nil, err
-}
-
-func (q *scopeQueue) forget(scope string, t *scopeTurn) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if t.people--; t.people == 0 {
-		delete(q.scopes, scope)
+		q.leave(scope, place)
+		return nil, ctx.Err()
 	}
 }
 
@@ -82,34 +47,63 @@ func (q *scopeQueue) forget(scope string, t *scopeTurn) {
 // before may take it and commit it with its own: leave is nil then.
 func (q *scopeQueue) enterCommit(ctx context.Context, push *pushCommit) (leave func(), err error) {
 	scope := push.actor.UserID
-	t := q.join(scope, push)
-	leave, err = q.wait(ctx, scope, t, push.done)
-	q.mu.Lock()
-	t.commits = slices.DeleteFunc(t.commits, func(p *pushCommit) bool { return p == push })
-	q.mu.Unlock()
-	if leave != nil {
-		select {
-		case <-push.done: // as the turn came
-			leave()
-			leave = nil
-		default:
-		}
+	place := q.join(scope, push)
+	select {
+	case <-place.turn:
+	case <-push.done:
+	case <-ctx.Done():
+		err = ctx.Err()
 	}
-	return leave, err
+	if err != nil || push.isDone() {
+		q.leave(scope, place)
+		return nil, err
+	}
+	return func() { q.leave(scope, place) }, nil
 }
 
-// takeCommit returns the push that has waited longest for the turn of a scope, or
-// nil. The caller has the turn, and closes the push's done if it commits it. If it
-// cannot, nothing has to be done: the push still waits for its turn.
+// takeCommit returns the push that has waited longest for the turn of a scope and was
+// not taken before, or nil. The caller has the turn, and closes the push's done if it
+// commits it. If it cannot, nothing has to be done: the push still waits for its turn.
 func (q *scopeQueue) takeCommit(scope string) *pushCommit {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	t := q.scopes[scope]
-	if len(t.commits) == 0 {
-		return nil
+	for _, place := range q.scopes[scope][1:] {
+		if push := place.commit; push != nil && !push.wasTaken {
+			push.wasTaken = true
+			return push
+		}
 	}
-	push := t.commits[0]
-	t.commits = t.commits[1:]
-	push.wasTaken = true
-	return push
+	return nil
+}
+
+// join takes the last place in the queue of a scope.
+func (q *scopeQueue) join(scope string, commit *pushCommit) *scopePlace {
+	place := &scopePlace{turn: make(chan struct{}), commit: commit}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.scopes == nil {
+		q.scopes = make(map[string][]*scopePlace)
+	}
+	q.scopes[scope] = append(q.scopes[scope], place)
+	if len(q.scopes[scope]) == 1 {
+		close(place.turn)
+	}
+	return place
+}
+
+// leave gives a place up, and the turn to the next if it had it.
+func (q *scopeQueue) leave(scope string, place *scopePlace) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	places := q.scopes[scope]
+	i := slices.Index(places, place)
+	places = slices.Delete(places, i, i+1)
+	if len(places) == 0 {
+		delete(q.scopes, scope)
+		return
+	}
+	q.scopes[scope] = places
+	if i == 0 {
+		close(places[0].turn)
+	}
 }

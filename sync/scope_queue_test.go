@@ -1,0 +1,62 @@
+package oversync
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// TestScopeQueueGivesTurnsInOrder lets many come and leave, before or in their turn,
+// and holds the queue to a list.
+func TestScopeQueueGivesTurnsInOrder(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		var queue scopeQueue
+		var model []*scopePlace
+		hasTurn := func(place *scopePlace) bool {
+			select {
+			case <-place.turn:
+				return true
+			default:
+				return false
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"join": func(t *rapid.T) {
+				var push *pushCommit
+				if rapid.Bool().Draw(t, "to commit") {
+					push = &pushCommit{}
+				}
+				model = append(model, queue.join("anna", push))
+			},
+			"leave": func(t *rapid.T) {
+				if len(model) == 0 {
+					t.Skip("nobody is there")
+				}
+				i := rapid.IntRange(0, len(model)-1).Draw(t, "place")
+				queue.leave("anna", model[i])
+				model = append(model[:i:i], model[i+1:]...)
+			},
+			"take": func(t *rapid.T) {
+				if len(model) == 0 {
+					t.Skip("nobody has the turn")
+				}
+				var want *pushCommit
+				for _, place := range model[1:] {
+					if place.commit != nil && !place.commit.wasTaken {
+						want = place.commit
+						break
+					}
+				}
+				require.Same(t, want, queue.takeCommit("anna"))
+			},
+			"": func(t *rapid.T) {
+				for i, place := range model {
+					require.Equal(t, i == 0, hasTurn(place), "place %d", i)
+				}
+				require.Len(t, queue.scopes, min(len(model), 1), "what nobody waits for is forgotten")
+			},
+		})
+	})
+}
