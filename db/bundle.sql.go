@@ -305,11 +305,14 @@ func (q *Queries) BundleRows(ctx context.Context, db DBTX, arg BundleRowsParams)
 }
 
 const BundleSeal = `-- name: BundleSeal :exec
-WITH sealed AS (
-    UPDATE sync.bundle_log l SET bundle_hash = n.bundle_hash, byte_count = n.byte_count
+WITH given AS MATERIALIZED ( -- scope and sequence from one place, so that the index finds both
+    SELECT u.user_pk, n.bundle_seq, n.bundle_hash, n.byte_count
     FROM sync.user_state u,
-         ROWS FROM (unnest($2::bigint[]), unnest($3::bytea[]), unnest($4::bigint[])) AS n(bundle_seq, bundle_hash, byte_count)
-    WHERE u.user_id = $1::text AND l.user_pk = u.user_pk AND l.bundle_seq = n.bundle_seq AND l.bundle_hash IS NULL
+         ROWS FROM (unnest($1::bigint[]), unnest($2::bytea[]), unnest($3::bigint[])) AS n(bundle_seq, bundle_hash, byte_count)
+    WHERE u.user_id = $4::text
+), sealed AS (
+    UPDATE sync.bundle_log l SET bundle_hash = g.bundle_hash, byte_count = g.byte_count
+    FROM given g WHERE l.user_pk = g.user_pk AND l.bundle_seq = g.bundle_seq AND l.bundle_hash IS NULL
     RETURNING l.user_pk, l.byte_count
 )
 UPDATE sync.user_state u SET bundle_byte_count = u.bundle_byte_count + s.byte_count
@@ -317,19 +320,19 @@ FROM (SELECT d.user_pk, sum(d.byte_count)::bigint AS byte_count FROM sealed d GR
 `
 
 type BundleSealParams struct {
-	UserID       string
 	BundleSeqs   []int64
 	BundleHashes [][]byte
 	ByteCounts   []int64
+	UserID       string
 }
 
 // Gives bundles of a scope that plain SQL wrote their hashes. Sealing one twice changes nothing.
 func (q *Queries) BundleSeal(ctx context.Context, db DBTX, arg BundleSealParams) error {
 	_, err := db.Exec(ctx, BundleSeal,
-		arg.UserID,
 		arg.BundleSeqs,
 		arg.BundleHashes,
 		arg.ByteCounts,
+		arg.UserID,
 	)
 	return err
 }

@@ -54,11 +54,14 @@ ORDER BY b.bundle_seq, b.row_ordinal;
 
 -- name: BundleSeal :exec
 -- Gives bundles of a scope that plain SQL wrote their hashes. Sealing one twice changes nothing.
-WITH sealed AS (
-    UPDATE sync.bundle_log l SET bundle_hash = n.bundle_hash, byte_count = n.byte_count
+WITH given AS MATERIALIZED ( -- scope and sequence from one place, so that the index finds both
+    SELECT u.user_pk, n.bundle_seq, n.bundle_hash, n.byte_count
     FROM sync.user_state u,
          ROWS FROM (unnest(@bundle_seqs::bigint[]), unnest(@bundle_hashes::bytea[]), unnest(@byte_counts::bigint[])) AS n(bundle_seq, bundle_hash, byte_count)
-    WHERE u.user_id = @user_id::text AND l.user_pk = u.user_pk AND l.bundle_seq = n.bundle_seq AND l.bundle_hash IS NULL
+    WHERE u.user_id = @user_id::text
+), sealed AS (
+    UPDATE sync.bundle_log l SET bundle_hash = g.bundle_hash, byte_count = g.byte_count
+    FROM given g WHERE l.user_pk = g.user_pk AND l.bundle_seq = g.bundle_seq AND l.bundle_hash IS NULL
     RETURNING l.user_pk, l.byte_count
 )
 UPDATE sync.user_state u SET bundle_byte_count = u.bundle_byte_count + s.byte_count

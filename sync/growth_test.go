@@ -8,7 +8,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
-	"github.com/oversync/oversync/db/pgembed/pgtest"
 	oversync "github.com/oversync/oversync/sync"
 )
 
@@ -30,19 +29,19 @@ SET session_replication_role = replica; -- the log has them
 INSERT INTO app.notes (_sync_scope_id, id, title)
 SELECT u.user_id, encode(r.key_bytes, 'hex')::uuid, 't' FROM sync.bundle_rows r JOIN sync.user_state u USING (user_pk);
 RESET session_replication_role;
+UPDATE sync.bundle_log l SET bundle_hash = NULL -- as after plain SQL
+FROM sync.user_state u WHERE u.user_id = 'long' AND l.user_pk = u.user_pk AND l.bundle_seq BETWEEN 201 AND 203;
 ANALYZE sync.user_state, sync.source_state, sync.bundle_log, sync.bundle_rows, app.notes;`
 
 // The cost of an operation goes with what it asks for, however long the log of all
 // scopes, or of this one, has become.
 func TestOperationsOnAFullLogReadWhatTheyNeed(t *testing.T) {
 	t.Parallel()
-	config := pgtest.NewPool(t).Config()
-	config.MaxConns = 1 // so that one connection has counted all
-	// The plans that a connection comes to keep, which do not know what they are for.
-	config.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := newPoolWith(t, func(config *pgxpool.Config) {
+		config.MaxConns = 1 // so that one connection has counted all
+		// The plans that a connection comes to keep, which do not know what they are for.
+		config.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
+	})
 	exec(t, pool, notesDDL)
 	exec(t, pool, `SELECT sync.register_table('app.notes')`)
 	require.NoError(t, pool.AcquireFunc(t.Context(), func(conn *pgxpool.Conn) error {
@@ -79,6 +78,12 @@ func TestOperationsOnAFullLogReadWhatTheyNeed(t *testing.T) {
 		{"pull of 5 old bundles", func() error {
 			page, err := service.ProcessPull(t.Context(), d.actor, 100, 5, 0)
 			require.Len(t, page.Bundles, 5)
+			return err
+		}},
+		{"pull of 3 bundles that plain SQL wrote", func() error {
+			page, err := service.ProcessPull(t.Context(), d.actor, 200, 3, 0)
+			require.Len(t, page.Bundles, 3)
+			require.NotEmpty(t, page.Bundles[0].BundleHash)
 			return err
 		}},
 		{"idle pull", func() error {
