@@ -130,6 +130,7 @@ func TestSourceReplacementBodies(t *testing.T) {
 		`{"previous_source_id":"source","new_source_id":"","reason":"history_pruned"}`,
 		`{"previous_source_id":"source","new_source_id":"  ","reason":"history_pruned"}`,
 		`{"previous_source_id":"source","new_source_id":"a\u0000b","reason":"history_pruned"}`,
+		`{"previous_source_id":"source","new_source_id":"sql:app","reason":"history_pruned"}`,
 		`{"previous_source_id":"source","new_source_id":"` + strings.Repeat("x", 256) + `","reason":"history_pruned"}`,
 		`{"previous_source_id":"source","new_source_id":"next","reason":"because"}`,
 		`{"previous_source_id":"source","new_source_id":"next","reason":"HISTORY_PRUNED"}`,

@@ -337,6 +337,10 @@ func TestEveryEndpointKnowsWhoAsks(t *testing.T) {
 		for _, source := range []string{"", " \t ", tooLong, "a\u0085b", "a\xffb", "a\tb"} {
 			d.do(e.method, e.path, e.body, oversync.SourceIDHeader, source).refused(400, "invalid_request", "%s %q", what, source)
 		}
+		if e.method == "POST" { // nobody writes under a name of writers inside the database
+			d.do(e.method, e.path, e.body, oversync.SourceIDHeader, "sql:app").refused(400, "invalid_request", what)
+			d.do(e.method, e.path, e.body, oversync.SourceIDHeader, "oversync:adopt").refused(400, "invalid_request", what)
+		}
 		for _, user := range []string{tooLong, "a\u0085b", "a\xffb", "a\tb"} {
 			d.do(e.method, e.path, e.body, "Authorization", "Bearer "+user).refused(400, "invalid_request", "%s %q", what, user)
 		}

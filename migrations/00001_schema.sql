@@ -56,6 +56,7 @@ CREATE TABLE sync.source_state (
     source_id             sync.identifier NOT NULL,
     state                 sync.source_status NOT NULL DEFAULT 'active',
     last_source_bundle_id bigint NOT NULL DEFAULT 0,
+    is_device             boolean NOT NULL DEFAULT false,
     replaced_by_source_id text,
     replacement_reason    text,
     updated_at            timestamptz NOT NULL DEFAULT now(),
@@ -66,6 +67,7 @@ COMMENT ON COLUMN sync.source_state.user_pk IS 'Scope, see sync.user_state.';
 COMMENT ON COLUMN sync.source_state.source_id IS 'Name that the writer chose for itself.';
 COMMENT ON COLUMN sync.source_state.state IS 'active, reserved (announced as a replacement, nothing committed yet) or retired (replaced by another source).';
 COMMENT ON COLUMN sync.source_state.last_source_bundle_id IS 'Highest source_bundle_id committed; the next push must carry the one after it.';
+COMMENT ON COLUMN sync.source_state.is_device IS 'Whether it has pushed or was replaced through the API. Plain SQL that takes its name writes as sql:<name> instead.';
 COMMENT ON COLUMN sync.source_state.replaced_by_source_id IS 'Source that took over from a retired one.';
 COMMENT ON COLUMN sync.source_state.replacement_reason IS 'Why it was retired, as its client said.';
 COMMENT ON COLUMN sync.source_state.updated_at IS 'When this row last changed.';

@@ -535,13 +535,13 @@ BEGIN
         bundle_byte_count = u.bundle_byte_count + p_byte_count,
         last_bundle_at = now()
     WHERE u.user_pk = v_bundle.user_pk;
-    UPDATE sync.source_state s SET last_source_bundle_id = v_bundle.source_bundle_id, updated_at = now()
+    UPDATE sync.source_state s SET last_source_bundle_id = v_bundle.source_bundle_id, is_device = s.is_device OR v_bundle.push_id IS NOT NULL, updated_at = now()
     WHERE s.user_pk = v_bundle.user_pk AND s.source_id = v_bundle.source_id AND s.state = 'active';
     IF NOT FOUND THEN
-        INSERT INTO sync.source_state AS s (user_pk, source_id, last_source_bundle_id)
-        VALUES (v_bundle.user_pk, v_bundle.source_id, v_bundle.source_bundle_id)
+        INSERT INTO sync.source_state AS s (user_pk, source_id, last_source_bundle_id, is_device)
+        VALUES (v_bundle.user_pk, v_bundle.source_id, v_bundle.source_bundle_id, v_bundle.push_id IS NOT NULL)
         ON CONFLICT ON CONSTRAINT source_state_pkey DO UPDATE
-        SET last_source_bundle_id = excluded.last_source_bundle_id, state = 'active', updated_at = now();
+        SET last_source_bundle_id = excluded.last_source_bundle_id, is_device = s.is_device OR excluded.is_device, state = 'active', updated_at = now();
     END IF;
     IF v_bundle.push_id IS NOT NULL AND v_bundle.pushed_table_id IS NULL THEN
         DELETE FROM sync.push_chunks c WHERE c.push_id = v_bundle.push_id;

@@ -62,11 +62,11 @@ BEGIN
     ELSIF v_new.source_id IS NOT NULL THEN
         PERFORM sync.fail('OV018', format('source %s is known already', p_new_source_id), NULL, 'Choose a fresh source id.');
     END IF;
-    INSERT INTO sync.source_state (user_pk, source_id, state) VALUES (p_user_pk, p_new_source_id, 'reserved');
-    INSERT INTO sync.source_state AS s (user_pk, source_id, state, replaced_by_source_id, replacement_reason)
-    VALUES (p_user_pk, p_previous_source_id, 'retired', p_new_source_id, p_reason)
+    INSERT INTO sync.source_state (user_pk, source_id, state, is_device) VALUES (p_user_pk, p_new_source_id, 'reserved', true);
+    INSERT INTO sync.source_state AS s (user_pk, source_id, state, is_device, replaced_by_source_id, replacement_reason)
+    VALUES (p_user_pk, p_previous_source_id, 'retired', true, p_new_source_id, p_reason)
     ON CONFLICT ON CONSTRAINT source_state_pkey DO UPDATE
-    SET state = excluded.state, replaced_by_source_id = excluded.replaced_by_source_id,
+    SET state = excluded.state, is_device = true, replaced_by_source_id = excluded.replaced_by_source_id,
         replacement_reason = excluded.replacement_reason, updated_at = now();
 END
 $$;

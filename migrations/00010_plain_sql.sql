@@ -8,23 +8,33 @@
 
 -- +goose Up
 -- +goose StatementBegin
--- sync.writer_name returns the source that plain SQL of this session writes as.
--- Errors: none. Locks: none.
+-- sync.writer_name returns the source that plain SQL of this session writes as: what sync.writer_id says, or sql:<role>. Names that begin
+-- with oversync: are kept for adoption, refresh and repair, so a writer that takes one becomes sql:oversync:...
+-- Errors: 22023 a name that is too long. Locks: none.
 CREATE FUNCTION sync.writer_name()
 RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_name text := nullif(btrim(current_setting('sync.writer_id', true)), '');
 BEGIN
-    RETURN coalesce(nullif(btrim(current_setting('sync.writer_id', true)), ''),
-                    'sql:' || coalesce(nullif(current_setting('role'), 'none'), session_user));
+    IF v_name IS NULL THEN
+        RETURN 'sql:' || coalesce(nullif(current_setting('role'), 'none'), session_user);
+    ELSIF octet_length(v_name) > 240 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('sync.writer_id has %s bytes: at most 240 are allowed', octet_length(v_name)),
+            HINT = 'Name the writer shortly, as in SET LOCAL sync.writer_id = ''nightly job''.';
+    END IF;
+    RETURN CASE WHEN starts_with(v_name, 'oversync:') THEN 'sql:' || v_name ELSE v_name END;
 END
 $$;
 COMMENT ON FUNCTION sync.writer_name() IS 'Source that plain SQL of this session writes as: sync.writer_id, or sql:<role>.';
 
 -- sync.open_implicit opens a bundle for each scope among the captured keys that has none yet, and returns how many it opened. New
 -- scopes are made. A bundle that gets rows initializes its scope, and ends a lease that a device holds on it, since rows are there now.
--- Errors: OV008 the source is retired; 23514 a scope that no user can have. Locks: the rows of these scopes, in one order.
+-- Where a device has the name of the source, or has retired it, the bundle is of sql:<name>: what a device does in its scope stops no
+-- writer, who may be writing other scopes as well, and no number of a device's is taken.
+-- Errors: 23514 a scope that no user can have. Locks: the rows of these scopes, in one order.
 CREATE FUNCTION sync.open_implicit(p_source_id text)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -32,8 +42,6 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_scopes text[];
-    v_locked bigint;
-    v_retired bigint;
 BEGIN
     -- EXCEPT, since it never compares each with each, as a join would that expects few of them. It keeps every row, so they are made few before.
     SELECT array_agg(n.scope) INTO v_scopes
@@ -46,25 +54,22 @@ BEGIN
             MESSAGE = format('a row belongs to the scope %L, which no user can have', (SELECT min(left(s.scope, 255)) FROM unnest(v_scopes) AS s(scope) WHERE octet_length(s.scope) NOT BETWEEN 1 AND 255)),
             HINT = 'A scope id has 1 to 255 bytes: give the row to a user, or delete it.';
     END IF;
-    LOOP
-        INSERT INTO sync.user_state (user_id)
-        SELECT s.scope FROM unnest(v_scopes) AS s(scope)
-        WHERE NOT EXISTS (SELECT FROM sync.user_state u WHERE u.user_id = s.scope)
-        ORDER BY s.scope COLLATE "C"
-        ON CONFLICT ON CONSTRAINT user_id_is_unique DO NOTHING;
-        PERFORM FROM sync.user_state u WHERE u.user_id = ANY (v_scopes) ORDER BY u.user_pk FOR NO KEY UPDATE;
-        GET DIAGNOSTICS v_locked = ROW_COUNT;
-        -- A scope may have been forgotten while this waited for it.
-        EXIT WHEN v_locked = cardinality(v_scopes);
-    END LOOP;
+    INSERT INTO sync.user_state (user_id)
+    SELECT s.scope FROM unnest(v_scopes) AS s(scope)
+    WHERE NOT EXISTS (SELECT FROM sync.user_state u WHERE u.user_id = s.scope)
+    ORDER BY s.scope COLLATE "C"
+    ON CONFLICT ON CONSTRAINT user_id_is_unique DO NOTHING;
+    PERFORM FROM sync.user_state u WHERE u.user_id = ANY (v_scopes) ORDER BY u.user_pk FOR NO KEY UPDATE;
     INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, is_implicit)
     SELECT pg_current_xact_id(), u.user_pk, u.user_id, u.next_bundle_seq, p_source_id, coalesce(s.last_source_bundle_id, 0) + 1, true
     FROM sync.user_state u LEFT JOIN sync.source_state s ON s.user_pk = u.user_pk AND s.source_id = p_source_id
     WHERE u.user_id = ANY (v_scopes);
-    SELECT s.user_pk INTO v_retired FROM sync.source_state s JOIN sync.open_bundles b ON b.user_pk = s.user_pk AND b.xid = pg_current_xact_id()
-    WHERE s.source_id = p_source_id AND s.state = 'retired' LIMIT 1;
-    IF FOUND THEN
-        PERFORM sync.source_next(v_retired, p_source_id);
+    IF p_source_id !~ '^(sql|oversync):' THEN -- which no device can have
+        UPDATE sync.open_bundles b
+        SET source_id = 'sql:' || p_source_id,
+            source_bundle_id = coalesce((SELECT o.last_source_bundle_id FROM sync.source_state o WHERE o.user_pk = b.user_pk AND o.source_id = 'sql:' || p_source_id), 0) + 1
+        FROM sync.source_state s
+        WHERE b.xid = pg_current_xact_id() AND b.source_id = p_source_id AND s.user_pk = b.user_pk AND s.source_id = p_source_id AND (s.is_device OR s.state <> 'active');
     END IF;
     RETURN cardinality(v_scopes);
 END
@@ -188,7 +193,7 @@ COMMENT ON FUNCTION sync.close_implicit() IS 'Enters the emitted bundles of plai
 
 -- sync.commit_captured makes a bundle for each scope among the captured keys and enters it. p_only_missing leaves out rows that the
 -- log has live already; p_as_given takes the scopes of the keys as they are, rather than look after moved rows. Returns the number of effects.
--- Errors: OV008, OV033, OV034; as sync.require_canonical. Locks: the rows of these scopes until the transaction ends.
+-- Errors: OV033, OV034; as sync.open_implicit and sync.require_canonical. Locks: the rows of these scopes until the transaction ends.
 CREATE FUNCTION sync.commit_captured(p_source_id text, p_only_missing boolean, p_as_given boolean)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE

@@ -86,12 +86,13 @@ COMMENT ON COLUMN sync.scopes.lease_expires_at IS 'When its lease ends.';
 COMMENT ON COLUMN sync.scopes.created_at IS 'When the scope was first seen.';
 
 CREATE VIEW sync.sources AS
-SELECT u.user_id, s.source_id, s.state, s.last_source_bundle_id, s.replaced_by_source_id, s.replacement_reason, s.updated_at
+SELECT u.user_id, s.source_id, s.state, s.is_device, s.last_source_bundle_id, s.replaced_by_source_id, s.replacement_reason, s.updated_at
 FROM sync.source_state s JOIN sync.user_state u ON u.user_pk = s.user_pk;
 COMMENT ON VIEW sync.sources IS 'Sources (devices and server-side writers) of each scope.';
 COMMENT ON COLUMN sync.sources.user_id IS 'Scope id.';
 COMMENT ON COLUMN sync.sources.source_id IS 'Source.';
 COMMENT ON COLUMN sync.sources.state IS 'active, reserved or retired.';
+COMMENT ON COLUMN sync.sources.is_device IS 'Whether it pushes through the API.';
 COMMENT ON COLUMN sync.sources.last_source_bundle_id IS 'Number of its last bundle.';
 COMMENT ON COLUMN sync.sources.replaced_by_source_id IS 'Source that took over.';
 COMMENT ON COLUMN sync.sources.replacement_reason IS 'Why.';

@@ -223,7 +223,7 @@ func TestTheOfficeMayRefuse(t *testing.T) {
 		"INSERT INTO office.task (id, list_id, label_id) VALUES ('t9', '" + list1 + "', 'blue'), ('t8', '" + list1 + "', 'red')":             "OV033",
 		"BEGIN; UPDATE office.task SET label_id = 'blue' WHERE id = 't2'; UPDATE office.task SET title = 'x'; COMMIT":                        "OV033",
 		"INSERT INTO office.label (id, owner_id) VALUES ('x', '')":                                                                           pgerrcode.CheckViolation,
-		"BEGIN; SET LOCAL sync.writer_id = '" + strings.Repeat("x", 256) + "'; UPDATE office.list SET name = 'x'; COMMIT":                    pgerrcode.CheckViolation,
+		"BEGIN; SET LOCAL sync.writer_id = '" + strings.Repeat("x", 241) + "'; UPDATE office.list SET name = 'x'; COMMIT":                    pgerrcode.InvalidParameterValue,
 		"BEGIN; SET LOCAL session_replication_role = 'origin'; INSERT INTO office.task (id, list_id) VALUES ('t9', '" + step1 + "'); COMMIT": pgerrcode.ForeignKeyViolation,
 	} {
 		refusal := refused(t, conn, sql)
@@ -376,9 +376,19 @@ func TestWriterAndLastBundle(t *testing.T) {
 	exec(t, conn, "INSERT INTO office.label (id, owner_id) SELECT 'many' || n, n FROM generate_series(1, 1500) n")
 	require.Len(t, last(), 1000)
 
-	// A source that was replaced writes no more.
-	exec(t, conn, "SELECT sync.source_replace(u.user_pk, 'nightly job', 'nightly job 2', 'moved') FROM sync.user_state u WHERE u.user_id = '2'")
-	require.Equal(t, "OV008", refused(t, conn, "BEGIN; SET LOCAL sync.writer_id = 'nightly job'; UPDATE office.label SET color = 'x' WHERE owner_id = '2'; COMMIT").Code)
+	// What a device does in its scope stops no writer, and a writer takes no number of a device's.
+	exec(t, conn, "SELECT sync.source_replace(u.user_pk, 'nightly job', 'phone 2', 'moved') FROM sync.user_state u WHERE u.user_id = '2'")
+	exec(t, conn, "SELECT sync.source_replace(u.user_pk, 'phone', 'nightly job', 'moved') FROM sync.user_state u WHERE u.user_id = '1'")
+	for _, color := range []string{"x", "y"} {
+		exec(t, conn, "BEGIN; SET LOCAL sync.writer_id = 'nightly job'; UPDATE office.label SET color = '"+color+"' WHERE owner_id IN ('1', '2', '3'); COMMIT")
+		require.Contains(t, last()[1], " sql:nightly job ")
+	}
+	require.Equal(t, []string{"1 4 sql:nightly job 2 2", "2 6 sql:nightly job 2 2", "3 3 nightly job 2 1"}, last())
+	require.Nil(t, push(t, conn, "3", "tablet", stagedRow{"office.label", "I", 0, "pushed", `{"id":"pushed","owner_id":"3","color":"x"}`}))
+	exec(t, conn, "BEGIN; SET LOCAL sync.writer_id = 'tablet'; UPDATE office.label SET color = 'y' WHERE id = 'pushed'; COMMIT")
+	require.Equal(t, []string{"3 5 sql:tablet 1 1"}, last())
+	exec(t, conn, "BEGIN; SET LOCAL sync.writer_id = 'oversync:adopt'; UPDATE office.label SET color = 'z' WHERE owner_id = '3'; COMMIT")
+	require.Equal(t, []string{"3 6 sql:oversync:adopt 1 2"}, last())
 	requireSound(t, connect(t, url))
 }
 

@@ -37,3 +37,18 @@ func validateID(what, id string) (string, error) {
 	}
 	return id, nil
 }
+
+// reservedSources begin the names that the database gives to its own writers. They
+// write many scopes at once, so what a device says of its source must not touch them.
+var reservedSources = []string{"sql:", "oversync:"}
+
+// validateSource is validateID for the source of a device.
+func validateSource(what, id string) (string, error) {
+	id, err := validateID(what, id)
+	for _, prefix := range reservedSources {
+		if err == nil && strings.HasPrefix(id, prefix) {
+			err = &RequestInvalidError{Message: fmt.Sprintf("%s begins with %s, which is kept for writers inside the database: choose another id", what, prefix)}
+		}
+	}
+	return id, err
+}

@@ -216,7 +216,7 @@ func (a Actor) validate() (Actor, error) {
 	if err != nil {
 		return a, err
 	}
-	a.SourceID, err = validateID("source id", a.SourceID)
+	a.SourceID, err = validateSource("source id", a.SourceID)
 	return a, err
 }
 

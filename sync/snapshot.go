@@ -71,7 +71,7 @@ func checkReplacement(actor Actor, r *SnapshotSourceReplacement) (string, error)
 	if strings.TrimSpace(r.PreviousSourceID) != actor.SourceID {
 		return "", &SnapshotSessionInvalidError{Message: "previous_source_id must be the source that calls"}
 	}
-	newSourceID, err := validateID("new_source_id", r.NewSourceID)
+	newSourceID, err := validateSource("new_source_id", r.NewSourceID)
 	if err != nil {
 		return "", &SnapshotSessionInvalidError{Message: err.Error()}
 	}

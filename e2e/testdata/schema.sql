@@ -367,13 +367,13 @@ BEGIN
         bundle_byte_count = u.bundle_byte_count + p_byte_count,
         last_bundle_at = now()
     WHERE u.user_pk = v_bundle.user_pk;
-    UPDATE sync.source_state s SET last_source_bundle_id = v_bundle.source_bundle_id, updated_at = now()
+    UPDATE sync.source_state s SET last_source_bundle_id = v_bundle.source_bundle_id, is_device = s.is_device OR v_bundle.push_id IS NOT NULL, updated_at = now()
     WHERE s.user_pk = v_bundle.user_pk AND s.source_id = v_bundle.source_id AND s.state = 'active';
     IF NOT FOUND THEN
-        INSERT INTO sync.source_state AS s (user_pk, source_id, last_source_bundle_id)
-        VALUES (v_bundle.user_pk, v_bundle.source_id, v_bundle.source_bundle_id)
+        INSERT INTO sync.source_state AS s (user_pk, source_id, last_source_bundle_id, is_device)
+        VALUES (v_bundle.user_pk, v_bundle.source_id, v_bundle.source_bundle_id, v_bundle.push_id IS NOT NULL)
         ON CONFLICT ON CONSTRAINT source_state_pkey DO UPDATE
-        SET last_source_bundle_id = excluded.last_source_bundle_id, state = 'active', updated_at = now();
+        SET last_source_bundle_id = excluded.last_source_bundle_id, is_device = s.is_device OR excluded.is_device, state = 'active', updated_at = now();
     END IF;
     IF v_bundle.push_id IS NOT NULL AND v_bundle.pushed_table_id IS NULL THEN
         DELETE FROM sync.push_chunks c WHERE c.push_id = v_bundle.push_id;
@@ -1525,8 +1525,6 @@ CREATE FUNCTION sync.open_implicit(p_source_id text) RETURNS bigint
     AS $$
 DECLARE
     v_scopes text[];
-    v_locked bigint;
-    v_retired bigint;
 BEGIN
     -- EXCEPT, since it never compares each with each, as a join would that expects few of them. It keeps every row, so they are made few before.
     SELECT array_agg(n.scope) INTO v_scopes
@@ -1539,25 +1537,22 @@ BEGIN
             MESSAGE = format('a row belongs to the scope %L, which no user can have', (SELECT min(left(s.scope, 255)) FROM unnest(v_scopes) AS s(scope) WHERE octet_length(s.scope) NOT BETWEEN 1 AND 255)),
             HINT = 'A scope id has 1 to 255 bytes: give the row to a user, or delete it.';
     END IF;
-    LOOP
-        INSERT INTO sync.user_state (user_id)
-        SELECT s.scope FROM unnest(v_scopes) AS s(scope)
-        WHERE NOT EXISTS (SELECT FROM sync.user_state u WHERE u.user_id = s.scope)
-        ORDER BY s.scope COLLATE "C"
-        ON CONFLICT ON CONSTRAINT user_id_is_unique DO NOTHING;
-        PERFORM FROM sync.user_state u WHERE u.user_id = ANY (v_scopes) ORDER BY u.user_pk FOR NO KEY UPDATE;
-        GET DIAGNOSTICS v_locked = ROW_COUNT;
-        -- A scope may have been forgotten while this waited for it.
-        EXIT WHEN v_locked = cardinality(v_scopes);
-    END LOOP;
+    INSERT INTO sync.user_state (user_id)
+    SELECT s.scope FROM unnest(v_scopes) AS s(scope)
+    WHERE NOT EXISTS (SELECT FROM sync.user_state u WHERE u.user_id = s.scope)
+    ORDER BY s.scope COLLATE "C"
+    ON CONFLICT ON CONSTRAINT user_id_is_unique DO NOTHING;
+    PERFORM FROM sync.user_state u WHERE u.user_id = ANY (v_scopes) ORDER BY u.user_pk FOR NO KEY UPDATE;
     INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, is_implicit)
     SELECT pg_current_xact_id(), u.user_pk, u.user_id, u.next_bundle_seq, p_source_id, coalesce(s.last_source_bundle_id, 0) + 1, true
     FROM sync.user_state u LEFT JOIN sync.source_state s ON s.user_pk = u.user_pk AND s.source_id = p_source_id
     WHERE u.user_id = ANY (v_scopes);
-    SELECT s.user_pk INTO v_retired FROM sync.source_state s JOIN sync.open_bundles b ON b.user_pk = s.user_pk AND b.xid = pg_current_xact_id()
-    WHERE s.source_id = p_source_id AND s.state = 'retired' LIMIT 1;
-    IF FOUND THEN
-        PERFORM sync.source_next(v_retired, p_source_id);
+    IF p_source_id !~ '^(sql|oversync):' THEN -- which no device can have
+        UPDATE sync.open_bundles b
+        SET source_id = 'sql:' || p_source_id,
+            source_bundle_id = coalesce((SELECT o.last_source_bundle_id FROM sync.source_state o WHERE o.user_pk = b.user_pk AND o.source_id = 'sql:' || p_source_id), 0) + 1
+        FROM sync.source_state s
+        WHERE b.xid = pg_current_xact_id() AND b.source_id = p_source_id AND s.user_pk = b.user_pk AND s.source_id = p_source_id AND (s.is_device OR s.state <> 'active');
     END IF;
     RETURN cardinality(v_scopes);
 END
@@ -2830,11 +2825,11 @@ BEGIN
     ELSIF v_new.source_id IS NOT NULL THEN
         PERFORM sync.fail('OV018', format('source %s is known already', p_new_source_id), NULL, 'Choose a fresh source id.');
     END IF;
-    INSERT INTO sync.source_state (user_pk, source_id, state) VALUES (p_user_pk, p_new_source_id, 'reserved');
-    INSERT INTO sync.source_state AS s (user_pk, source_id, state, replaced_by_source_id, replacement_reason)
-    VALUES (p_user_pk, p_previous_source_id, 'retired', p_new_source_id, p_reason)
+    INSERT INTO sync.source_state (user_pk, source_id, state, is_device) VALUES (p_user_pk, p_new_source_id, 'reserved', true);
+    INSERT INTO sync.source_state AS s (user_pk, source_id, state, is_device, replaced_by_source_id, replacement_reason)
+    VALUES (p_user_pk, p_previous_source_id, 'retired', true, p_new_source_id, p_reason)
     ON CONFLICT ON CONSTRAINT source_state_pkey DO UPDATE
-    SET state = excluded.state, replaced_by_source_id = excluded.replaced_by_source_id,
+    SET state = excluded.state, is_device = true, replaced_by_source_id = excluded.replaced_by_source_id,
         replacement_reason = excluded.replacement_reason, updated_at = now();
 END
 $$;
@@ -2956,9 +2951,16 @@ CREATE FUNCTION sync.writer_name() RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+DECLARE
+    v_name text := nullif(btrim(current_setting('sync.writer_id', true)), '');
 BEGIN
-    RETURN coalesce(nullif(btrim(current_setting('sync.writer_id', true)), ''),
-                    'sql:' || coalesce(nullif(current_setting('role'), 'none'), session_user));
+    IF v_name IS NULL THEN
+        RETURN 'sql:' || coalesce(nullif(current_setting('role'), 'none'), session_user);
+    ELSIF octet_length(v_name) > 240 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('sync.writer_id has %s bytes: at most 240 are allowed', octet_length(v_name)),
+            HINT = 'Name the writer shortly, as in SET LOCAL sync.writer_id = ''nightly job''.';
+    END IF;
+    RETURN CASE WHEN starts_with(v_name, 'oversync:') THEN 'sql:' || v_name ELSE v_name END;
 END
 $$;
 COMMENT ON FUNCTION sync.writer_name() IS 'Source that plain SQL of this session writes as: sync.writer_id, or sql:<role>.';
@@ -3372,6 +3374,7 @@ CREATE TABLE sync.source_state (
     source_id sync.identifier NOT NULL,
     state sync.source_status DEFAULT 'active'::text NOT NULL,
     last_source_bundle_id bigint DEFAULT 0 NOT NULL,
+    is_device boolean DEFAULT false NOT NULL,
     replaced_by_source_id text,
     replacement_reason text,
     updated_at timestamp with time zone DEFAULT now() NOT NULL
@@ -3382,6 +3385,7 @@ COMMENT ON COLUMN sync.source_state.user_pk IS 'Scope, see sync.user_state.';
 COMMENT ON COLUMN sync.source_state.source_id IS 'Name that the writer chose for itself.';
 COMMENT ON COLUMN sync.source_state.state IS 'active, reserved (announced as a replacement, nothing committed yet) or retired (replaced by another source).';
 COMMENT ON COLUMN sync.source_state.last_source_bundle_id IS 'Highest source_bundle_id committed; the next push must carry the one after it.';
+COMMENT ON COLUMN sync.source_state.is_device IS 'Whether it has pushed or was replaced through the API. Plain SQL that takes its name writes as sql:<name> instead.';
 COMMENT ON COLUMN sync.source_state.replaced_by_source_id IS 'Source that took over from a retired one.';
 COMMENT ON COLUMN sync.source_state.replacement_reason IS 'Why it was retired, as its client said.';
 COMMENT ON COLUMN sync.source_state.updated_at IS 'When this row last changed.';
@@ -3389,6 +3393,7 @@ CREATE VIEW sync.sources AS
  SELECT u.user_id,
     s.source_id,
     s.state,
+    s.is_device,
     s.last_source_bundle_id,
     s.replaced_by_source_id,
     s.replacement_reason,
@@ -3399,6 +3404,7 @@ COMMENT ON VIEW sync.sources IS 'Sources (devices and server-side writers) of ea
 COMMENT ON COLUMN sync.sources.user_id IS 'Scope id.';
 COMMENT ON COLUMN sync.sources.source_id IS 'Source.';
 COMMENT ON COLUMN sync.sources.state IS 'active, reserved or retired.';
+COMMENT ON COLUMN sync.sources.is_device IS 'Whether it pushes through the API.';
 COMMENT ON COLUMN sync.sources.last_source_bundle_id IS 'Number of its last bundle.';
 COMMENT ON COLUMN sync.sources.replaced_by_source_id IS 'Source that took over.';
 COMMENT ON COLUMN sync.sources.replacement_reason IS 'Why.';
