@@ -128,15 +128,6 @@ type pushCommit struct {
 	done chan struct{}              // closed by who committed it
 }
 
-func (p *pushCommit) isDone() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
-}
-
 // commitPushes is one try of CommitPushSession in one transaction, together with
 // the pushes of its scope that wait or not. Each becomes a bundle of its own; if
 // one is refused, nothing is committed. The caller has the turn of the scope.

@@ -33,32 +33,41 @@ func (q *scopeQueue) enterSource(ctx context.Context, actor Actor) (leave func()
 // enter waits for the turn of a scope. The caller must call leave when done. It
 // fails only if ctx ends first.
 func (q *scopeQueue) enter(ctx context.Context, scope string) (leave func(), err error) {
-	place := q.join(scope, nil)
-	select {
-	case <-place.turn:
-		return func() { q.leave(scope, place) }, nil
-	case <-ctx.Done():
-		q.leave(scope, place)
-		return nil, ctx.Err()
-	}
+	return q.wait(ctx, scope, nil)
 }
 
 // enterCommit is enter for a push that is to be committed. Whoever has the turn
 // before may take it and commit it with its own: leave is nil then.
 func (q *scopeQueue) enterCommit(ctx context.Context, push *pushCommit) (leave func(), err error) {
-	scope := push.actor.UserID
-	place := q.join(scope, push)
+	return q.wait(ctx, push.actor.UserID, push)
+}
+
+func (q *scopeQueue) wait(ctx context.Context, scope string, commit *pushCommit) (leave func(), err error) {
+	var done chan struct{} // never ready without a push
+	if commit != nil {
+		done = commit.done
+	}
+	place := q.join(scope, commit)
 	select {
 	case <-place.turn:
-	case <-push.done:
+	case <-done:
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	if err != nil || push.isDone() {
+	if err != nil || isClosed(done) { // or closed as the turn came
 		q.leave(scope, place)
 		return nil, err
 	}
 	return func() { q.leave(scope, place) }, nil
+}
+
+func isClosed(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
 }
 
 // takeCommit returns the push that has waited longest for the turn of a scope and was
