@@ -182,62 +182,6 @@ func (q *Queries) CatalogVersion(ctx context.Context, db DBTX) (int64, error) {
 	return version, err
 }
 
-const DiscoverForeignKeys = `-- name: DiscoverForeignKeys :many
-SELECT k.conname::text AS constraint_name, cn.nspname::text AS table_schema, c.relname::text AS table_name, a.attname::text AS column_name,
-       cols.place::integer AS ordinal, pn.nspname::text AS ref_schema, p.relname::text AS ref_table, pa.attname::text AS ref_column
-FROM pg_catalog.pg_constraint k
-JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
-JOIN pg_catalog.pg_namespace cn ON cn.oid = c.relnamespace
-JOIN pg_catalog.pg_class p ON p.oid = k.confrelid
-JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
-CROSS JOIN LATERAL ROWS FROM (unnest(k.conkey), unnest(k.confkey)) WITH ORDINALITY AS cols(attnum, ref_attnum, place)
-JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = cols.attnum
-JOIN pg_catalog.pg_attribute pa ON pa.attrelid = k.confrelid AND pa.attnum = cols.ref_attnum
-WHERE k.contype = 'f' AND k.conparentid = 0 AND cn.nspname || '.' || c.relname = ANY ($1::text[])
-ORDER BY cn.nspname, c.relname, k.conname, cols.place
-`
-
-type DiscoverForeignKeysRow struct {
-	ConstraintName string
-	TableSchema    string
-	TableName      string
-	ColumnName     string
-	Ordinal        int32
-	RefSchema      string
-	RefTable       string
-	RefColumn      string
-}
-
-// Foreign keys of the tables named, one row a column.
-func (q *Queries) DiscoverForeignKeys(ctx context.Context, db DBTX, tables []string) ([]DiscoverForeignKeysRow, error) {
-	rows, err := db.Query(ctx, DiscoverForeignKeys, tables)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []DiscoverForeignKeysRow
-	for rows.Next() {
-		var i DiscoverForeignKeysRow
-		if err := rows.Scan(
-			&i.ConstraintName,
-			&i.TableSchema,
-			&i.TableName,
-			&i.ColumnName,
-			&i.Ordinal,
-			&i.RefSchema,
-			&i.RefTable,
-			&i.RefColumn,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const DiscoverOrder = `-- name: DiscoverOrder :many
 SELECT (n.nspname || '.' || c.relname)::text AS table_name, d.cycle_group::integer AS cycle_group,
        ARRAY(SELECT pn.nspname || '.' || pc.relname

@@ -37,21 +37,6 @@ ORDER BY t.schema_name, t.table_name, t.table_id;
 -- Number of the catalogs present content.
 SELECT v.version FROM sync.catalog_version v;
 
--- name: DiscoverForeignKeys :many
--- Foreign keys of the tables named, one row a column.
-SELECT k.conname::text AS constraint_name, cn.nspname::text AS table_schema, c.relname::text AS table_name, a.attname::text AS column_name,
-       cols.place::integer AS ordinal, pn.nspname::text AS ref_schema, p.relname::text AS ref_table, pa.attname::text AS ref_column
-FROM pg_catalog.pg_constraint k
-JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
-JOIN pg_catalog.pg_namespace cn ON cn.oid = c.relnamespace
-JOIN pg_catalog.pg_class p ON p.oid = k.confrelid
-JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
-CROSS JOIN LATERAL ROWS FROM (unnest(k.conkey), unnest(k.confkey)) WITH ORDINALITY AS cols(attnum, ref_attnum, place)
-JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = cols.attnum
-JOIN pg_catalog.pg_attribute pa ON pa.attrelid = k.confrelid AND pa.attnum = cols.ref_attnum
-WHERE k.contype = 'f' AND k.conparentid = 0 AND cn.nspname || '.' || c.relname = ANY (@tables::text[])
-ORDER BY cn.nspname, c.relname, k.conname, cols.place;
-
 -- name: DiscoverOrder :many
 -- Order in which the tables named are written: parents first, cycles grouped.
 SELECT (n.nspname || '.' || c.relname)::text AS table_name, d.cycle_group::integer AS cycle_group,

@@ -33,7 +33,8 @@
 //	  │ ◀─ sequence, hash ──                              COMMIT
 //	  │
 //	other device
-//	  │ pull ────────────▶ ProcessPull, WritePull ──────▶ one query, streamed from the cursor
+//	  │ pull ────────────▶ ProcessPull, WritePull ──────▶ how far is the scope? asked for all who wait to know
+//	  │                                                   then one query, streamed from the cursor
 //	  │ too far behind ──▶ CreateSnapshotSession ───────▶ remembers a sequence, copies nothing
 //	  │ chunks ──────────▶ GetSnapshotChunk ────────────▶ newest version of each key up to it
 //
@@ -70,16 +71,18 @@
 // processes is made by the lock.
 //
 //	operation                round trips   waits for the disk
-//	Connect                  1             if it changes the scope
+//	Connect                  1 or 2        if it changes the scope
 //	CreatePushSession        1             no
 //	UploadPushChunk          1             no
 //	CommitPushSession        2             yes
-//	ProcessPull              1             no
+//	ProcessPull              1 to 3        no
 //	GetCommittedBundleRows   2             no
 //	CreateSnapshotSession    1             if it replaces a source
-//	GetSnapshotChunk         1 or 2        if more rows follow
+//	GetSnapshotChunk         1 or 2        no
 //
-// The numbers do not depend on the number of rows. The methods that begin with
+// A connect of a known scope takes one, and so does a pull that finds nothing new; a
+// pull of bundles that plain SQL wrote takes the third to enter their hashes. The
+// numbers do not depend on the number of rows. The methods that begin with
 // Write stream an answer from the database's cursor to an io.Writer, so that memory
 // does not grow with it; ProcessPull and its like hold it whole.
 //

@@ -34,7 +34,7 @@ const (
 )
 
 // SyncService runs the operations of the sync protocol against one database. It
-// keeps no state of its own beyond what it remembers of the catalog, so that any
+// keeps no state of its own that could not be lost at any time, so that any
 // number of them can serve the same database. It is safe for concurrent use.
 type SyncService struct {
 	pool         *pgxpool.Pool
