@@ -71,8 +71,8 @@ func TestSnapshots(t *testing.T) {
 		}
 	}
 	a.device("user", "another source").do("GET", "/sync/snapshot-sessions/"+snapshotID, "").ok()
-	// A second snapshot of the same source takes the place of the first.
-	d.do("GET", "/sync/snapshot-sessions/"+emptyID, "").refused(404, "snapshot_session_not_found")
+	// A second snapshot of the same source leaves the first as it is.
+	d.do("GET", "/sync/snapshot-sessions/"+emptyID, "").is(200, `{"snapshot_id":"`+emptyID+`","snapshot_bundle_seq":0,"rows":[],"next_row_ordinal":0,"has_more":false}`)
 }
 
 func TestSnapshotsOfOthersAndOfThePast(t *testing.T) {

@@ -10,9 +10,9 @@ CREATE TABLE sync.snapshot_sessions (
     byte_count          bigint NOT NULL,
     created_at          timestamptz NOT NULL DEFAULT now(),
     expires_at          timestamptz NOT NULL,
-    source_id           text NOT NULL,
-    CONSTRAINT one_snapshot_a_source UNIQUE (user_pk, source_id)
+    source_id           text NOT NULL
 );
+CREATE INDEX snapshot_sessions_of_scope ON sync.snapshot_sessions (user_pk, created_at);
 CREATE INDEX snapshot_sessions_by_expiry ON sync.snapshot_sessions (expires_at);
 COMMENT ON TABLE sync.snapshot_sessions IS 'Snapshots that clients are reading: the scope frozen at a bundle sequence. Retention leaves what they can still see.';
 COMMENT ON COLUMN sync.snapshot_sessions.snapshot_id IS 'Id that the client uses.';
@@ -22,7 +22,8 @@ COMMENT ON COLUMN sync.snapshot_sessions.row_count IS 'Live rows at that sequenc
 COMMENT ON COLUMN sync.snapshot_sessions.byte_count IS 'Bytes of their payloads.';
 COMMENT ON COLUMN sync.snapshot_sessions.created_at IS 'When it was made.';
 COMMENT ON COLUMN sync.snapshot_sessions.expires_at IS 'When it ends.';
-COMMENT ON COLUMN sync.snapshot_sessions.source_id IS 'Source that asked for it; a later one of the same source replaces it.';
+COMMENT ON COLUMN sync.snapshot_sessions.source_id IS 'Source that asked for it.';
+COMMENT ON INDEX sync.snapshot_sessions_of_scope IS 'Finds what a scope still has to keep, and its oldest session.';
 COMMENT ON INDEX sync.snapshot_sessions_by_expiry IS 'Finds expired sessions.';
 
 CREATE UNLOGGED TABLE sync.snapshot_marks (
@@ -72,7 +73,7 @@ END
 $$;
 COMMENT ON FUNCTION sync.source_replace(bigint, text, text, text) IS 'Retires a source in favour of a new one.';
 
--- sync.snapshot_create freezes the scope at its newest sequence, replacing the source's older snapshot.
+-- sync.snapshot_create freezes the scope at its newest sequence.
 -- p_new_source_id null means no source replacement. A limit of 0 means none.
 -- Errors: OV001, OV002 scope; OV008, OV018 as sync.source_replace; OV019 over a limit. Locks: with a replacement the scope's row.
 CREATE FUNCTION sync.snapshot_create(p_user_id text, p_source_id text, p_ttl interval, p_max_rows bigint, p_max_bytes bigint,
@@ -104,9 +105,6 @@ BEGIN
     RETURN QUERY
         INSERT INTO sync.snapshot_sessions AS s (user_pk, source_id, snapshot_bundle_seq, row_count, byte_count, expires_at)
         VALUES (v_user.user_pk, p_source_id, v_user.next_bundle_seq - 1, v_user.live_row_count, v_user.live_byte_count, clock_timestamp() + p_ttl)
-        ON CONFLICT ON CONSTRAINT one_snapshot_a_source DO UPDATE
-        SET snapshot_id = excluded.snapshot_id, snapshot_bundle_seq = excluded.snapshot_bundle_seq, row_count = excluded.row_count,
-            byte_count = excluded.byte_count, created_at = excluded.created_at, expires_at = excluded.expires_at
         RETURNING s.snapshot_id, s.snapshot_bundle_seq, s.row_count, s.byte_count, s.expires_at;
 END
 $$;

@@ -107,7 +107,7 @@ $$;
 COMMENT ON FUNCTION sync.prune(bigint, bigint) IS 'Removes bundles and versions that retention no longer needs, over all scopes; returns the number of bundles removed. Call it until it returns 0.';
 
 -- sync.sweep removes sessions that expired longer than p_grace ago, so that a client still learns for a while that its session
--- expired, and what nothing refers to any more: chunks and marks of sessions that were replaced, and what a transaction
+-- expired, and what nothing refers to any more: chunks and marks of sessions that are gone, and what a transaction
 -- left that was committed with its bundle open.
 -- Returns the number of sessions removed, at most p_max_sessions of each kind.
 -- Errors: none. Locks: the rows removed; sessions in use are passed over.
@@ -141,8 +141,9 @@ END
 $$;
 COMMENT ON FUNCTION sync.sweep(interval, bigint) IS 'Removes sessions that expired longer ago than the grace given, and leftovers that nothing refers to; returns the number of sessions removed.';
 
--- sync.bound_snapshot_sessions is the trigger function that keeps the snapshot sessions of a scope at 64: the oldest goes.
--- Errors: none. Locks: the session removed.
+-- sync.bound_snapshot_sessions is the trigger function that keeps the snapshot sessions of a scope at 4096, and those of one source at 8: the
+-- oldest go. So a thousand devices of a team can rebuild at once, and one that asks again and again ends no session but its own.
+-- Errors: none. Locks: the sessions removed.
 CREATE FUNCTION sync.bound_snapshot_sessions()
 RETURNS trigger
 LANGUAGE plpgsql VOLATILE
@@ -150,17 +151,17 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     DELETE FROM sync.snapshot_sessions s
-    WHERE s.user_pk = NEW.user_pk AND s.snapshot_id IN (
-        SELECT o.snapshot_id FROM sync.snapshot_sessions o
-        WHERE o.user_pk = NEW.user_pk AND o.snapshot_id <> NEW.snapshot_id
-        ORDER BY o.created_at DESC, o.snapshot_id OFFSET 63);
+    USING (SELECT o.snapshot_id, row_number() OVER (ORDER BY o.created_at DESC, o.snapshot_id) AS nth_of_scope,
+                  row_number() OVER (PARTITION BY o.source_id ORDER BY o.created_at DESC, o.snapshot_id) AS nth_of_source
+           FROM sync.snapshot_sessions o WHERE o.user_pk = NEW.user_pk AND o.snapshot_id <> NEW.snapshot_id) AS older
+    WHERE s.snapshot_id = older.snapshot_id AND (older.nth_of_scope >= 4096 OR older.nth_of_source >= 8 AND s.source_id = NEW.source_id);
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION sync.bound_snapshot_sessions() IS 'Trigger function: keeps the snapshot sessions of a scope at 64, the oldest goes.';
+COMMENT ON FUNCTION sync.bound_snapshot_sessions() IS 'Trigger function: keeps the snapshot sessions of a scope at 4096, and those of one source at 8.';
 CREATE TRIGGER bound_snapshot_sessions AFTER INSERT ON sync.snapshot_sessions
 FOR EACH ROW EXECUTE FUNCTION sync.bound_snapshot_sessions();
-COMMENT ON TRIGGER bound_snapshot_sessions ON sync.snapshot_sessions IS 'Keeps the snapshot sessions of a scope at 64: without it one client could make them without end.';
+COMMENT ON TRIGGER bound_snapshot_sessions ON sync.snapshot_sessions IS 'Keeps the snapshot sessions of a scope and of a source few: without it one client could make them without end.';
 -- +goose StatementEnd
 
 -- +goose Down

@@ -373,7 +373,7 @@ func TestSweepRemovesWhatExpiredLongAgo(t *testing.T) {
 		require.NoError(t, err)
 		return session.SnapshotID
 	}
-	snapshot("reader") // replaced by the next, which leaves its mark behind
+	exec(t, pool, `DELETE FROM sync.snapshot_sessions WHERE snapshot_id = $1`, snapshot("reader")) // as when too many are made: its mark stays behind
 	snapshotID := snapshot("reader")
 	counts := func() string {
 		return scalar[string](t, pool, `SELECT concat_ws(' ', (SELECT count(*) FROM sync.push_sessions), (SELECT count(*) FROM sync.push_chunks),
@@ -381,7 +381,7 @@ func TestSweepRemovesWhatExpiredLongAgo(t *testing.T) {
 	}
 	require.Equal(t, "1 1 1 2", counts())
 	require.Zero(t, scalar[int64](t, pool, `SELECT sync.sweep()`))
-	require.Equal(t, "1 1 1 1", counts(), "only the mark of the replaced snapshot goes")
+	require.Equal(t, "1 1 1 1", counts(), "only the mark of the snapshot that is gone goes")
 
 	expire := func(ago string) {
 		for _, table := range []string{"push_sessions", "snapshot_sessions"} {
@@ -443,22 +443,36 @@ func TestSnapshotSessionsOfAScopeAreBounded(t *testing.T) {
 	service, pool := newQuiet(t, oversync.ServiceConfig{})
 	writeNote(t, service, "ann", 1, "a")
 	writeNote(t, service, "bob", 1, "b")
-	var first, last string
-	for n := range 70 {
-		session, err := service.CreateSnapshotSession(t.Context(), oversync.Actor{UserID: "ann", SourceID: fmt.Sprint("device-", n)})
+	snapshot := func(user, source string) string {
+		session, err := service.CreateSnapshotSession(t.Context(), oversync.Actor{UserID: user, SourceID: source})
 		require.NoError(t, err)
-		if n == 0 {
-			first = session.SnapshotID
-		}
-		last = session.SnapshotID
+		return session.SnapshotID
 	}
-	other, err := service.CreateSnapshotSession(t.Context(), oversync.Actor{UserID: "bob", SourceID: "device"})
-	require.NoError(t, err)
-	require.EqualValues(t, 65, scalar[int64](t, pool, `SELECT count(*) FROM sync.snapshot_sessions`))
-	_, err = service.GetSnapshotChunk(t.Context(), oversync.Actor{UserID: "ann", SourceID: "x"}, first, 0, 1)
-	requireType[*oversync.SnapshotSessionNotFoundError](t, err)
-	require.Len(t, readSnapshotOf(t, service, "ann", last), 1)
-	require.Len(t, readSnapshotOf(t, service, "bob", other.SnapshotID), 1)
+	patient, bob := snapshot("ann", "patient"), snapshot("bob", "device")
+	var impatient []string
+	for range 20 {
+		impatient = append(impatient, snapshot("ann", "impatient"))
+	}
+	require.EqualValues(t, 1+1+8, scalar[int64](t, pool, `SELECT count(*) FROM sync.snapshot_sessions`))
+	exec(t, pool, `ALTER TABLE sync.snapshot_sessions DISABLE TRIGGER USER`)
+	exec(t, pool, `INSERT INTO sync.snapshot_sessions (user_pk, source_id, snapshot_bundle_seq, row_count, byte_count, expires_at)
+		SELECT u.user_pk, 'device ' || i, 1, 1, 1, now() + interval '1 hour' FROM sync.user_state u, generate_series(1, 4086) AS i WHERE u.user_id = 'ann'`)
+	exec(t, pool, `ALTER TABLE sync.snapshot_sessions ENABLE TRIGGER USER`)
+	for _, id := range append(impatient[12:], patient) {
+		require.Len(t, readSnapshotOf(t, service, "ann", id), 1)
+	}
+	late := snapshot("ann", "late")
+	require.EqualValues(t, 1+4096, scalar[int64](t, pool, `SELECT count(*) FROM sync.snapshot_sessions`))
+	next := snapshot("ann", "later")
+	require.EqualValues(t, 1+4096, scalar[int64](t, pool, `SELECT count(*) FROM sync.snapshot_sessions`))
+	for _, gone := range []string{impatient[0], impatient[11], patient} {
+		_, err := service.GetSnapshotChunk(t.Context(), oversync.Actor{UserID: "ann", SourceID: "x"}, gone, 0, 1)
+		requireType[*oversync.SnapshotSessionNotFoundError](t, err)
+	}
+	for _, id := range []string{late, next} {
+		require.Len(t, readSnapshotOf(t, service, "ann", id), 1)
+	}
+	require.Len(t, readSnapshotOf(t, service, "bob", bob), 1)
 }
 
 func TestBackgroundWorkPrunesAndFollowsTheCatalog(t *testing.T) {

@@ -330,14 +330,14 @@ CREATE FUNCTION sync.bound_snapshot_sessions() RETURNS trigger
     AS $$
 BEGIN
     DELETE FROM sync.snapshot_sessions s
-    WHERE s.user_pk = NEW.user_pk AND s.snapshot_id IN (
-        SELECT o.snapshot_id FROM sync.snapshot_sessions o
-        WHERE o.user_pk = NEW.user_pk AND o.snapshot_id <> NEW.snapshot_id
-        ORDER BY o.created_at DESC, o.snapshot_id OFFSET 63);
+    USING (SELECT o.snapshot_id, row_number() OVER (ORDER BY o.created_at DESC, o.snapshot_id) AS nth_of_scope,
+                  row_number() OVER (PARTITION BY o.source_id ORDER BY o.created_at DESC, o.snapshot_id) AS nth_of_source
+           FROM sync.snapshot_sessions o WHERE o.user_pk = NEW.user_pk AND o.snapshot_id <> NEW.snapshot_id) AS older
+    WHERE s.snapshot_id = older.snapshot_id AND (older.nth_of_scope >= 4096 OR older.nth_of_source >= 8 AND s.source_id = NEW.source_id);
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION sync.bound_snapshot_sessions() IS 'Trigger function: keeps the snapshot sessions of a scope at 64, the oldest goes.';
+COMMENT ON FUNCTION sync.bound_snapshot_sessions() IS 'Trigger function: keeps the snapshot sessions of a scope at 4096, and those of one source at 8.';
 CREATE FUNCTION sync.bundle_abandon() RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2759,9 +2759,6 @@ BEGIN
     RETURN QUERY
         INSERT INTO sync.snapshot_sessions AS s (user_pk, source_id, snapshot_bundle_seq, row_count, byte_count, expires_at)
         VALUES (v_user.user_pk, p_source_id, v_user.next_bundle_seq - 1, v_user.live_row_count, v_user.live_byte_count, clock_timestamp() + p_ttl)
-        ON CONFLICT ON CONSTRAINT one_snapshot_a_source DO UPDATE
-        SET snapshot_id = excluded.snapshot_id, snapshot_bundle_seq = excluded.snapshot_bundle_seq, row_count = excluded.row_count,
-            byte_count = excluded.byte_count, created_at = excluded.created_at, expires_at = excluded.expires_at
         RETURNING s.snapshot_id, s.snapshot_bundle_seq, s.row_count, s.byte_count, s.expires_at;
 END
 $$;
@@ -3341,7 +3338,7 @@ COMMENT ON COLUMN sync.snapshot_sessions.row_count IS 'Live rows at that sequenc
 COMMENT ON COLUMN sync.snapshot_sessions.byte_count IS 'Bytes of their payloads.';
 COMMENT ON COLUMN sync.snapshot_sessions.created_at IS 'When it was made.';
 COMMENT ON COLUMN sync.snapshot_sessions.expires_at IS 'When it ends.';
-COMMENT ON COLUMN sync.snapshot_sessions.source_id IS 'Source that asked for it; a later one of the same source replaces it.';
+COMMENT ON COLUMN sync.snapshot_sessions.source_id IS 'Source that asked for it.';
 CREATE VIEW sync.sessions AS
  SELECT 'push'::text AS kind,
     u.user_id,
@@ -3548,8 +3545,6 @@ ALTER TABLE ONLY sync.catalog_version
     ADD CONSTRAINT catalog_version_pkey PRIMARY KEY (only_row);
 ALTER TABLE ONLY sync.push_sessions
     ADD CONSTRAINT one_session_a_bundle UNIQUE (user_pk, source_id, source_bundle_id);
-ALTER TABLE ONLY sync.snapshot_sessions
-    ADD CONSTRAINT one_snapshot_a_source UNIQUE (user_pk, source_id);
 ALTER TABLE ONLY sync.open_bundles
     ADD CONSTRAINT open_bundles_pkey PRIMARY KEY (xid, user_pk);
 ALTER TABLE ONLY sync.push_chunks
@@ -3582,8 +3577,10 @@ CREATE UNIQUE INDEX relation_is_registered_once ON sync.table_catalog USING btre
 COMMENT ON INDEX sync.relation_is_registered_once IS 'A table is registered once at a time.';
 CREATE INDEX snapshot_sessions_by_expiry ON sync.snapshot_sessions USING btree (expires_at);
 COMMENT ON INDEX sync.snapshot_sessions_by_expiry IS 'Finds expired sessions.';
+CREATE INDEX snapshot_sessions_of_scope ON sync.snapshot_sessions USING btree (user_pk, created_at);
+COMMENT ON INDEX sync.snapshot_sessions_of_scope IS 'Finds what a scope still has to keep, and its oldest session.';
 CREATE TRIGGER bound_snapshot_sessions AFTER INSERT ON sync.snapshot_sessions FOR EACH ROW EXECUTE FUNCTION sync.bound_snapshot_sessions();
-COMMENT ON TRIGGER bound_snapshot_sessions ON sync.snapshot_sessions IS 'Keeps the snapshot sessions of a scope at 64: without it one client could make them without end.';
+COMMENT ON TRIGGER bound_snapshot_sessions ON sync.snapshot_sessions IS 'Keeps the snapshot sessions of a scope and of a source few: without it one client could make them without end.';
 CREATE CONSTRAINT TRIGGER opened_bundle_is_finished AFTER INSERT ON sync.open_bundles DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((NOT new.is_implicit) AND (new.push_id IS NULL))) EXECUTE FUNCTION sync.require_finished();
 COMMENT ON TRIGGER opened_bundle_is_finished ON sync.open_bundles IS 'Keeps a transaction from ending with a bundle open.';
 CREATE CONSTRAINT TRIGGER plain_sql_becomes_bundles_at_commit AFTER INSERT ON sync.captured_keys DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (new.at_commit) EXECUTE FUNCTION sync.capture_commit();
