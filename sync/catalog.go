@@ -86,6 +86,11 @@ func (s *SyncService) reloadCatalogAside(ctx context.Context, suffices func(*cat
 		return nil, fmt.Errorf("read the catalog of registered tables: %w", err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if config.AfterConnect != nil {
+		if err := config.AfterConnect(ctx, conn); err != nil {
+			return nil, err
+		}
+	}
 	return s.readCatalog(ctx, conn)
 }
 

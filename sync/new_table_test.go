@@ -1,10 +1,14 @@
 package oversync_test
 
 import (
+	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	oversync "github.com/oversync/oversync/sync"
@@ -14,7 +18,14 @@ import (
 // connection and must not wait for another one of the pool.
 func TestManyPullsOfANewTable(t *testing.T) {
 	t.Parallel()
-	pool := newPoolWith(t, twoConnections)
+	var prepared atomic.Int64
+	pool := newPoolWith(t, func(config *pgxpool.Config) {
+		twoConnections(config)
+		config.AfterConnect = func(context.Context, *pgx.Conn) error {
+			prepared.Add(1)
+			return nil
+		}
+	})
 	service := newService(t, pool, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
 	devices := make([]*device, 20)
 	for i := range devices {
@@ -38,4 +49,5 @@ func TestManyPullsOfANewTable(t *testing.T) {
 	for _, err := range errs {
 		require.NoError(t, err)
 	}
+	require.Greater(t, prepared.Load(), pool.Stat().NewConnsCount(), "a connection beside the pool is made as its own are")
 }
