@@ -372,7 +372,10 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', v_trigger.tgname, v_trigger.relation);
     END LOOP;
-    IF p_table.scope_column IS NOT NULL AND p_table.scope_default_before IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = p_table.relation) THEN
+    -- Unless the application has set another since.
+    IF p_table.scope_default_before IS NULL AND EXISTS (
+        SELECT FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+        WHERE d.adrelid = p_table.relation AND a.attname = p_table.scope_column AND pg_get_expr(d.adbin, d.adrelid) = 'sync.scope_in_bundle()') THEN
         EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT', p_table.relation, p_table.scope_column);
     END IF;
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', v_id);
@@ -387,13 +390,18 @@ BEGIN
     DELETE FROM sync.row_owners o WHERE o.table_id = v_id;
     DELETE FROM sync.adoption_queue q WHERE q.table_id = v_id;
     DELETE FROM sync.adoptions a WHERE a.table_id = v_id;
-    -- Snapshots leave its rows out from now on: they no longer count as live, and those being read start over.
+    -- Snapshots leave its rows out from now on: they no longer count as live, and those being read start over. Scopes are locked in the one
+    -- order, and looked at one by one, since the log has an index that begins with them.
+    PERFORM FROM sync.user_state u
+    CROSS JOIN LATERAL (SELECT FROM sync.bundle_rows r WHERE r.user_pk = u.user_pk AND r.table_id = v_id ORDER BY r.key_bytes LIMIT 1) AS has_rows
+    ORDER BY u.user_pk FOR NO KEY UPDATE OF u;
     WITH gone AS (
-        SELECT n.user_pk, count(*) AS row_count, sum(octet_length(n.payload)) AS byte_count
-        FROM (SELECT DISTINCT ON (r.user_pk, r.key_bytes) r.user_pk, r.op, r.payload
-              FROM sync.bundle_rows r WHERE r.table_id = v_id
-              ORDER BY r.user_pk, r.key_bytes, r.bundle_seq DESC) AS n
-        WHERE n.op <> 'D' GROUP BY n.user_pk
+        SELECT u.user_pk, count(*) AS row_count, sum(octet_length(n.payload)) AS byte_count
+        FROM sync.user_state u
+        CROSS JOIN LATERAL (SELECT DISTINCT ON (r.key_bytes) r.op, r.payload FROM sync.bundle_rows r
+                            WHERE r.user_pk = u.user_pk AND r.table_id = v_id
+                            ORDER BY r.key_bytes, r.bundle_seq DESC) AS n
+        WHERE n.op <> 'D' GROUP BY u.user_pk
     ), ended AS (
         DELETE FROM sync.snapshot_sessions s USING gone g WHERE s.user_pk = g.user_pk
     )

@@ -288,9 +288,9 @@ BEGIN
             SELECT coalesce(t.scope, l.user_id) AS scope, coalesce(t.key_bytes, l.key_bytes) AS key_bytes
             FROM (%s) AS t
             FULL JOIN (SELECT u.user_id, n.key_bytes, n.payload
-                       FROM (SELECT DISTINCT ON (r.user_pk, r.key_bytes) r.user_pk, r.key_bytes, r.payload FROM sync.bundle_rows r
-                             WHERE r.table_id = %s ORDER BY r.user_pk, r.key_bytes, r.bundle_seq DESC) AS n
-                       JOIN sync.user_state u ON u.user_pk = n.user_pk
+                       FROM sync.user_state u
+                       CROSS JOIN LATERAL (SELECT DISTINCT ON (r.key_bytes) r.key_bytes, r.payload FROM sync.bundle_rows r
+                                           WHERE r.user_pk = u.user_pk AND r.table_id = %s ORDER BY r.key_bytes, r.bundle_seq DESC) AS n
                        WHERE n.payload IS NOT NULL) AS l ON l.user_id = t.scope AND l.key_bytes = t.key_bytes
             WHERE t.payload IS DISTINCT FROM l.payload$f$, sync.live_rows_statement(v_table, false), p_table_id);
     ELSE

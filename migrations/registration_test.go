@@ -409,6 +409,14 @@ func TestUnregisterLeavesTheTableAsFound(t *testing.T) {
 	}
 }
 
+func TestUnregisterKeepsADefaultThatIsNotOurs(t *testing.T) {
+	t.Parallel()
+	conn := registered(t, zoo, "app.account")
+	exec(t, conn, "ALTER TABLE app.account ALTER COLUMN _sync_scope_id SET DEFAULT 'mine'")
+	exec(t, conn, "SELECT sync.unregister_table('app.account')")
+	require.Equal(t, "'mine'::text", value[string](t, conn, "SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = 'app.account'::regclass AND adnum = (SELECT attnum FROM pg_attribute WHERE attrelid = adrelid AND attname = '_sync_scope_id')"))
+}
+
 func TestRegisteringAgainChangesNothing(t *testing.T) {
 	t.Parallel()
 	conn := registered(t, zoo, "app.account", "app.event")

@@ -118,6 +118,14 @@ func TestOperationsOnAFullLogReadWhatTheyNeed(t *testing.T) {
 		// None needs more than ten rows; some are read twice.
 		require.LessOrEqual(t, rowsRead(t, pool)-before, int64(30), operation.name)
 	}
+
+	// What concerns one table looks at each scope, but not at what the log has of other tables.
+	exec(t, pool, `CREATE TABLE app.spare (LIKE app.notes INCLUDING ALL); SELECT sync.register_table('app.spare')`)
+	for _, operation := range []string{`sync.refresh_table('app.spare')`, `sync.unregister_table('app.spare')`} {
+		before := rowsRead(t, pool)
+		exec(t, pool, "SELECT "+operation)
+		require.LessOrEqual(t, rowsRead(t, pool)-before, int64(5*5001), operation)
+	}
 }
 
 // rowsRead returns how many rows of the log, of the state of scopes and of the
