@@ -39,7 +39,7 @@ COMMENT ON COLUMN sync.adoptions.is_prompt IS 'To be done as soon as the parents
 --
 -- sync.scope_joins returns the joins and the condition that leave only the rows of a scope, so that indexes lead from the scope to them;
 -- and, as scope, the SQL of a row's scope id.
--- Errors: OV030 if tables find their scope through each other. Locks: none.
+-- Errors: OV030 if tables find their scope through each other, or the foreign key to the parent is gone. Locks: none.
 CREATE FUNCTION sync.scope_joins(p_table sync.table_catalog, p_alias text, p_user_id text)
 RETURNS text
 LANGUAGE plpgsql STABLE
@@ -58,7 +58,8 @@ BEGIN
         SELECT f.parent_table_id, f.parent_columns[1] INTO v_parent_id, v_parent_column
         FROM sync.foreign_keys f WHERE f.table_id = v_entry.table_id AND f.columns = ARRAY[v_entry.scope_via] AND f.parent_table_id IS NOT NULL;
         IF NOT FOUND THEN
-            RETURN v_joins || ' WHERE false';
+            PERFORM sync.fail('OV030', format('rows of %s find their scope through %I, but no foreign key leads from there to a registered table any more', v_entry.relation, v_entry.scope_via), NULL,
+                format('ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES the parent; or SELECT sync.unregister_table(%L);', v_entry.relation, v_entry.scope_via, v_entry.relation));
         END IF;
         v_via := v_entry.scope_via;
         v_entry := sync.catalog_entry(v_parent_id);

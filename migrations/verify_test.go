@@ -130,6 +130,18 @@ func TestScopeIDs(t *testing.T) {
 	require.Equal(t, []string{"stranger missing in the log new"}, column[string](t, conn, "SELECT concat_ws(' ', s, v.difference, v.key) FROM sync.scope_ids() AS s, sync.verify(s) AS v"))
 }
 
+// TestVerifyWithoutTheForeignKeyToTheParent: whose a row is cannot be told then, so verify and repair say that rather than that all rows are gone.
+func TestVerifyWithoutTheForeignKeyToTheParent(t *testing.T) {
+	t.Parallel()
+	conn := newOffice(t, "move")
+	exec(t, conn, officeRows+"ALTER TABLE office.step DROP CONSTRAINT step_task_id_fkey")
+	for _, call := range []string{"SELECT * FROM sync.verify('1')", "SELECT sync.repair('1')"} {
+		refusal := refused(t, conn, call)
+		require.Equal(t, "OV030", refusal.Code, refusal.Message)
+		require.Contains(t, refusal.Hint, "ALTER TABLE office.step ADD FOREIGN KEY (task_id)")
+	}
+}
+
 // TestPartitionsThatWent: rows that went with a detached or dropped partition are deleted for clients by sync.refresh_table, and the
 // detached partition is an ordinary table again.
 func TestPartitionsThatWent(t *testing.T) {
