@@ -183,6 +183,8 @@ func (s *spool) close() error {
 	s.mu.Unlock()
 	<-s.done
 	s.patience.Stop()
+	s.mu.Lock() // a request that ends says so at any time
+	defer s.mu.Unlock()
 	if cap(s.memory)+cap(s.other) == 2*spoolMemory { // and have not grown by a large row
 		spoolBuffers.Put(&[2][]byte{s.memory, s.other})
 	}

@@ -78,11 +78,14 @@ func TestSpoolDoesNotWaitForItsReader(t *testing.T) {
 		_, err := s.Write(piece) // would hang
 		require.NoError(t, err)
 	}
-	require.LessOrEqual(t, cap(s.memory), 2*spoolMemory)
+	s.mu.Lock() // the other side is at work
+	memory, file := cap(s.memory), s.file
+	s.mu.Unlock()
+	require.LessOrEqual(t, memory, 2*spoolMemory)
 	entries, err := os.ReadDir(os.TempDir())
 	require.NoError(t, err)
 	require.Empty(t, entries, "a crash would leave it")
-	require.NotNil(t, s.file)
+	require.NotNil(t, file)
 	close(reader.letGo)
 	require.NoError(t, s.close())
 	require.True(t, bytes.Equal(want, reader.Bytes()))
@@ -143,6 +146,23 @@ func TestSpoolTellsWhatItsReaderSays(t *testing.T) {
 	s.drop() // before anything was written; with the reader at work it waits
 	_, err := s.Write([]byte("late"))
 	require.ErrorIs(t, err, errSpoolDropped)
+}
+
+// TestSpoolEndsWhileItsRequestEnds ends requests at the moment their answers are over:
+// it is the race detector that judges.
+func TestSpoolEndsWhileItsRequestEnds(t *testing.T) {
+	t.Parallel()
+	for range 1000 {
+		s := newSpool(io.Discard)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			<-s.done
+			s.fail(context.Canceled)
+		}()
+		_ = s.close()
+		<-ended
+	}
 }
 
 // TestAnAnswerEndsWithItsRequest lets a request end while the reader still takes its
