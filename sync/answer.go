@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"time"
 )
 
 // answerBufferBytes is how much of a streamed answer is held back. An error
@@ -93,10 +94,23 @@ func (a *answer) finish(ctx context.Context) error {
 	a.spool = nil
 	defer context.AfterFunc(ctx, func() { spool.fail(ctx.Err()) })()
 	err = spool.close()
-	if spool.fileErr != nil {
-		a.service.logger.WarnContext(ctx, "a slow client held a connection to the database", slog.Any("error", spool.fileErr))
-	}
+	a.service.warnOfHeldConnection(spool)
 	return err
+}
+
+// heldConnectionWarnings is how often a warning says that clients hold connections:
+// where one does, many do.
+const heldConnectionWarnings = time.Minute
+
+// warnOfHeldConnection says that a spool that is over had to wait for its reader.
+func (s *SyncService) warnOfHeldConnection(spool *spool) {
+	if spool.fileErr == nil {
+		return
+	}
+	last, now := s.warnedOfHeld.Load(), time.Now()
+	if (last == nil || now.Sub(*last) >= heldConnectionWarnings) && s.warnedOfHeld.CompareAndSwap(last, &now) {
+		s.logger.Warn("a slow client held a connection to the database", slog.Any("error", spool.fileErr))
+	}
 }
 
 // release gives the buffer back. Without finish, what the reader does not have yet
@@ -104,6 +118,8 @@ func (a *answer) finish(ctx context.Context) error {
 func (a *answer) release() {
 	if a.spool != nil {
 		a.spool.drop()
+		a.service.warnOfHeldConnection(a.spool)
+		a.spool = nil
 	}
 	a.Reset(nil)
 	answerBuffers.Put(a.Writer)

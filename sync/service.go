@@ -46,6 +46,7 @@ type SyncService struct {
 	scopes       scopeQueue
 	heads        scopeHeads
 	status       statusMemory
+	warnedOfHeld atomic.Pointer[time.Time] // by warnOfHeldConnection
 
 	background background
 	watch      *watchHub

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -185,4 +186,38 @@ func TestAnAnswerEndsWithItsRequest(t *testing.T) {
 	}, time.Minute, time.Millisecond)
 	close(reader.letGo)
 	require.ErrorIs(t, <-finished, context.Canceled)
+}
+
+// TestAHeldConnectionIsTold cuts readers that held a connection to the database, since
+// there was no file to keep their answers in.
+func TestAHeldConnectionIsTold(t *testing.T) {
+	t.Setenv("TMPDIR", "/nowhere")
+	var log bytes.Buffer
+	service := &SyncService{logger: slog.New(slog.NewTextHandler(&log, nil))}
+	for range 2 {
+		cut := make(chan struct{})
+		out := service.newAnswer(writerFunc(func([]byte) (int, error) {
+			<-cut
+			return 0, io.ErrClosedPipe
+		}))
+		out.text(strings.Repeat("x", 2*answerBufferBytes))
+		s := out.spool
+		s.mu.Lock()
+		s.isSlow = true
+		s.mu.Unlock()
+		written := make(chan error, 1)
+		go func() {
+			_, err := out.WriteString(strings.Repeat("x", 2*spoolMemory))
+			written <- err
+		}()
+		require.Eventually(t, func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.fileErr != nil
+		}, time.Minute, time.Millisecond)
+		close(cut)
+		require.ErrorIs(t, <-written, io.ErrClosedPipe)
+		out.release()
+	}
+	require.Equal(t, 1, strings.Count(log.String(), "/nowhere"), "once in a while: %s", &log)
 }
