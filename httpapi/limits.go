@@ -1,9 +1,11 @@
 package httpapi
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"time"
 )
@@ -60,23 +62,43 @@ func stallTimeout(d time.Duration) func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			sw := &stallWriter{ResponseWriter: w, control: http.NewResponseController(w), limit: d}
 			next.ServeHTTP(sw, r)
-			// The connection's next answer must not inherit this one's deadline,
-			// and net/http only sets a new one if it has a timeout of its own.
-			_ = sw.control.SetWriteDeadline(time.Time{})
+			sw.end()
 		})
 	}
 }
 
 type stallWriter struct {
 	http.ResponseWriter
-	control *http.ResponseController
-	limit   time.Duration
+	control  *http.ResponseController
+	limit    time.Duration
+	deadline time.Time
+	isGone   bool // the connection is somebody else's
 }
 
 func (w *stallWriter) Write(p []byte) (int, error) {
-	// Writers that cannot do it (a recorder in a test) have no connection to cut.
-	_ = w.control.SetWriteDeadline(time.Now().Add(w.limit))
+	w.extend(time.Now())
 	return w.ResponseWriter.Write(p)
+}
+
+func (w *stallWriter) extend(now time.Time) {
+	w.deadline = now.Add(w.limit)
+	// Writers that cannot do it (a recorder in a test) have no connection to cut.
+	_ = w.control.SetWriteDeadline(w.deadline)
+}
+
+// end leaves a deadline to what net/http still holds of the answer. It lifts it
+// before the connection's next request.
+func (w *stallWriter) end() {
+	if now := time.Now(); !w.isGone && w.deadline.Sub(now) < w.limit/2 {
+		w.extend(now)
+	}
+}
+
+// Hijack lets http.ResponseController take over the connection, and its deadlines.
+func (w *stallWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := w.control.Hijack()
+	w.isGone = err == nil
+	return conn, rw, err
 }
 
 func (w *stallWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,9 +1,13 @@
 package httpapi
 
 import (
+	"bufio"
+	"bytes"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -247,4 +251,78 @@ func TestAStalledReaderIsCutOff(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("the handler still waits for a reader that does not read")
 	}
+}
+
+// A client that sends request after request and reads no answer: each is too small to
+// leave the server before its handler has returned.
+func TestAPipeliningClientThatDoesNotReadIsCutOff(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]func(http.ResponseWriter){
+		"body":    func(w http.ResponseWriter) { _, _ = w.Write(make([]byte, 1000)) },
+		"no body": func(w http.ResponseWriter) { w.WriteHeader(http.StatusNoContent) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := httptest.NewServer(stallTimeout(50 * time.Millisecond)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w) })))
+			defer server.Close()
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			require.NoError(t, err)
+			defer func() { _ = conn.Close() }()
+			require.NoError(t, conn.SetWriteDeadline(time.Now().Add(20*time.Second)))
+			requests := bytes.Repeat([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), 1000)
+			for err == nil {
+				_, err = conn.Write(requests)
+			}
+			require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the server still waits")
+		})
+	}
+}
+
+// An answer's deadline must not end what follows on its connection.
+func TestAnIdleConnectionOutlivesTheStallLimit(t *testing.T) {
+	t.Parallel()
+	const limit = 500 * time.Millisecond // a busy machine must not take as long over an answer
+	server := httptest.NewServer(stallTimeout(limit)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })))
+	defer server.Close()
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	reader := bufio.NewReader(conn)
+	for range 2 {
+		_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		require.NoError(t, err)
+		resp, err := http.ReadResponse(reader, nil)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		<-time.After(2 * limit)
+	}
+}
+
+// hijackable is a writer whose connection can be taken over, and that counts the
+// deadlines set on it.
+type hijackable struct {
+	*httptest.ResponseRecorder
+	deadlines int
+}
+
+func (w *hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, nil }
+
+func (w *hijackable) SetWriteDeadline(time.Time) error {
+	w.deadlines++
+	return nil
+}
+
+func TestStallTimeoutLeavesAConnectionThatWasTakenOver(t *testing.T) {
+	t.Parallel()
+	w := &hijackable{ResponseRecorder: httptest.NewRecorder()}
+	stallTimeout(time.Minute)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _, err := http.NewResponseController(w).Hijack()
+		require.NoError(t, err)
+	})).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+	require.Zero(t, w.deadlines, "it is the watcher's")
+
+	stallTimeout(time.Minute)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "short")
+	})).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+	require.Equal(t, 1, w.deadlines)
 }
