@@ -31,6 +31,13 @@ const (
 // hundreds of times a second: idle pulls take 10 % less at 200, for some MiB.
 const gcPercent = 200
 
+// sendBufferBytes is what may wait in the kernel for one client. The kernel lets a
+// buffer grow to some MiB, and then takes no more until a third of it is gone: a
+// client that reads 40 KB/s would seem to take nothing for longer than the write
+// timeout. With this much the least is about 5 KB/s, and one connection still carries
+// some MB/s to the other side of the world.
+const sendBufferBytes = 256 << 10
+
 // weakSecretBytes is the length below which a secret is weaker than HMAC SHA-256.
 const weakSecretBytes = 32
 
@@ -116,6 +123,7 @@ func serve(ctx context.Context, logger *slog.Logger, pool *pgxpool.Pool, server 
 		Handler: httpapi.NewRouter(httpapi.RouterConfig{
 			Service: service, Authenticator: auth, Logger: logger, MaxBodyBytes: server.MaxBodyBytes, RateLimit: httpapi.RateLimit{PerSecond: server.RatePerUser},
 		}),
+		ConnContext:       boundSendBuffer,
 		BaseContext:       func(net.Listener) context.Context { return requests },
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
@@ -136,6 +144,14 @@ func serve(ctx context.Context, logger *slog.Logger, pool *pgxpool.Pool, server 
 		logger.Info("shutting down", "timeout", server.ShutdownTimeout.String())
 		return shutDown(logger, httpServer, service, cancelRequests, server.ShutdownTimeout)
 	}
+}
+
+// boundSendBuffer sets sendBufferBytes on a connection that was accepted.
+func boundSendBuffer(ctx context.Context, conn net.Conn) context.Context {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetWriteBuffer(sendBufferBytes) // it works without, for clients that read faster
+	}
+	return ctx
 }
 
 // shutDown accepts no more connections, lets the running requests finish while
