@@ -119,6 +119,10 @@ var errorTable = []func(error) (answer, bool){
 		return unavailable("the server is shutting down; try again", false), ok
 	},
 	func(err error) (answer, bool) {
+		_, ok := errors.AsType[*bodyCutError](err)
+		return unavailable("the request body ended early, or took too long; send it again", false), ok
+	},
+	func(err error) (answer, bool) {
 		e, ok := errors.AsType[*requestError](err)
 		if !ok {
 			return answer{}, false

@@ -89,6 +89,7 @@ var errorCases = []struct {
 	{&oversync.RequestInvalidError{Message: "m"}, 400, `{"error":"invalid_request","message":"m"}`},
 	{&oversync.RequestBodyError{Message: "m"}, 400, `{"error":"invalid_request","message":"*"}`},
 	{&requestError{code: "pull_code", message: "m"}, 400, `{"error":"pull_code","message":"m"}`},
+	{&bodyCutError{io.ErrUnexpectedEOF}, 503, `{"error":"service_unavailable","message":"*"}`},
 	{&http.MaxBytesError{Limit: 1}, 413, `{"error":"request_too_large","message":"*"}`},
 }
 

@@ -46,12 +46,22 @@ func (h *HTTPSyncHandlers) discardBody(w http.ResponseWriter, r *http.Request) e
 	return nil
 }
 
+// bodyReadError tells a body that did not arrive whole, which another try mends, from
+// one that the client sent wrong.
 func bodyReadError(err error) error {
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return tooLarge
 	}
-	return &requestError{code: codeInvalidRequest, message: "the request body ended early; send it again"}
+	if temporary(err) {
+		return &bodyCutError{err}
+	}
+	return &requestError{code: codeInvalidRequest, message: "the request body cannot be read: send it with its length, or in well-formed chunks"}
 }
+
+// bodyCutError says that the connection failed, or was too slow, within a body.
+type bodyCutError struct{ cause error }
+
+func (e *bodyCutError) Error() string { return "the request body ended early: " + e.cause.Error() }
 
 // stallTimeout cuts an answer whose reader takes no byte for d, however long
 // the whole answer lasts. Without it a client that stops reading would hold its

@@ -184,6 +184,54 @@ func TestBodiesOverTheLimit(t *testing.T) {
 	requireError(t, c.do("POST", "/sync/connect", "{"+strings.Repeat(" ", 99)), 400, "invalid_request", "exactly the limit is read")
 }
 
+// TestBodiesThatDoNotArriveWhole tells the faults of a connection, which another try
+// mends, from those of the client. Clients take 400 as final.
+func TestBodiesThatDoNotArriveWhole(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, RouterConfig{})
+	server := httptest.NewUnstartedServer(c.handler)
+	server.Config.ReadTimeout = 2 * time.Second
+	server.Start()
+	t.Cleanup(server.Close)
+	for name, tc := range map[string]struct {
+		rest   string // of the head, and the body
+		closes bool
+		status int
+	}{
+		"half closed":         {"Content-Length: 100\r\n\r\n{", true, 503},
+		"half closed, chunks": {"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n", true, 503},
+		"too slow":            {"Content-Length: 100\r\n\r\n{", false, 503},
+		"malformed chunks":    {"Transfer-Encoding: chunked\r\n\r\nx\r\n", true, 400},
+		"truncated JSON":      {"Content-Length: 1\r\n\r\n{", true, 400},
+	} {
+		for _, path := range []string{"/sync/connect", "/sync/push-sessions/p/commit"} {
+			if path != "/sync/connect" && name == "truncated JSON" {
+				continue // that body is ignored
+			}
+			t.Run(name+path, func(t *testing.T) {
+				t.Parallel()
+				conn, err := net.Dial("tcp", server.Listener.Addr().String())
+				require.NoError(t, err)
+				defer func() { _ = conn.Close() }()
+				_, err = io.WriteString(conn, "POST "+path+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+c.token+"\r\n"+oversync.SourceIDHeader+": device-a\r\n"+tc.rest)
+				require.NoError(t, err)
+				if tc.closes {
+					require.NoError(t, conn.(*net.TCPConn).CloseWrite())
+				}
+				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				require.NoError(t, err)
+				body, err := io.ReadAll(resp.Body)
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+				require.Equal(t, tc.status, resp.StatusCode, "%s", body)
+				code := map[int]string{400: "invalid_request", 503: "service_unavailable"}[tc.status]
+				require.Contains(t, string(body), `{"error":"`+code+`"`)
+				require.Equal(t, tc.status == 503, resp.Header.Get("Retry-After") != "")
+			})
+		}
+	}
+}
+
 func TestAHandlerAloneNeedsAnActorAndItsMethod(t *testing.T) {
 	t.Parallel()
 	h, _ := testHandlers()
