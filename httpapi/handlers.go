@@ -65,7 +65,12 @@ func (h *HTTPSyncHandlers) serve(w http.ResponseWriter, r *http.Request, method,
 		return
 	}
 	tracked := &trackedWriter{ResponseWriter: w}
-	err := recovered(func() error { return run(tracked) })
+	err := recovered(func() error {
+		if r.ContentLength > h.maxBodyBytes { // operations that take no body would not notice
+			return &http.MaxBytesError{Limit: h.maxBodyBytes}
+		}
+		return run(tracked)
+	})
 	if err == nil {
 		return
 	}

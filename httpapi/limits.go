@@ -19,11 +19,9 @@ const DefaultMaxBodyBytes int64 = 64 << 20
 const firstBodyBuffer = 1 << 20
 
 // readBody reads the whole body. A body over the limit is a
-// *http.MaxBytesError, which the error table answers with 413.
+// *http.MaxBytesError, which the error table answers with 413; serve has refused one
+// that announced its length.
 func (h *HTTPSyncHandlers) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if r.ContentLength > h.maxBodyBytes {
-		return nil, &http.MaxBytesError{Limit: h.maxBodyBytes}
-	}
 	var buf bytes.Buffer
 	if r.ContentLength > 0 {
 		buf.Grow(int(min(r.ContentLength, firstBodyBuffer)) + bytes.MinRead)
@@ -37,9 +35,6 @@ func (h *HTTPSyncHandlers) readBody(w http.ResponseWriter, r *http.Request) ([]b
 // discardBody reads and drops a body that the operation does not use, so that
 // the connection can carry the next request. The limit holds all the same.
 func (h *HTTPSyncHandlers) discardBody(w http.ResponseWriter, r *http.Request) error {
-	if r.ContentLength > h.maxBodyBytes {
-		return &http.MaxBytesError{Limit: h.maxBodyBytes}
-	}
 	if _, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, h.maxBodyBytes)); err != nil {
 		return bodyReadError(err)
 	}
