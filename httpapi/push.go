@@ -87,11 +87,11 @@ func (h *HTTPSyncHandlers) HandleGetCommittedBundleRows(w http.ResponseWriter, r
 		if n, given := query.number("after_row_ordinal", 0); given {
 			after = &n
 		}
-		maxRows, _ := query.number("max_rows", 1)
+		maxRows := query.maxRows()
 		if query.err != nil {
 			return query.err
 		}
-		return h.service.WriteCommittedBundleRows(r.Context(), actor, bundleSeq, after, int(maxRows), streamJSON{w})
+		return h.service.WriteCommittedBundleRows(r.Context(), actor, bundleSeq, after, maxRows, streamJSON{w})
 	})
 }
 

@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -54,15 +56,34 @@ func (q *queryNumbers) number(name string, least int64) (int64, bool) {
 	return n, true
 }
 
+// maxRows returns the value of max_rows, or 0 if there is none. One that no number
+// holds is the largest: the service lowers it to what it gives at a time.
+func (q *queryNumbers) maxRows() int {
+	if given := q.values["max_rows"]; len(given) == 1 && isDigits(given[0]) {
+		if _, err := strconv.ParseInt(given[0], 10, 64); errors.Is(err, strconv.ErrRange) {
+			return math.MaxInt32
+		}
+	}
+	n, _ := q.number("max_rows", 1)
+	return int(min(n, math.MaxInt32))
+}
+
 // parseNumber reads decimal digits alone: no sign, space or underscore.
 func parseNumber(s string) (int64, bool) {
-	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' {
-			return 0, false
-		}
+	if !isDigits(s) {
+		return 0, false
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	return n, err == nil
+}
+
+func isDigits(s string) bool {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return true
 }
 
 // pathParameter finds a parameter of the path whatever router chose the

@@ -38,11 +38,11 @@ func (h *HTTPSyncHandlers) HandleGetSnapshotChunk(w http.ResponseWriter, r *http
 	h.serveActor(w, r, http.MethodGet, "snapshot_chunk", func(w http.ResponseWriter, actor oversync.Actor) error {
 		query := newQueryNumbers(r, "snapshot_chunk_invalid")
 		after, _ := query.number("after_row_ordinal", 0)
-		maxRows, _ := query.number("max_rows", 1)
+		maxRows := query.maxRows()
 		if query.err != nil {
 			return query.err
 		}
-		return h.service.WriteSnapshotChunk(r.Context(), actor, snapshotID(r), after, int(maxRows), streamJSON{w})
+		return h.service.WriteSnapshotChunk(r.Context(), actor, snapshotID(r), after, maxRows, streamJSON{w})
 	})
 }
 
