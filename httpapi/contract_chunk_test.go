@@ -86,6 +86,8 @@ func TestPushChunksThatAreNotWellFormed(t *testing.T) {
 		"a key that is a number":        replaced(key, `"key":{"id":1}`),
 		"a key that is nothing":         replaced(key, `"key":{"id":null}`),
 		"a key with U+0000":             replaced(key, `"key":{"id":"a\u0000"}`),
+		"half a character in a key":     replaced(key, `"key":{"id":"a\ud800"}`),
+		"half of one, and the whole":    row("notes", `\ufffd`, "INSERT", 0, `{"id":"\ud800"}`),
 		"a negative version":            replaced(`"base_row_version":0`, `"base_row_version":-1`),
 		"a version that is no number":   replaced(`"base_row_version":0`, `"base_row_version":"0"`),
 		"a version past 64 bits":        replaced(`"base_row_version":0`, `"base_row_version":9223372036854775808`),

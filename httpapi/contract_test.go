@@ -385,7 +385,7 @@ func TestBodiesThatAreNotOneObject(t *testing.T) {
 		for _, body := range []string{
 			"null", "[]", "7", `"x"`, "true", "{", "}", "{}{}", "{} x", "{}null", "\ufeff{}", `{"a":1,}`, `{'a':1}`, `{"a":01}`, `{"a":+1}`, "{\"a\":\"\n\"}",
 			`{"a":1,"a":1}`, `{"rows":[],"rows":[]}`, `{"has_local_pending_rows":true,"Has_Local_Pending_Rows":true}`,
-			`{"source_bundle_id":1,"source_bundle_id":1,"planned_row_count":1}`,
+			`{"source_bundle_id":1,"source_bundle_id":1,"planned_row_count":1}`, "{\"initialization_id\":\"\xff\"}", `{"initialization_id":"\ud800"}`,
 			strings.Repeat("[", 20_000), `{"a":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `}`,
 		} {
 			d.do("POST", path, body).refused(400, code, "%s %.50s", path, body)

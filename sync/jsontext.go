@@ -1,6 +1,7 @@
 package oversync
 
 import (
+	"bytes"
 	"fmt"
 	"unicode"
 	"unicode/utf16"
@@ -9,7 +10,8 @@ import (
 
 // This file reads JSON text piece by piece, without building values. It accepts
 // exactly what encoding/json accepts, and reads strings as encoding/json does:
-// invalid UTF-8 and halves of surrogate pairs become U+FFFD.
+// invalid UTF-8 and halves of surrogate pairs become U+FFFD. Where two texts must not
+// become one, hasHalfSurrogate tells.
 
 // maxJSONDepth is how many objects and arrays may be open at once. It is the
 // limit of encoding/json, so that both judge a text alike.
@@ -232,6 +234,26 @@ func decodeEscape(text []byte, i int) (r rune, n int, err error) {
 		return unicode.ReplacementChar, 6, nil
 	default:
 		return 0, 0, syntaxError(text, i, "unknown escape in a string")
+	}
+}
+
+// hasHalfSurrogate says whether a string in a valid JSON text stands for no Unicode
+// text, since it holds half of a surrogate pair.
+func hasHalfSurrogate(quoted []byte) bool {
+	for i := 0; ; {
+		next := bytes.IndexByte(quoted[i:], '\\')
+		if next < 0 {
+			return false
+		}
+		i += next
+		r, n, err := decodeEscape(quoted, i)
+		if err != nil {
+			return false
+		}
+		if unit, ok := decodeUnicodeEscape(quoted, i); ok && r == unicode.ReplacementChar && unit != r {
+			return true
+		}
+		i += n
 	}
 }
 

@@ -269,7 +269,7 @@ func (j *rowJudge) judgeBytes(column *judgedColumn, value []byte) error {
 
 // isKey says whether a JSON value names the row's own key.
 func (j *rowJudge) isKey(value []byte) bool {
-	if value[0] != '"' {
+	if value[0] != '"' || hasHalfSurrogate(value) {
 		return false
 	}
 	j.text = appendStringValue(j.text[:0], value)

@@ -78,6 +78,7 @@ var chunkBodies = []string{
 	`{"rows":[{"table":"notes","key":{"slug":"a"},"op":"INSERT","payload":{"body":{"a":[1e400,"x"]},"DATA":"YWI="}}]}`,
 	`{"rows":[{"table":"notes","key":{"slug":"a"},"op":"INSERT","payload":{"body":1,"BODY":2}}]}`,
 	`{"rows":[{"table":"notes","key":{"slug":"a\ud800\u0041"},"op":"INSERT","payload":{"slug":"a\ufffdA"}}]}`,
+	`{"rows":[{"table":"notes","key":{"slug":"a"},"op":"INSERT","payload":{"body":"\ud800"},"\ud800":1}]}`, `{"more":"\ud800","rows":[{"table":"notes","key":{"slug":"x"},"op":"delete"}]}`,
 	`{"rows":[{"table":"notes","key":{"slug":"a\u0000"},"op":"INSERT","payload":{}}]}`,
 	`{"rows":[{"table":"notes","key":{"slug":1e999},"op":"INSERT","payload":{}}]}`,
 	`{"rows":[{"table":"notes","key":{"slug":{"payload":{"a":1,"a":2}}},"op":"INSERT","payload":{}}]}`,

@@ -126,9 +126,12 @@ func (p *chunkParser) key(i int, key *pushedKey) (int, error) {
 		}
 		if plain {
 			key.text = p.body[i+1 : end-1]
-		} else {
-			key.text = appendStringValue(nil, p.body[i:end])
+			return end, nil
 		}
+		if err := refuseHalfSurrogate(p.body, i, end); err != nil {
+			return i, err
+		}
+		key.text = appendStringValue(nil, p.body[i:end])
 		return end, nil
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // RequestBodyError says why a request body is not the JSON object that was asked
@@ -23,8 +24,8 @@ func (e *RequestBodyError) Error() string {
 // dst, a pointer to a struct. Every failure is a *RequestBodyError.
 //
 // It is stricter than encoding/json, which would let a client believe that it
-// was understood: null, text after the object, and a name that occurs twice in
-// one object are refused. Names that differ only in case count as the same,
+// was understood: null, text after the object, a name that occurs twice in one
+// object, and strings that are no Unicode text are refused. Names that differ only in case count as the same,
 // since a struct field takes both. The value of a member called "payload" is
 // taken as it is. Members that dst does not have are ignored.
 func DecodeRequest(body []byte, dst any) error {
@@ -38,6 +39,9 @@ func DecodeRequestKnownFields(body []byte, dst any) error {
 }
 
 func decodeRequest(body []byte, dst any, knownFields bool) error {
+	if !utf8.Valid(body) {
+		return &RequestBodyError{"it is not UTF-8"}
+	}
 	var e envelope
 	err := e.body(body, func(i int) (int, error) { return e.value(body, i, 0) })
 	if err != nil {
@@ -118,9 +122,24 @@ func (e *envelope) value(body []byte, i, depth int) (int, error) {
 		})
 	case i < len(body) && body[i] == '[':
 		return e.array(body, i, depth, func(i int) (int, error) { return e.value(body, i, depth+1) })
+	case i < len(body) && body[i] == '"':
+		end, plain, err := skipString(body, i)
+		if err == nil && !plain {
+			err = refuseHalfSurrogate(body, i, end)
+		}
+		return end, err
 	default:
 		return skipValue(body, i, depth)
 	}
+}
+
+// refuseHalfSurrogate refuses the string at i that stands for no Unicode text:
+// different ones of them would become the same value.
+func refuseHalfSurrogate(body []byte, i, end int) error {
+	if !hasHalfSurrogate(body[i:end]) {
+		return nil
+	}
+	return &RequestBodyError{fmt.Sprintf("the string at byte %d: half of a surrogate pair is no character", i)}
 }
 
 // array passes the array at i, whose elements element passes, each from its
@@ -163,6 +182,11 @@ func (e *envelope) object(body []byte, i, depth int, member func(name string, i 
 		raw, end, err := scanName(body, i)
 		if err != nil {
 			return i, err
+		}
+		if end-i > len(raw)+len(`""`) { // it holds escapes
+			if err := refuseHalfSurrogate(body, i, end); err != nil {
+				return i, err
+			}
 		}
 		name := internName(raw)
 		if seen, err = e.addName(name, base, seen); err != nil {

@@ -27,6 +27,10 @@ func TestDecodeRequest(t *testing.T) {
 			{Schema: "business", Table: "users", Key: SyncKey{"id": "l"}, Op: "DELETE", BaseRowVersion: 3, Payload: json.RawMessage(`null`)},
 		},
 	}, req)
+	for _, text := range []string{`\ud83d\ude00`, `\ufffd`, `\\ud800`} {
+		require.NoError(t, DecodeRequest([]byte(`{"rows":[{"key":{"id":"`+text+`"}}]}`), &req), text)
+	}
+	require.NoError(t, DecodeRequest([]byte(`{"rows":[{"payload":"\ud800"}]}`), &req), "the database judges it")
 }
 
 func TestDecodeRequestRefuses(t *testing.T) {
@@ -50,6 +54,10 @@ func TestDecodeRequestRefuses(t *testing.T) {
 		{`{"rows":[{"key":{"id":"a","id":"b"}}]}`, `"id" occurs twice`},
 		{`{"rows":[{"payload":{},"payload":{}}]}`, `"payload" occurs twice`},
 		{`{"unknown":{"a":1,"a":2}}`, `"a" occurs twice`},
+		{"{\"rows\":[{\"key\":{\"id\":\"a\xff\"}}]}", "not UTF-8"},
+		{`{"rows":[{"key":{"id":"a\ud800"}}]}`, "byte 22: half of a surrogate pair"},
+		{`{"rows":[{"key":{"id":"\\\udc00\ud800"}}]}`, "half of a surrogate pair"},
+		{`{"\udbff":1}`, "half of a surrogate pair"},
 		{`{"start_row_ordinal":"1"}`, `"start_row_ordinal" at byte 24 has the wrong type: string does not fit there`},
 		{`{"start_row_ordinal":1.5}`, `number 1.5 does not fit there`},
 		{`{"rows":[{"op":1}]}`, `has the wrong type: number does not fit there`},
