@@ -25,9 +25,10 @@ func (e *RequestBodyError) Error() string {
 //
 // It is stricter than encoding/json, which would let a client believe that it
 // was understood: null, text after the object, a name that occurs twice in one
-// object, and strings that are no Unicode text are refused. Names that differ only in case count as the same,
-// since a struct field takes both. The value of a member called "payload" is
-// taken as it is. Members that dst does not have are ignored.
+// object, and strings that are no Unicode text are refused. Names of the protocol that
+// differ only in case count as the same, since a struct field takes both. The value of
+// a member called "payload" is taken as it is. Members that dst does not have are
+// ignored.
 func DecodeRequest(body []byte, dst any) error {
 	return decodeRequest(body, dst, false)
 }
@@ -177,7 +178,7 @@ func (e *envelope) object(body []byte, i, depth int, member func(name string, i 
 		return i + 1, nil
 	}
 	base := len(e.names)
-	var seen map[string]bool // by folded name, once there are many
+	var seen map[string]bool // by memberName, once there are many
 	for {
 		raw, end, err := scanName(body, i)
 		if err != nil {
@@ -215,24 +216,49 @@ func (e *envelope) addName(name string, base int, seen map[string]bool) (map[str
 	doubled := false
 	if len(e.names)-base < manyNames {
 		for _, other := range e.names[base:] {
-			doubled = doubled || strings.EqualFold(name, other)
+			doubled = doubled || name == other || strings.EqualFold(name, other) && isRequestName(name)
 		}
 	} else {
 		if seen == nil {
 			seen = make(map[string]bool, 4*manyNames)
 			for _, other := range e.names[base:] {
-				seen[foldName(other)] = true
+				seen[memberName(other)] = true
 			}
 		}
-		folded := foldName(name)
-		doubled = seen[folded]
-		seen[folded] = true
+		member := memberName(name)
+		doubled = seen[member]
+		seen[member] = true
 	}
 	if doubled {
 		return seen, &RequestBodyError{fmt.Sprintf("the name %q occurs twice in one object: send it once", name)}
 	}
 	e.names = append(e.names, name)
 	return seen, nil
+}
+
+// requestNames are the members that the requests of the protocol have, folded.
+// encoding/json takes them in any case, and all others are ignored.
+var requestNames = func() map[string]bool {
+	names := make(map[string]bool)
+	for _, name := range []string{
+		"has_local_pending_rows",
+		"source_bundle_id", "planned_row_count", "initialization_id",
+		"start_row_ordinal", "rows", "schema", "table", "key", "op", "base_row_version", "payload",
+		"source_replacement", "previous_source_id", "new_source_id", "reason",
+	} {
+		names[foldName(name)] = true
+	}
+	return names
+}()
+
+func isRequestName(name string) bool { return requestNames[foldName(name)] }
+
+// memberName gives the names of one member the same form.
+func memberName(name string) string {
+	if folded := foldName(name); requestNames[folded] {
+		return folded
+	}
+	return name
 }
 
 // foldName gives names that strings.EqualFold takes for equal the same form: each
