@@ -66,12 +66,12 @@ func TestPullOfWhatIsPrunedMeanwhile(t *testing.T) {
 	require.EqualValues(t, 2, requireAs[*oversync.HistoryPrunedError](t, <-pulled).RetainedFloor)
 }
 
-// What is stored can be read back, however deep it is nested.
+// What is stored can be read back, and written by plain SQL, however deep it is nested.
 func TestDeepestPayload(t *testing.T) {
 	t.Parallel()
 	service := newService(t, pgtest.NewPool(t), `
 		CREATE SCHEMA app;
-		CREATE TABLE app.papers (_sync_scope_id text NOT NULL, id uuid NOT NULL, body json, PRIMARY KEY (_sync_scope_id, id));`,
+		CREATE TABLE app.papers (_sync_scope_id text NOT NULL, id uuid NOT NULL, body json, seen boolean, PRIMARY KEY (_sync_scope_id, id));`,
 		&oversync.ServiceConfig{RegisteredTables: tables("app.papers")})
 	phone := newDevice(t, service, "anna", "phone")
 	paper := func(n, levels int) oversync.PushRequestRow {
@@ -79,10 +79,12 @@ func TestDeepestPayload(t *testing.T) {
 		row.Table, row.Payload = "papers", json.RawMessage(`{"body":`+strings.Repeat("[", levels)+strings.Repeat("]", levels)+`}`)
 		return row
 	}
-	_, err := phone.push(t.Context(), paper(1, 9_991))
+	_, err := phone.push(t.Context(), paper(1, 9_990))
 	require.Contains(t, requireAs[*oversync.PushChunkInvalidError](t, err).Message, "nested too deep")
-	phone.mustPush(t, paper(2, 9_985))
-	require.Len(t, phone.mustPull(t), 1) // read with encoding/json
+	phone.mustPush(t, paper(2, 9_989))
+	exec(t, service.Pool(), "SELECT sync.set_policy('app.papers', 'capture')")
+	exec(t, service.Pool(), "UPDATE app.papers SET seen = true")
+	require.Len(t, phone.mustPull(t), 2) // read with encoding/json
 }
 
 // queryCounter keeps the names of the queries that pulls send to a database.

@@ -314,8 +314,10 @@ func scanName(text []byte, i int) (name []byte, end int, err error) {
 }
 
 // payloadDepth is how deep the values of a payload count as nested: a client that
-// reads a whole answer with encoding/json finds the payload some way in.
-const payloadDepth = 10
+// reads a whole answer with encoding/json finds the payload some way in. Within the
+// payload that leaves what sync.require_canonical leaves to plain SQL, which must be
+// able to write every row that was pushed.
+const payloadDepth = 11
 
 // errPayloadNotObject says that a payload is some other JSON value.
 var errPayloadNotObject = errors.New("the payload is not a JSON object: send column names with their values")
