@@ -110,6 +110,7 @@ func TestPushChunksThatAreNotWellFormed(t *testing.T) {
 		"a column twice in two cases":   replaced(payload, `"payload":{"body":"a","BODY":"a"}`),
 		"a column twice by an escape":   replaced(payload, `"payload":{"body":"a","\u0062ody":"a"}`),
 		"bad base64":                    replaced(payload, `"payload":{"data":"a"}`),
+		"base64 with bits to spare":     replaced(payload, `"payload":{"data":"YR=="}`),
 		"base64 without padding":        replaced(payload, `"payload":{"data":"YQ"}`),
 		"base64 for URLs":               replaced(payload, `"payload":{"data":"_-8="}`),
 		"base64 with a line break":      replaced(payload, `"payload":{"data":"YQ==\n"}`),
