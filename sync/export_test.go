@@ -1,5 +1,7 @@
 package oversync
 
+import "context"
+
 // WaitingCommits returns how many pushes of a scope wait for its turn.
 func WaitingCommits(s *SyncService, scope string) (waiting int) {
 	s.scopes.mu.Lock()
@@ -10,4 +12,10 @@ func WaitingCommits(s *SyncService, scope string) (waiting int) {
 		}
 	}
 	return waiting
+}
+
+// PrunePass prunes as the background work does at each turn, from the first scope on.
+func PrunePass(ctx context.Context, s *SyncService) error {
+	var position int64
+	return s.prunePass(ctx, &position)
 }

@@ -24,6 +24,8 @@ const (
 	// pruneStepsPerScope lets other scopes have their turn while one has a long
 	// history to remove.
 	pruneStepsPerScope = 100
+	// maxPruneFailures is how many scopes that fail a pass tells of.
+	maxPruneFailures = 10
 
 	// sessionGrace is how long an expired session still answers that it expired.
 	// After that it is unknown.
@@ -76,7 +78,7 @@ func (s *SyncService) refreshCatalog(ctx context.Context) error {
 
 // prunePass prunes the scopes after position, as many as one pass looks at, and
 // moves position on. Several instances may do so at once: each passes over a scope
-// that another is at.
+// that another is at. A scope that fails keeps no other from its turn.
 func (s *SyncService) prunePass(ctx context.Context, position *int64) error {
 	scopes, err := s.queries.RetentionDue(ctx, s.pool, db.RetentionDueParams{
 		MaxScopes: scopesPerPrunePass, RetainedBundles: s.config.RetainedBundlesPerUser, AfterUserPk: *position,
@@ -85,12 +87,16 @@ func (s *SyncService) prunePass(ctx context.Context, position *int64) error {
 		return fmt.Errorf("look for scopes to prune: %w", err)
 	}
 	*position = scopes.LastUserPk
+	var failed []error
 	for _, userPk := range scopes.Due {
-		if err := s.pruneScope(ctx, userPk); err != nil {
-			return fmt.Errorf("prune scope %d: %w", userPk, err)
+		err := s.pruneScope(ctx, userPk)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil && len(failed) < maxPruneFailures {
+			failed = append(failed, fmt.Errorf("prune scope %d: %w", userPk, err))
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // pruneScope prunes one scope in short transactions.

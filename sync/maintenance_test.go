@@ -343,6 +343,24 @@ func TestPruningPassesOverAScopeThatIsWritten(t *testing.T) {
 	require.ErrorContains(t, err, "p_retained_bundles is 0")
 }
 
+func TestAScopeThatCannotBePrunedStopsNoOther(t *testing.T) {
+	t.Parallel()
+	writer, pool := newQuiet(t, oversync.ServiceConfig{})
+	service := openService(t, pool, oversync.ServiceConfig{RetainedBundlesPerUser: 1}, nil)
+	for _, user := range []string{"anna", "ben", "cleo"} {
+		writeNote(t, writer, user, 1, "first")
+		writeNote(t, writer, user, 1, "second")
+	}
+	exec(t, pool, `ALTER TABLE sync.user_state ADD CONSTRAINT only_ben CHECK (user_id = 'ben' OR retained_bundle_floor = 0)`)
+	err := oversync.PrunePass(t.Context(), service)
+	require.Equal(t, 2, strings.Count(fmt.Sprint(err), "only_ben"), "%v", err)
+	require.Equal(t, "ben", scalar[string](t, pool, `SELECT string_agg(user_id, ' ') FROM sync.user_state WHERE retained_bundle_floor > 0`))
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, oversync.PrunePass(ctx, service), context.Canceled)
+}
+
 func TestLookingForScopesToPruneReadsNoMoreThanItsShare(t *testing.T) {
 	t.Parallel()
 	_, pool := newQuiet(t, oversync.ServiceConfig{})
