@@ -78,18 +78,21 @@ $$;
 COMMENT ON FUNCTION sync.scope_expression(sync.table_catalog, text, integer) IS 'SQL that gives the scope id of a row, through parents if need be.';
 
 -- sync.scope_condition returns the SQL condition that a row belongs to a scope. On a scope column an index can serve it.
+-- With p_is_lookup it is one by which rows can be looked up from others, but not joined in any other way.
 -- Errors: as sync.scope_expression. Locks: none.
-CREATE FUNCTION sync.scope_condition(p_table sync.table_catalog, p_alias text, p_user_id text)
+CREATE FUNCTION sync.scope_condition(p_table sync.table_catalog, p_alias text, p_user_id text, p_is_lookup boolean DEFAULT false)
 RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN p_table.scope_via IS NULL THEN format('%s.%I = %s::%s', p_alias, p_table.scope_column, p_user_id,
-                    -- As it is now: the type may have been changed since registration.
-                    coalesce((SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = p_table.scope_column), p_table.scope_type))
-                ELSE format('%s = %s', sync.scope_expression(p_table, p_alias), p_user_id) END
+    SELECT format(CASE WHEN p_is_lookup THEN '%s = ANY (ARRAY[%s])' ELSE '%s = %s' END,
+        CASE WHEN p_table.scope_via IS NULL THEN format('%s.%I', p_alias, p_table.scope_column) ELSE sync.scope_expression(p_table, p_alias) END,
+        CASE WHEN p_table.scope_via IS NULL THEN format('%s::%s', p_user_id,
+                 -- As it is now: the type may have been changed since registration.
+                 coalesce((SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = p_table.scope_column), p_table.scope_type))
+             ELSE p_user_id END)
 $$;
-COMMENT ON FUNCTION sync.scope_condition(sync.table_catalog, text, text) IS 'SQL condition that a row belongs to a scope.';
+COMMENT ON FUNCTION sync.scope_condition(sync.table_catalog, text, text, boolean) IS 'SQL condition that a row belongs to a scope.';
 
 -- sync.wire_columns returns the select list of a row's columns as they are on the wire, in canonical order.
 -- Errors: none. Locks: none.
@@ -203,12 +206,15 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_staged text := CASE WHEN p_single THEN '(SELECT 0 AS row_ordinal, $5 AS key_bytes, $6 AS payload) AS s WHERE true'
-        ELSE format('sync.chunk_rows s WHERE s.push_id = $5 AND s.table_id = %s AND s.op = %L AND s.row_ordinal BETWEEN $6 AND $7', p_table.table_id, p_op) END;
+    v_staged text := CASE WHEN p_single THEN '(SELECT 0 AS row_ordinal, $5 AS key_bytes, $6 AS payload) AS s'
+        ELSE format('(SELECT c.row_ordinal, c.key_bytes, c.payload, $1 AS user_id FROM sync.chunk_rows c
+                      WHERE c.push_id = $5 AND c.table_id = %s AND c.op = %L AND c.row_ordinal BETWEEN $6 AND $7 OFFSET 0) AS s', p_table.table_id, p_op) END;
     v_written name[] := (SELECT array_agg(c.column_name ORDER BY c.column_name COLLATE "C") FROM sync.table_columns c
                          WHERE c.table_id = p_table.table_id AND NOT c.is_generated AND NOT c.is_scope);
-    -- A name that no column can have, so that it means the row.
-    v_mine text := format('%s AND "T".%I = %s', sync.scope_condition(p_table, '"T"', '$1'), p_table.key_column, sync.key_expression(p_table, 's.key_bytes'));
+    -- Whose rows these are is hidden from the planner: of a scope that its statistics do not know it thinks that it has a row or two, and would
+    -- read all of them. "T" is a name that no column can have, so that it means the row.
+    v_mine text := CASE WHEN p_single THEN format('%s AND "T".%I = %s', sync.scope_condition(p_table, '"T"', '(SELECT $1)'), p_table.key_column, sync.key_expression(p_table, 's.key_bytes'))
+        ELSE format('%s AND "T".%I = ANY (ARRAY[%s])', sync.scope_condition(p_table, '"T"', 's.user_id', true), p_table.key_column, sync.key_expression(p_table, 's.key_bytes')) END;
     v_defaults text;
     v_set text;
     v_key text := sync.key_bytes_expression(p_table, '"T"') || ' AS key_bytes';
@@ -252,7 +258,7 @@ BEGIN
         RETURN format($f$
         WITH applied AS (
             UPDATE %s AS "T" SET %s
-            FROM %s AND %s
+            FROM %s WHERE %s
             RETURNING s.row_ordinal, %s, %s
         )
         %s$f$, p_table.relation, v_set, v_staged, v_mine, v_key, v_payload, v_log);
@@ -260,7 +266,7 @@ BEGIN
         RETURN format($f$
         WITH applied AS (
             DELETE FROM %s AS "T"
-            USING %s AND %s
+            USING %s WHERE %s
             RETURNING s.row_ordinal, %s
         )
         %s$f$, p_table.relation, v_staged, v_mine, v_key, v_log);
@@ -407,6 +413,7 @@ COMMENT ON FUNCTION sync.stale_condition(sync.table_catalog, boolean) IS 'SQL co
 
 -- sync.settle_statements returns what sync.settle_<id> runs once effects are in the log: the guard against references across scopes, and
 -- whose row is whose where the scope is found through a parent. Its parameters are $1 user_pks and $3 keys ($2 goes unused), as of sync.emit_<id>.
+-- ANY and LATERAL leave only to look up each key: callers bid the planner join by hashing, which would read whose each row of the table is.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.settle_statements(p_table sync.table_catalog)
 RETURNS text[]
@@ -419,9 +426,9 @@ AS $$
             format('a row of %I.%I refers to a row of another scope', p_table.schema_name, p_table.table_name), sync.guard_statement(p_table)) END,
         CASE WHEN p_table.scope_via IS NOT NULL THEN format($f$
         WITH ended AS (
-            DELETE FROM sync.row_owners o USING unnest($3) AS k(key_bytes)
-            WHERE $2 IS NULL AND o.table_id = %1$s AND o.key_bytes = k.key_bytes
-              AND NOT EXISTS (SELECT FROM %2$s AS t WHERE t.%4$I = %5$s)
+            DELETE FROM sync.row_owners o USING (SELECT %1$s AS table_id, u.key_bytes FROM unnest($3) AS u(key_bytes) OFFSET 0) AS k
+            WHERE $2 IS NULL AND o.table_id = ANY (ARRAY[k.table_id]) AND o.key_bytes = ANY (ARRAY[k.key_bytes])
+              AND NOT EXISTS (SELECT FROM %2$s AS t WHERE t.%4$I = %5$s OFFSET 0)
         )
         INSERT INTO sync.row_owners AS o (table_id, user_pk, key_bytes)
         SELECT %1$s, b.user_pk, k.key_bytes
@@ -579,7 +586,7 @@ AS $$
            coalesce(bool_or(r.scope IS NULL), false)
     FROM (SELECT k.key_bytes, u.user_id AS scope, k.place
           FROM unnest($1) WITH ORDINALITY AS k(key_bytes, place)
-          JOIN sync.row_owners o ON o.table_id = %1$s AND o.key_bytes = k.key_bytes
+          CROSS JOIN LATERAL (SELECT x.user_pk FROM sync.row_owners x WHERE x.table_id = %1$s AND x.key_bytes = k.key_bytes OFFSET 0) AS o
           JOIN sync.user_state u ON u.user_pk = o.user_pk
           UNION
           SELECT k.key_bytes, %2$s, k.place
@@ -633,7 +640,7 @@ DROP FUNCTION sync.guard_statement(sync.table_catalog);
 DROP FUNCTION sync.emit_statement(sync.table_catalog, boolean);
 DROP FUNCTION sync.capture_statement(sync.table_catalog, text);
 DROP FUNCTION sync.wire_columns(sync.table_catalog, text);
-DROP FUNCTION sync.scope_condition(sync.table_catalog, text, text);
+DROP FUNCTION sync.scope_condition(sync.table_catalog, text, text, boolean);
 DROP FUNCTION sync.scope_expression(sync.table_catalog, text, integer);
 DROP FUNCTION sync.key_expression(sync.table_catalog, text);
 DROP FUNCTION sync.key_bytes_expression(sync.table_catalog, text);

@@ -2,6 +2,7 @@ package oversync_test
 
 import (
 	"context"
+	"encoding/json"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -135,4 +136,91 @@ func rowsRead(t *testing.T, pool *pgxpool.Pool) int64 {
 	exec(t, pool, `SELECT pg_stat_force_next_flush()`)
 	return scalar[int64](t, pool, `SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables
 		WHERE relname IN ('user_state', 'source_state', 'bundle_log', 'bundle_rows', 'notes')`)
+}
+
+// A push reads the rows that it names and no others of its scope, however few the
+// planner thinks that a scope has.
+func TestAPushToAScopeThatStatisticsDoNotKnow(t *testing.T) {
+	t.Parallel()
+	for name, ddl := range map[string]string{
+		"as registered":                 "",
+		"with an index of the scope":    "CREATE INDEX ON app.notes (_sync_scope_id)",
+		"with an index of scope and id": "CREATE INDEX ON app.notes (_sync_scope_id, stars); CREATE INDEX ON app.notes (id)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := newPoolWith(t, func(config *pgxpool.Config) { config.MaxConns = 1 })
+			service := newService(t, pool, notesDDL+ddl, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
+			exec(t, pool, `SET session_replication_role = replica`)
+			exec(t, pool, `INSERT INTO app.notes (_sync_scope_id, id, title) SELECT 'user-' || i % 20, gen_random_uuid(), 't' FROM generate_series(1, 20000) AS i`)
+			exec(t, pool, `RESET session_replication_role`)
+			exec(t, pool, `ANALYZE app.notes`)
+			d := newDevice(t, service, "new", "phone")
+			var inserts []oversync.PushRequestRow
+			for n := range 3000 {
+				inserts = append(inserts, insertNote(n, "t"))
+			}
+			version := d.mustPush(t, inserts...).BundleSeq
+
+			first := 0
+			for _, size := range []int{1, 2, 20, 500} {
+				var updates, deletes []oversync.PushRequestRow
+				for n := first; n < first+size; n++ {
+					updates = append(updates, updateNote(n, version, "u"))
+				}
+				before := rowsRead(t, pool)
+				updated := d.mustPush(t, updates...).BundleSeq
+				require.LessOrEqual(t, rowsRead(t, pool)-before, int64(10*size+20), "%d updates", size)
+				for n := first; n < first+size; n++ {
+					deletes = append(deletes, oversync.PushRequestRow{
+						Schema: "app", Table: "notes", Key: oversync.SyncKey{"id": noteID(n)}, Op: oversync.OpDelete, BaseRowVersion: updated,
+					})
+				}
+				before = rowsRead(t, pool)
+				d.mustPush(t, deletes...)
+				require.LessOrEqual(t, rowsRead(t, pool)-before, int64(10*size+20), "%d deletes", size)
+				first += size
+			}
+		})
+	}
+}
+
+// Where the scope is found through a parent, the cost of a write does not go with
+// the number of rows in the table, whether a device or plain SQL writes.
+func TestAWriteToATableThatHasItsScopeThroughAParent(t *testing.T) {
+	t.Parallel()
+	pool := newPoolWith(t, func(config *pgxpool.Config) { config.MaxConns = 1 })
+	exec(t, pool, `CREATE SCHEMA app; CREATE TABLE app.notes (owner text NOT NULL, id uuid PRIMARY KEY)`)
+	exec(t, pool, `CREATE TABLE app.lines (id uuid PRIMARY KEY, note uuid NOT NULL REFERENCES app.notes DEFERRABLE, body text)`)
+	exec(t, pool, `CREATE INDEX ON app.lines (note)`)
+	service := newService(t, pool, `SELECT sync.register_table('app.notes', scope => 'owner', policy => 'capture'), sync.register_table('app.lines', scope_via => 'note', policy => 'capture')`,
+		&oversync.ServiceConfig{})
+	d := newDevice(t, service, "user", "phone")
+	note := oversync.PushRequestRow{Schema: "app", Table: "notes", Key: oversync.SyncKey{"id": noteID(1)}, Op: oversync.OpInsert, Payload: json.RawMessage(`{}`)}
+	lines := []oversync.PushRequestRow{note}
+	line := func(n int, op string, version int64) oversync.PushRequestRow {
+		return oversync.PushRequestRow{Schema: "app", Table: "lines", Key: oversync.SyncKey{"id": noteID(n)}, Op: op, BaseRowVersion: version,
+			Payload: json.RawMessage(`{"body":"b","note":"` + noteID(1) + `"}`)}
+	}
+	for n := range 3000 {
+		lines = append(lines, line(n, oversync.OpInsert, 0))
+	}
+	version := d.mustPush(t, lines...).BundleSeq
+	read := func() int64 {
+		exec(t, pool, `SELECT pg_stat_force_next_flush()`)
+		return scalar[int64](t, pool, `SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables WHERE relname IN ('row_owners', 'bundle_rows', 'notes', 'lines')`)
+	}
+
+	for n, operation := range []func(n int){
+		func(n int) { d.mustPush(t, line(n, oversync.OpUpdate, version)) },
+		func(n int) {
+			d.mustPush(t, line(n, oversync.OpUpdate, version), line(n+100, oversync.OpUpdate, version))
+		},
+		func(n int) { exec(t, pool, `UPDATE app.lines SET body = 'sql' WHERE id = $1`, noteID(n)) },
+		func(n int) { exec(t, pool, `DELETE FROM app.lines WHERE id = $1`, noteID(n)) },
+	} {
+		before := read()
+		operation(n)
+		require.LessOrEqual(t, read()-before, int64(60), "operation %d", n)
+	}
 }
