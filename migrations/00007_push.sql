@@ -136,7 +136,8 @@ BEGIN
         v_locked := v_found.older_push_id;
     END LOOP;
     IF v_found.state IS DISTINCT FROM 'initialized' OR p_initialization_id IS NOT NULL THEN
-        SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
+        -- By what was found: a scope that was made since is not initialized yet for this push.
+        SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_pk = v_found.user_pk;
         PERFORM sync.require_initialization(v_user, p_user_id, p_source_id, p_initialization_id, p_lease_ttl);
     END IF;
     IF v_found.source_state = 'retired' THEN

@@ -240,3 +240,27 @@ func isRefusal(err error) bool {
 	return errors.As(err, &conflict) || errors.As(err, &rejected) || errors.As(err, &invalid) ||
 		errors.As(err, &chunk) || errors.As(err, &order) || errors.As(err, &pruned)
 }
+
+// A push that comes while its scope is being made finds it or does not, and
+// nothing in between.
+func TestAPushWhileItsScopeIsMade(t *testing.T) {
+	t.Parallel()
+	service := newNotes(t)
+	for n := range 300 {
+		actor := oversync.Actor{UserID: fmt.Sprintf("user-%d", n), SourceID: "phone"}
+		var group errgroup.Group
+		group.Go(func() error {
+			_, err := service.Connect(t.Context(), actor, &oversync.ConnectRequest{})
+			return err
+		})
+		group.Go(func() error {
+			for {
+				_, err := service.CreatePushSession(t.Context(), actor, &oversync.PushSessionCreateRequest{SourceBundleID: 1, PlannedRowCount: 1})
+				if _, ok := errors.AsType[*oversync.ScopeUninitializedError](err); !ok {
+					return err
+				}
+			}
+		})
+		require.NoError(t, group.Wait(), actor.UserID)
+	}
+}
