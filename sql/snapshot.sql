@@ -26,9 +26,9 @@ ON CONFLICT DO NOTHING;
 -- Rows of a snapshot after an ordinal; the position of the session is on every row. Streamed.
 -- No row: no such session. A row without key: no rows left, or the caller may not read it.
 -- A session that was made while its sequence was being pruned counts as expired: retention cannot see a session before
--- it is committed, and a made-up state must never be read.
+-- it is committed, and a made-up state must never be read. A session that expires while its rows are read does not cut them off.
 SELECT (u.user_id <> @user_id::text)::boolean AS is_forbidden, s.snapshot_bundle_seq, s.row_count,
-       (s.expires_at <= clock_timestamp() OR s.snapshot_bundle_seq < u.pruned_bundle_seq)::boolean AS is_expired,
+       (s.expires_at <= statement_timestamp() OR s.snapshot_bundle_seq < u.pruned_bundle_seq)::boolean AS is_expired,
        r.table_id::integer AS table_id, r.key_bytes::bytea AS key_bytes, r.row_version::bigint AS row_version, r.payload::text AS payload
 FROM sync.snapshot_sessions s
 JOIN sync.user_state u ON u.user_pk = s.user_pk
@@ -39,5 +39,5 @@ LEFT JOIN LATERAL (
 ) AS mark ON true
 LEFT JOIN LATERAL sync.snapshot_rows(s.user_pk, s.snapshot_bundle_seq, coalesce(mark.table_id, 0), coalesce(mark.key_bytes, ''),
     sqlc.arg(after_row_ordinal)::bigint - coalesce(mark.row_ordinal, 0), @max_rows::bigint) AS r
-    ON u.user_id = @user_id::text AND s.expires_at > clock_timestamp() AND s.snapshot_bundle_seq >= u.pruned_bundle_seq
+    ON u.user_id = @user_id::text AND s.expires_at > statement_timestamp() AND s.snapshot_bundle_seq >= u.pruned_bundle_seq
 WHERE s.snapshot_id = @snapshot_id;

@@ -631,3 +631,31 @@ func TestStatusOfManyScopesIsRemembered(t *testing.T) {
 	exec(t, pool, `UPDATE sync.user_state SET next_bundle_seq = 1001 WHERE user_id = 'few-2'`)
 	require.Eventually(t, func() bool { return newest() == 1000 }, time.Minute, 100*time.Millisecond, "for a while")
 }
+
+// A chunk that has begun ends whole, though its session expires meanwhile.
+func TestASnapshotThatExpiresWhileAChunkIsRead(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewPool(t)
+	service := newService(t, pool, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
+	actor := newDevice(t, service, "ann", "phone").actor
+	// More than the network holds of it.
+	require.NoError(t, service.WithinSyncBundle(t.Context(), actor, oversync.BundleSource{SourceID: "job", SourceBundleID: 1}, func(tx pgx.Tx) error {
+		_, err := tx.Exec(t.Context(), `INSERT INTO app.notes (id, title) SELECT gen_random_uuid(), repeat('x', 500000) FROM generate_series(1, 50)`)
+		return err
+	}))
+	session, err := service.CreateSnapshotSession(t.Context(), actor)
+	require.NoError(t, err)
+	exec(t, pool, `UPDATE sync.snapshot_sessions SET expires_at = clock_timestamp() + interval '1 second'`)
+	rows, err := pool.Query(t.Context(), db.SnapshotRows, actor.UserID, 0, 50, session.SnapshotID)
+	require.NoError(t, err)
+	require.True(t, rows.Next())
+	time.Sleep(1200 * time.Millisecond)
+	read := 1
+	for rows.Next() {
+		read++
+	}
+	require.NoError(t, rows.Err())
+	require.Equal(t, 50, read)
+	_, err = service.GetSnapshotChunk(t.Context(), actor, session.SnapshotID, 0, 50)
+	requireType[*oversync.SnapshotSessionExpiredError](t, err)
+}
