@@ -659,3 +659,16 @@ func TestASnapshotThatExpiresWhileAChunkIsRead(t *testing.T) {
 	_, err = service.GetSnapshotChunk(t.Context(), actor, session.SnapshotID, 0, 50)
 	requireType[*oversync.SnapshotSessionExpiredError](t, err)
 }
+
+// Where a chunk ended is noted to save time. That it could not be is no reason to
+// throw the chunk away.
+func TestASnapshotWithoutMarks(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewPool(t)
+	service := newService(t, pool, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
+	d := newDevice(t, service, "ann", "phone")
+	d.mustPush(t, insertNote(1, "a"), insertNote(2, "b"), insertNote(3, "c"))
+	exec(t, pool, `CREATE FUNCTION app.full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'disk full' USING ERRCODE = '53100'; END $$`)
+	exec(t, pool, `CREATE TRIGGER full_disk BEFORE INSERT ON sync.snapshot_marks EXECUTE FUNCTION app.full()`)
+	require.Len(t, readSnapshot(t, service, "ann"), 3)
+}

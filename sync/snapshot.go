@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -118,7 +119,12 @@ func (s *SyncService) WriteSnapshotChunk(ctx context.Context, actor Actor, snaps
 	clock := s.stages("snapshot_chunk", 1)
 	out := s.newAnswer(w)
 	defer out.release()
-	rows, err := s.pool.Query(ctx, db.SnapshotRows, actor.UserID, afterRowOrdinal, maxRows, id)
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	rows, err := conn.Query(ctx, db.SnapshotRows, actor.UserID, afterRowOrdinal, maxRows, id)
 	if err != nil {
 		return err
 	}
@@ -175,12 +181,14 @@ func (s *SyncService) WriteSnapshotChunk(ctx context.Context, actor Actor, snaps
 		return fmt.Errorf("snapshot %s has %d rows after row %d, not the %d it should have", snapshotID, returned, afterRowOrdinal, wanted)
 	}
 	if hasMore {
-		err = s.queries.SnapshotMark(ctx, s.pool, db.SnapshotMarkParams{SnapshotID: id, RowOrdinal: next, TableID: lastTableID, KeyBytes: lastKey})
+		// Without the mark the next chunk takes longer to find its start, no more.
+		err = s.queries.SnapshotMark(ctx, conn, db.SnapshotMarkParams{SnapshotID: id, RowOrdinal: next, TableID: lastTableID, KeyBytes: lastKey})
+		if err != nil && ctx.Err() == nil {
+			s.logger.WarnContext(ctx, "the end of a snapshot chunk could not be noted", slog.Any("error", err))
+		}
 	}
+	conn.Release()
 	clock.done(ctx, "stream", int(returned), err)
-	if err != nil {
-		return err
-	}
 	out.text(`],"next_row_ordinal":`).int(next).text(`,"has_more":`).bool(hasMore).text("}")
 	return out.finish(ctx)
 }
