@@ -281,7 +281,7 @@ SELECT t.table_id,
        a.attnum = t.key_attnum AS is_key,
        a.attnum IS NOT DISTINCT FROM t.scope_attnum AS is_scope,
        a.attnum IS DISTINCT FROM t.scope_attnum OR t.scope_is_shown AS is_sent,
-       a.attgenerated <> '' OR a.attidentity <> '' AS is_generated
+       a.attgenerated <> '' OR a.attidentity = 'a' AS is_generated
 FROM sync.table_catalog t
 JOIN pg_catalog.pg_attribute a ON a.attrelid = t.relation AND a.attnum > 0 AND NOT a.attisdropped
 WHERE t.unregistered_at IS NULL;
@@ -293,7 +293,7 @@ COMMENT ON COLUMN sync.table_columns.is_bytea IS 'Travels as base64.';
 COMMENT ON COLUMN sync.table_columns.is_key IS 'Identifies the row within its scope.';
 COMMENT ON COLUMN sync.table_columns.is_scope IS 'Says whose row it is; clients can never write it.';
 COMMENT ON COLUMN sync.table_columns.is_sent IS 'Travels to clients.';
-COMMENT ON COLUMN sync.table_columns.is_generated IS 'Generated or identity: sent to clients, ignored when pushed.';
+COMMENT ON COLUMN sync.table_columns.is_generated IS 'Generated always, as an expression or an identity: sent to clients, ignored when pushed.';
 -- +goose StatementEnd
 
 -- +goose Down

@@ -227,7 +227,8 @@ BEGIN
     IF p_op = 'I' THEN
         -- What a payload does not name keeps the value it has in the base row: the column's default.
         -- A domain may have a default of its own. One that takes no null must not be given one, so it is given what the payload names.
-        SELECT string_agg(CASE WHEN a.attgenerated <> '' OR a.attidentity <> '' OR a.attnum IS NOT DISTINCT FROM p_table.scope_attnum THEN 'NULL'
+        SELECT string_agg(CASE WHEN a.attidentity = 'd' THEN format('nextval(%s::regclass)', pg_get_serial_sequence(p_table.relation::text, a.attname)::regclass::oid)
+                               WHEN a.attgenerated <> '' OR a.attidentity <> '' OR a.attnum IS NOT DISTINCT FROM p_table.scope_attnum THEN 'NULL'
                                ELSE coalesce(pg_get_expr(d.adbin, d.adrelid), pg_get_expr(t.typdefaultbin, 0),
                                    CASE WHEN t.typtype = 'd' THEN format('(SELECT x.%1$I FROM json_to_record(s.payload::json) AS x(%1$I %2$s))', a.attname, t.oid::regtype) END, 'NULL') END,
                           ', ' ORDER BY a.attnum)

@@ -12,7 +12,8 @@ import (
 )
 
 // TestGeneratedColumnsTravelOneWay checks that devices get what the database makes
-// by itself, and that what they send back of it is ignored.
+// by itself, and that what they send back of it is ignored. An identity that the
+// database makes by default is an ordinary column.
 func TestGeneratedColumnsTravelOneWay(t *testing.T) {
 	t.Parallel()
 	service := newService(t, pgtest.NewPool(t), `
@@ -38,7 +39,7 @@ CREATE TABLE app.lines (
 	}
 
 	// Values that the database would refuse, or of the wrong type: nobody looks at them.
-	phone.mustPush(t, line(oversync.OpInsert, 0, `{"price":1.5,"always_no":7,"default_no":"eight","price_with_tax":null}`))
+	phone.mustPush(t, line(oversync.OpInsert, 0, `{"price":1.5,"always_no":"seven","price_with_tax":null}`))
 	first := pulled()
 	require.JSONEq(t, `{"id":"`+noteID(1)+`","always_no":100,"default_no":200,"price":1.5,"price_with_tax":3.0}`, first)
 
@@ -47,11 +48,15 @@ CREATE TABLE app.lines (
 	require.Equal(t, first, pulled())
 
 	phone.mustPush(t, line(oversync.OpUpdate, 2, `{"price":2.5,"always_no":1,"default_no":2,"price_with_tax":0}`))
-	require.JSONEq(t, `{"id":"`+noteID(1)+`","always_no":100,"default_no":200,"price":2.5,"price_with_tax":5.0}`, pulled())
+	require.JSONEq(t, `{"id":"`+noteID(1)+`","always_no":100,"default_no":2,"price":2.5,"price_with_tax":5.0}`, pulled())
 
 	// An update that names nothing else is an effect all the same.
 	require.EqualValues(t, 1, phone.mustPush(t, line(oversync.OpUpdate, 3, `{"price_with_tax":0}`)).RowCount)
-	require.JSONEq(t, `{"id":"`+noteID(1)+`","always_no":100,"default_no":200,"price":2.5,"price_with_tax":5.0}`, pulled())
+	require.JSONEq(t, `{"id":"`+noteID(1)+`","always_no":100,"default_no":2,"price":2.5,"price_with_tax":5.0}`, pulled())
+
+	phone.mustPush(t, oversync.PushRequestRow{Schema: "app", Table: "lines", Key: oversync.SyncKey{"id": noteID(1)}, Op: oversync.OpDelete, BaseRowVersion: 4})
+	phone.mustPush(t, line(oversync.OpInsert, 5, `{"price":1,"default_no":9}`))
+	require.EqualValues(t, 9, scalar[int64](t, service.Pool(), "SELECT default_no FROM app.lines"))
 }
 
 // TestAbsentColumnsKeepTheirValue checks the difference between a column that is
