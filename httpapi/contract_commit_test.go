@@ -137,8 +137,17 @@ func TestRejections(t *testing.T) {
 		"an exception, unsupported": {user(`{"name":"code 0A000"}`), `{"sqlstate":"0A000"}`},
 		"an exception, no login":    {user(`{"name":"code 28000"}`), `{"sqlstate":"28000"}`},
 		"an exception, canceled":    {user(`{"name":"code 57014"}`), `{"sqlstate":"57014"}`},
-		"a number without double":   {row("notes", "a", "INSERT", 0, `{"meta":{"n":1e400}}`), `{"sqlstate":"22003","schema":"business","table":"notes","key":{"id":"a"}}`},
-		"half of a surrogate":       {row("notes", "a", "INSERT", 0, `{"meta":"\ud800"}`), `{"sqlstate":"22P02"}`},
+		// It gets the few tries that it asks for, but a client must not try for ever.
+		"an exception, serialization": {user(`{"name":"code 40001"}`), `{"sqlstate":"40001"}`},
+		"an exception, deadlock":      {user(`{"name":"code 40P01"}`), `{"sqlstate":"40P01"}`},
+		"an exception, lock":          {user(`{"name":"code 55P03"}`), `{"sqlstate":"55P03"}`},
+		// Codes of ours mean nothing from others.
+		"an exception, no scope":   {user(`{"name":"code OV001"}`), `{"sqlstate":"OV001"}`},
+		"an exception, conflict":   {user(`{"name":"code OV013"}`), `{"sqlstate":"OV013"}`},
+		"an exception, no session": {user(`{"name":"code OV014"}`), `{"sqlstate":"OV014"}`},
+		"an exception, pruned":     {user(`{"name":"code OV022"}`), `{"sqlstate":"OV022"}`},
+		"a number without double":  {row("notes", "a", "INSERT", 0, `{"meta":{"n":1e400}}`), `{"sqlstate":"22003","schema":"business","table":"notes","key":{"id":"a"}}`},
+		"half of a surrogate":      {row("notes", "a", "INSERT", 0, `{"meta":"\ud800"}`), `{"sqlstate":"22P02"}`},
 	} {
 		want := `{"error":"push_rejected","message":"*","rejection":` + tc.rejection + `}`
 		pushID := d.staged(2, tc.row)
@@ -148,9 +157,63 @@ func TestRejections(t *testing.T) {
 		d.commit(pushID).is(422, want, name+", beside a row that is fine")
 	}
 	d.do("GET", "/sync/pull?after_bundle_seq=1", "").is(200, `{"stable_bundle_seq":1,"bundles":[],"has_more":false}`)
-	// A trigger that asks for another try gets it, and so does the client.
-	d.commit(d.staged(2, user(`{"name":"code 40001"}`))).refused(503, "service_unavailable")
 	require.Equal(t, 2, d.push(2, user(`{"name":"x"}`)))
+}
+
+// What the application's own code cannot do is no fault of the server either, even
+// if it does not say so itself. What the server cannot do is.
+func TestRejectionsByCodeThatFails(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, nil)
+	d := a.device("user", "source").initialized()
+	for _, sql := range []string{
+		`create function business.fails() returns trigger language plpgsql as $$
+			begin
+				if new.body = 'table' then
+					insert into business.gone values (1);
+				elsif new.body = 'function' then
+					new.body := business.gone(new.body);
+				elsif new.body = 'denied' then
+					set local role pg_read_all_stats;
+					perform business.looks();
+				elsif new.body = 'execute' then
+					execute 'selec 1';
+				end if;
+				return new;
+			end $$`,
+		`create function business.looks() returns bigint language sql volatile as 'select count(*) from business.users'`,
+		`create trigger fails before insert on business.notes for each row execute function business.fails()`,
+		`create function business.fails_later() returns trigger language plpgsql as $$
+			begin
+				if new.body = 'later' then
+					insert into business.gone values (1);
+				end if;
+				return null;
+			end $$`,
+		`create constraint trigger fails_later after insert on business.notes deferrable initially deferred for each row execute function business.fails_later()`,
+		`create function business.is_fine(text) returns boolean language plpgsql as $$
+			begin
+				if $1 = 'check' then
+					return exists (select from business.gone);
+				end if;
+				return true;
+			end $$`,
+		`alter table business.notes add check (business.is_fine(body))`,
+	} {
+		a.execAny(sql)
+	}
+	for body, sqlstate := range map[string]string{
+		"table": "42P01", "function": "42883", "denied": "42501", "execute": "42601", "later": "42P01", "check": "42P01",
+	} {
+		note := row("notes", body, "INSERT", 0, `{"body":"`+body+`"}`)
+		want := `{"error":"push_rejected","message":"*","rejection":{"sqlstate":"` + sqlstate + `"}}`
+		d.commit(d.staged(1, note)).is(422, want, body)
+		d.commit(d.staged(1, row("notes", "fine", "INSERT", 0, `{}`), note)).is(422, want, body+", beside a row that is fine")
+	}
+	staged := d.staged(1, row("users", id(1), "INSERT", 0, `{"name":"x"}`))
+	a.execAny(`drop function business.guard() cascade`)
+	a.execAny(`drop table business.users cascade`)
+	d.commit(staged).refused(500, "push_session_commit_failed")
 }
 
 // A trigger may refuse the order in which a push is applied at first, by whatever
@@ -172,17 +235,19 @@ func TestATriggerThatWantsTheOrderPushed(t *testing.T) {
 	require.Equal(t, 1, d.push(1, post, user))
 }
 
-// Types that have a language of their own refuse a text as a syntax error, which
-// is the row's and not the server's.
+// Types that have a language of their own refuse a text as a syntax error, or as
+// something that is not implemented, which is the row's and not the server's.
 func TestRejectionsOfSyntax(t *testing.T) {
 	t.Parallel()
 	a := newUncheckedAPI(t, thingsSchema, func(c *oversync.ServiceConfig) {
 		c.RegisteredTables = append(c.RegisteredTables, oversync.RegisteredTable{Schema: "business", Table: "things", SyncKeyColumns: []string{"id"}})
 	})
 	d := a.device("user", "source").initialized()
-	for _, payload := range []string{`{"search":"a &"}`, `{"path":"$..x"}`} {
+	for payload, sqlstate := range map[string]string{
+		`{"search":"a &"}`: "42601", `{"path":"$..x"}`: "42601", `{"path":"$ ? (@ like_regex \"a\" flag \"x\")"}`: "0A000",
+	} {
 		d.commit(d.staged(1, row("things", id(1), "INSERT", 0, payload))).is(422,
-			`{"error":"push_rejected","message":"*","rejection":{"sqlstate":"42601"}}`, payload)
+			`{"error":"push_rejected","message":"*","rejection":{"sqlstate":"`+sqlstate+`"}}`, payload)
 	}
 	d.push(1, row("things", id(1), "INSERT", 0, `{"search":"a & b","path":"$.a"}`))
 }

@@ -193,7 +193,7 @@ COMMENT ON SEQUENCE sync.history_pruned_count IS 'Counts answers history_pruned.
 --
 -- Errors.
 --
--- sync.fail raises an error of this schema. It never returns.
+-- sync.fail raises an error of this schema, which it says by the error's SCHEMA: a code may be anybody's. It never returns.
 -- Errors: p_code, one of the OV... codes listed in docs/errors.md. Locks: none.
 CREATE FUNCTION sync.fail(p_code text, p_message text, p_detail jsonb DEFAULT NULL, p_hint text DEFAULT NULL)
 RETURNS void
@@ -202,9 +202,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF p_detail IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, HINT = coalesce(p_hint, '');
+        RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, HINT = coalesce(p_hint, ''), SCHEMA = 'sync';
     END IF;
-    RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, DETAIL = p_detail::text, HINT = coalesce(p_hint, '');
+    RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, DETAIL = p_detail::text, HINT = coalesce(p_hint, ''), SCHEMA = 'sync';
 END
 $$;
 COMMENT ON FUNCTION sync.fail(text, text, jsonb, text) IS 'Raises an error with a code of oversync, a message, machine-readable detail and a hint. Never returns.';

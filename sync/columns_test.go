@@ -1,10 +1,15 @@
 package oversync_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/oversync/oversync/db/pgembed/pgtest"
@@ -129,4 +134,43 @@ func TestScopeIsNeverSent(t *testing.T) {
 	scopes, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(t, err)
 	require.Equal(t, []string{"anna"}, scopes)
+}
+
+// TestARowThatAPolicyRefuses checks that row-level security, which holds for a
+// server that runs as a role of its own, is told to the device as a constraint is.
+func TestARowThatAPolicyRefuses(t *testing.T) {
+	t.Parallel()
+	dba := pgtest.NewPool(t)
+	exec(t, dba, notesDDL)
+	exec(t, dba, `SELECT sync.register_table('app.notes')`)
+	exec(t, dba, `ALTER TABLE app.notes ENABLE ROW LEVEL SECURITY`)
+	exec(t, dba, `CREATE POLICY no_secrets ON app.notes USING (true) WITH CHECK (title <> 'secret')`)
+	role := "oversync_test_" + strings.ReplaceAll(scalar[string](t, dba, `SELECT gen_random_uuid()::text`), "-", "")
+	exec(t, dba, `CREATE ROLE `+role)
+	t.Cleanup(func() {
+		_, err := dba.Exec(context.Background(), `DROP OWNED BY `+role+`; DROP ROLE `+role)
+		require.NoError(t, err)
+	})
+	exec(t, dba, `GRANT USAGE ON SCHEMA sync, app TO `+role)
+	exec(t, dba, `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA sync, app TO `+role)
+	exec(t, dba, `GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA sync TO `+role)
+	config := dba.Config()
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, `SET ROLE `+role)
+		return err
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	service := openService(t, pool, oversync.ServiceConfig{}, nil)
+	phone := newDevice(t, service, "anna", "phone")
+	_, err = phone.push(t.Context(), insertNote(1, "secret"))
+	require.Equal(t, "42501", requireAs[*oversync.PushRejectedError](t, err).Rejection.SQLState)
+	phone.mustPush(t, insertNote(1, "open"))
+
+	exec(t, dba, `REVOKE INSERT ON app.notes FROM `+role)
+	_, err = phone.push(t.Context(), insertNote(2, "open"))
+	require.Equal(t, "42501", requireAs[*pgconn.PgError](t, err).Code, "the server may not write at all")
+	_, isRejected := errors.AsType[*oversync.PushRejectedError](err)
+	require.False(t, isRejected)
 }

@@ -259,8 +259,8 @@ func (s *SyncService) commitError(ctx context.Context, err error, actor Actor, p
 			Key: SyncKey{bad.table.keyColumn: bad.key},
 		}}
 	}
-	if hasSQLState(err, sqlPushConflict) {
-		return s.conflictError(ctx, err)
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == sqlPushConflict && isOurs(pgErr) {
+		return s.conflictError(ctx, pgErr)
 	}
 	typed := typedError(err, actor, pushID)
 	if rejected, ok := rejection(typed); ok {
@@ -270,8 +270,7 @@ func (s *SyncService) commitError(ctx context.Context, err error, actor Actor, p
 }
 
 // conflictError reads the conflict that push_commit raised.
-func (s *SyncService) conflictError(ctx context.Context, err error) error {
-	pgErr, _ := errors.AsType[*pgconn.PgError](err)
+func (s *SyncService) conflictError(ctx context.Context, pgErr *pgconn.PgError) error {
 	var detail struct {
 		TableID          int32   `json:"table_id"`
 		KeyBytes         string  `json:"key_bytes"`

@@ -54,7 +54,7 @@ type sqlDetail struct {
 // that callers know. Anything else is returned as it is.
 func typedError(err error, actor Actor, sessionID string) error {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	if !ok || !strings.HasPrefix(pgErr.Code, "OV") {
+	if !ok || !isOurs(pgErr) {
 		return err
 	}
 	var detail sqlDetail
@@ -115,6 +115,15 @@ func sentence(err *pgconn.PgError) string {
 	return err.Message + ": " + err.Hint
 }
 
+// isOurs says whether sync.fail raised an error. The code alone does not say it: an
+// application's trigger may raise any.
+func isOurs(err *pgconn.PgError) bool {
+	return isRaised(err) && err.SchemaName == "sync"
+}
+
+// isRaised says whether an error is of a RAISE statement, and not of PostgreSQL.
+func isRaised(err *pgconn.PgError) bool { return err.Routine == "exec_stmt_raise" }
+
 // hasSQLState says whether err comes from the database with this code.
 func hasSQLState(err error, code string) bool {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
@@ -135,33 +144,54 @@ func rejection(err error) (_ *PushRejectedError, ok bool) {
 		return nil, false
 	}
 	pgErr, isPg := errors.AsType[*pgconn.PgError](err)
-	if !isPg || len(pgErr.Code) != 5 || isRetryable(err) || isServerFault(pgErr) {
+	if !isPg || len(pgErr.Code) != 5 || isServerFault(pgErr) {
 		return nil, false
 	}
-	return &PushRejectedError{
+	rejected := &PushRejectedError{
 		Message: "the database refused the pushed rows: " + sentence(pgErr),
 		Rejection: PushRejection{
 			SQLState: pgErr.Code, Schema: pgErr.SchemaName, Table: pgErr.TableName,
 			Column: pgErr.ColumnName, Constraint: pgErr.ConstraintName,
 		},
-	}, true
+	}
+	if isOurs(pgErr) {
+		rejected.Rejection.Schema = "" // which is of no table
+	}
+	return rejected, true
 }
 
 // isServerFault says whether an error tells of the server and not of the rows that
 // were being written.
 func isServerFault(err *pgconn.PgError) bool {
 	// What a trigger raises is its judgement of the rows, whatever code it took.
-	if err.Routine == "exec_stmt_raise" {
+	if isRaised(err) {
 		return false
 	}
 	switch err.Code[:2] {
-	case "08", "0A", "25", "26", "28", "34", "3B", "3D", "3F", "40", "53", "57", "58", "F0", "XX":
+	case "08", "40", "53", "57", "58", "F0", "XX":
 		return true
+	case "0A":
+		// A type refuses a value so. A statement that is to be planned anew is not the row's.
+		return err.Routine == "RevalidateCachedQuery"
+	case "25", "26", "28", "34", "3B", "3D", "3F":
+		return err.Code == pgerrcode.ReadOnlySQLTransaction || !isOfApplication(err)
 	case "42":
 		// A statement that is wrong is the server's fault. But types with a language of
-		// their own (tsquery, jsonpath) refuse a value by the same code.
-		return err.Code != pgerrcode.SyntaxError || err.Routine == "scanner_yyerror"
+		// their own (tsquery, jsonpath) refuse a value by the same code, and a policy a row.
+		return (err.Code != pgerrcode.SyntaxError || err.Routine == "scanner_yyerror") && err.Routine != "ExecWithCheckOptions" && !isOfApplication(err)
 	default:
-		return false
+		return err.Code == pgerrcode.LockNotAvailable
 	}
+}
+
+// isOfApplication says whether an error of a push came out of code that the
+// application runs as its rows are written, as a trigger or for a constraint: the
+// context of the error has that before the statement that writes them.
+func isOfApplication(err *pgconn.PgError) bool {
+	for _, statement := range []string{"WITH applied AS (", "SET CONSTRAINTS ALL IMMEDIATE"} {
+		if within, _, ok := strings.Cut(err.Where, statement); ok {
+			return strings.Contains(strings.TrimSpace(within), "\n") && !strings.Contains(within, "sync.capture")
+		}
+	}
+	return false
 }
