@@ -308,6 +308,7 @@ DECLARE
     v_reference record;
     v_rows text;
     v_keys bytea[];
+    v_parents bytea[];
     v_crosses boolean;
 BEGIN
     FOR v_reference IN
@@ -321,15 +322,25 @@ BEGIN
              FROM unnest(v_reference.columns, v_reference.parent_columns) AS c(child_column, parent_column)));
         IF v_reference.columns = ARRAY[v_child.scope_via] THEN
             -- Only those that the log has in another scope: a key may be that of another row in each scope, and a row may be back where it was.
-            EXECUTE format('SELECT array_agg(%1$s) %2$s LEFT JOIN sync.row_owners AS o ON o.table_id = $2 AND o.key_bytes = %1$s LEFT JOIN sync.user_state AS u ON u.user_pk = o.user_pk
+            EXECUTE format('SELECT array_agg(%1$s), array_agg(k.key_bytes) %2$s LEFT JOIN sync.row_owners AS o ON o.table_id = $2 AND o.key_bytes = %1$s LEFT JOIN sync.user_state AS u ON u.user_pk = o.user_pk
                             WHERE CASE WHEN u.user_id IS NULL THEN EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = $2) ELSE u.user_id <> %3$s COLLATE "C" END',
-                sync.key_bytes_expression(v_child, 't'), v_rows, sync.scope_expression(v_parent, 'p')) INTO v_keys USING p_keys, v_child.table_id;
+                sync.key_bytes_expression(v_child, 't'), v_rows, sync.scope_expression(v_parent, 'p')) INTO v_keys, v_parents USING p_keys, v_child.table_id;
             CONTINUE WHEN v_keys IS NULL;
             IF v_child.on_scope_change = 'refuse' THEN
                 PERFORM sync.fail('OV034', format('a row of %I.%I cannot change its scope while rows of %I.%I refer to it', v_parent.schema_name, v_parent.table_name, v_child.schema_name, v_child.table_name),
                     NULL, 'Delete or move those rows first, or register their table with on_scope_change => ''move''.');
             END IF;
             INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys) VALUES (pg_current_xact_id(), v_child.table_id, false, v_keys);
+            -- Where rows still enter the log, it does not say whose they were: they were their parents', and so what depends on them moved too.
+            INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
+            SELECT pg_current_xact_id(), v_child.table_id, false, array_agg(m.key_bytes), array_agg(m.scope)
+            FROM (SELECT DISTINCT k.key_bytes, coalesce(s.scope, c.scopes[1]) AS scope
+                  FROM sync.captured_keys c
+                  CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) AS s(key_bytes, scope)
+                  JOIN unnest(v_keys, v_parents) AS k(key_bytes, parent_bytes) ON k.parent_bytes = s.key_bytes
+                  WHERE c.xid = pg_current_xact_id() AND c.table_id = p_table_id AND c.scopes IS NOT NULL) AS m
+            WHERE EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = v_child.table_id)
+            HAVING count(*) > 0;
         ELSE
             EXECUTE format('SELECT EXISTS (SELECT %s WHERE %s <> %s)', v_rows, sync.scope_expression(v_parent, 'p'), sync.scope_expression(v_child, 't')) INTO v_crosses USING p_keys;
             IF v_crosses THEN

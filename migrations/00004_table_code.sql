@@ -361,7 +361,7 @@ BEGIN
     END IF;
     IF v_keys IS NULL AND v_old_keys IS NULL THEN
         RETURN NULL;
-    END IF;
+    END IF;%5$s
     -- Most statements are about one scope, which is noted once.
     v_scopes := CASE WHEN v_min <> v_max THEN v_scopes WHEN v_min IS NOT NULL THEN ARRAY[v_min] END;
     v_old_scopes := CASE WHEN v_old_min <> v_old_max THEN v_old_scopes WHEN v_old_min IS NOT NULL THEN ARRAY[v_old_min] END;
@@ -371,12 +371,13 @@ BEGIN
     END IF;
     IF v_keys IS NOT NULL THEN
         v_noted := sync.capture(%1$s, v_keys, v_scopes, v_scope);
-    END IF;%5$s
+    END IF;
     RETURN NULL;
 END
 $f$, p_table.table_id, sync.altered_condition(p_table.relation, p_table.columns_fingerprint),
         sync.capture_statement(p_table, 'new_rows'), sync.capture_statement(p_table, 'old_rows'),
         CASE WHEN p_table.scope_via IS NULL THEN '' ELSE format($f$
+    -- First, since what is captured may become a bundle at once.
     IF TG_OP <> 'INSERT' AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = %1$s) THEN
         EXECUTE sync.unadopted_statement(sync.catalog_entry(%1$s));
     END IF;$f$, p_table.table_id) END,

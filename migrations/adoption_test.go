@@ -250,3 +250,63 @@ func BenchmarkAdopt(b *testing.B) {
 		b.StartTimer()
 	}
 }
+
+// threeLevels is a chain of tables of which the lower two are still to be adopted, with a row of the lowest in the log already.
+func threeLevels(t *testing.T, onScopeChange string) *pgx.Conn {
+	t.Helper()
+	conn := connect(t, pgtest.NewDatabase(t))
+	exec(t, conn, `CREATE TABLE p (id text PRIMARY KEY, o int NOT NULL); CREATE TABLE c (id text PRIMARY KEY, p text NOT NULL REFERENCES p);
+		CREATE TABLE d (id text PRIMARY KEY, c text NOT NULL REFERENCES c, t text); CREATE TABLE e (id text PRIMARY KEY, o int NOT NULL, c text REFERENCES c);
+		INSERT INTO p VALUES ('p1', 1), ('p2', 2); INSERT INTO c VALUES ('c1', 'p1'), ('c2', 'p1'); INSERT INTO d VALUES ('d1', 'c1', 'x'), ('d2', 'c1', 'x'), ('d3', 'c2', 'x')`)
+	inTx(t, conn, func() {
+		exec(t, conn, "SELECT sync.register_table('p', scope => 'o', policy => 'capture'), sync.register_table('e', scope => 'o', policy => 'capture')")
+		exec(t, conn, "SELECT sync.register_table('c', scope_via => 'p', policy => 'capture', on_scope_change => $1, adopt => 'later')", onScopeChange)
+		exec(t, conn, "SELECT sync.register_table('d', scope_via => 'c', policy => 'capture', on_scope_change => $1, adopt => 'later')", onScopeChange)
+	})
+	exec(t, conn, "UPDATE d SET t = 'of 1' WHERE id = 'd1'")
+	return conn
+}
+
+// TestAGrandparentMovesDuringAdoption: rows that the log has follow through parents that it does not have yet.
+func TestAGrandparentMovesDuringAdoption(t *testing.T) {
+	t.Parallel()
+	for name, moves := range map[string][]string{
+		"its scope":             {"UPDATE p SET o = 2 WHERE id = 'p1'"},
+		"twice":                 {"UPDATE p SET o = 2 WHERE id = 'p1'", "UPDATE p SET o = 3 WHERE id = 'p1'"},
+		"with a queue":          {"SELECT sync.adopt_batch(table_id, 1) FROM sync.table_catalog WHERE table_name = 'd'", "UPDATE p SET o = 2 WHERE id = 'p1'"},
+		"the parent's parent":   {"UPDATE c SET p = 'p2' WHERE id = 'c1'"},
+		"and is followed":       {"BEGIN; UPDATE p SET o = 2 WHERE id = 'p1'; UPDATE d SET t = 'y'; COMMIT"},
+		"constraints immediate": {"BEGIN; SET CONSTRAINTS ALL IMMEDIATE; UPDATE p SET o = 3; UPDATE c SET p = 'p2' WHERE id = 'c1'; COMMIT"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn := threeLevels(t, "move")
+			for _, move := range moves {
+				exec(t, conn, move)
+			}
+			require.Empty(t, column[string](t, conn, soundness["captured keys"]))
+			requireSoundAfterAdoption(t, conn)
+		})
+	}
+	t.Run("to refuse", func(t *testing.T) {
+		t.Parallel()
+		conn := threeLevels(t, "refuse")
+		require.Equal(t, "OV034", refused(t, conn, "UPDATE p SET o = 2 WHERE id = 'p1'").Code)
+		exec(t, conn, "UPDATE c SET id = id; UPDATE p SET o = 1 WHERE id = 'p1'")
+		requireSoundAfterAdoption(t, conn)
+	})
+	t.Run("away from what refers", func(t *testing.T) {
+		t.Parallel()
+		conn := threeLevels(t, "move")
+		exec(t, conn, "INSERT INTO e VALUES ('e1', 1, 'c2')")
+		require.Equal(t, "OV033", refused(t, conn, "UPDATE p SET o = 2 WHERE id = 'p1'").Code)
+		requireSoundAfterAdoption(t, conn)
+	})
+}
+
+func requireSoundAfterAdoption(t *testing.T, conn *pgx.Conn) {
+	t.Helper()
+	exec(t, conn, "CALL sync.adopt_table('c')")
+	exec(t, conn, "CALL sync.adopt_table('d')")
+	requireSound(t, conn)
+}
