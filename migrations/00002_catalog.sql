@@ -7,6 +7,7 @@
 CREATE TABLE sync.table_catalog (
     table_id             integer GENERATED ALWAYS AS IDENTITY CONSTRAINT table_catalog_pkey PRIMARY KEY,
     relation             regclass,
+    relation_oid         oid NOT NULL,
     schema_name          text NOT NULL,
     table_name           text NOT NULL,
     key_column           name NOT NULL,
@@ -40,6 +41,7 @@ COMMENT ON INDEX sync.name_is_registered_once IS 'Clients know one table by a na
 COMMENT ON TABLE sync.table_catalog IS 'Registered tables. An unregistered one stays as an entry without relation, so that history can still be read. Written by sync.register_table and its like, never by hand.';
 COMMENT ON COLUMN sync.table_catalog.table_id IS 'Compact internal id, used by the log. A table that is registered again gets a new one.';
 COMMENT ON COLUMN sync.table_catalog.relation IS 'The table; null once unregistered.';
+COMMENT ON COLUMN sync.table_catalog.relation_oid IS 'Number of the table at the last registration or refresh. Another one once a dump was restored, and then columns may have other numbers too.';
 COMMENT ON COLUMN sync.table_catalog.schema_name IS 'Schema as clients know it.';
 COMMENT ON COLUMN sync.table_catalog.table_name IS 'Table as clients know it.';
 COMMENT ON COLUMN sync.table_catalog.key_column IS 'Column that identifies a row within its scope.';
@@ -80,7 +82,8 @@ COMMENT ON COLUMN sync.table_order_overrides.child IS 'Table that is written lat
 COMMENT ON COLUMN sync.table_order_overrides.parent IS 'Table that is written earlier.';
 
 -- sync.columns_fingerprint returns a number that changes when a column of the table is added, dropped, renamed or retyped.
--- The order of columns does not matter, so partitions have the number of their parent. Volatile, so that it sees what was committed until now.
+-- The order of columns does not matter, so partitions have the number of their parent; nor do the numbers of types that the application made,
+-- which are others where a dump was restored. Volatile, so that it sees what was committed until now.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.columns_fingerprint(p_relation oid)
 RETURNS bigint
@@ -88,18 +91,48 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN (SELECT bit_xor(hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod))
-            FROM pg_attribute a WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped);
+    RETURN (SELECT bit_xor(CASE WHEN a.atttypid < 16384 THEN hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod)
+                                ELSE hashtextextended(concat_ws(' ', a.attname, n.nspname, t.typname), a.atttypmod) END)
+            FROM pg_attribute a
+            LEFT JOIN (pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace) ON a.atttypid >= 16384 AND t.oid = a.atttypid
+            WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped);
 END
 $$;
 COMMENT ON FUNCTION sync.columns_fingerprint(oid) IS 'Number that changes when a column of the table is added, dropped, renamed or retyped.';
 
--- sync.is_altered tells whether a table has another fingerprint now; null under a snapshot that may be older than the last ALTER TABLE.
+-- sync.relation_literal returns how the code made for a table names one by its number, which stays when the table is renamed. By this form
+-- alone, so that sync.check knows code that was made in another database.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.relation_literal(p_relation oid)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%L::pg_catalog.regclass', p_relation)
+$$;
+COMMENT ON FUNCTION sync.relation_literal(oid) IS 'How the code made for a table names one by its number.';
+
+-- sync.is_altered_now tells whether a table has another fingerprint now, or is not the registered table of this id: its number is written into
+-- the code made for it, and is another one, or that of another table, where a dump was restored. Volatile, as sync.columns_fingerprint.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN coalesce((SELECT t.relation <> p_relation FROM sync.table_catalog t WHERE t.table_id = p_table_id), false)
+        OR sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint;
+END
+$$;
+COMMENT ON FUNCTION sync.is_altered_now(regclass, bigint, integer) IS 'Whether a table has another fingerprint now, or is not the registered table of this id.';
+
+-- sync.is_altered is sync.is_altered_now; null under a snapshot that may be older than the last ALTER TABLE.
 -- Called immutable, which it is not, so that PostgreSQL asks once, when it plans what asks, and not in each statement: a plan that names a
 -- table (here as a constant of type regclass) is made anew once that table is altered, in each session that keeps it.
 -- Only for the condition that sync.altered_condition makes.
 -- Errors: none. Locks: none.
-CREATE FUNCTION sync.is_altered(p_relation regclass, p_fingerprint bigint)
+CREATE FUNCTION sync.is_altered(p_relation regclass, p_fingerprint bigint, p_table_id integer)
 RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -108,22 +141,22 @@ BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN NULL;
     END IF;
-    RETURN sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint;
+    RETURN sync.is_altered_now(p_relation, p_fingerprint, p_table_id);
 END
 $$;
-COMMENT ON FUNCTION sync.is_altered(regclass, bigint) IS 'Whether a table has another fingerprint now, asked once for each plan; null if this transaction cannot know.';
+COMMENT ON FUNCTION sync.is_altered(regclass, bigint, integer) IS 'Whether a table has another fingerprint now, asked once for each plan; null if this transaction cannot know.';
 
 -- sync.altered_condition returns the SQL condition that a table has another fingerprint than this one.
 -- Where a plan cannot say, it is looked up in each statement.
 -- Errors: none. Locks: none.
-CREATE FUNCTION sync.altered_condition(p_relation oid, p_fingerprint bigint)
+CREATE FUNCTION sync.altered_condition(p_relation oid, p_fingerprint bigint, p_table_id integer)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format('coalesce(sync.is_altered(''%1$s''::pg_catalog.regclass, %2$s), sync.columns_fingerprint(%1$s) IS DISTINCT FROM %2$s)', p_relation, p_fingerprint)
+    SELECT format('coalesce(sync.is_altered(%1$s, %2$s, %3$s), sync.is_altered_now(%1$s, %2$s, %3$s))', sync.relation_literal(p_relation), p_fingerprint, p_table_id)
 $$;
-COMMENT ON FUNCTION sync.altered_condition(oid, bigint) IS 'SQL condition that a table has another fingerprint than this one.';
+COMMENT ON FUNCTION sync.altered_condition(oid, bigint, integer) IS 'SQL condition that a table has another fingerprint than this one.';
 
 -- sync.nothing_follows tells whether a statement of this kind (I, U or D) on the table can do nothing but write the rows that it names, in the
 -- scope that it names: no trigger of the application, no foreign-key action, no rule, no children, and no text equal to another.
@@ -148,19 +181,20 @@ $$;
 COMMENT ON FUNCTION sync.nothing_follows(oid, "char") IS 'Whether a statement on the table can do nothing but write the rows that it names.';
 
 -- sync.stands_alone is sync.nothing_follows, asked once for each plan. As sync.is_altered it is called immutable: whatever changes the answer
--- needs a lock that writers of the table keep out, and has plans that name the table made anew.
+-- needs a lock that writers of the table keep out, and has plans that name the table made anew. False for a number that is not that of the
+-- registered table of this id, as where a dump was restored.
 -- Only for code that runs while its transaction has written the table.
 -- Errors: none. Locks: none.
-CREATE FUNCTION sync.stands_alone(p_relation regclass, p_op "char")
+CREATE FUNCTION sync.stands_alone(p_relation regclass, p_op "char", p_table_id integer)
 RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN sync.nothing_follows(p_relation, p_op);
+    RETURN EXISTS (SELECT FROM sync.table_catalog t WHERE t.table_id = p_table_id AND t.relation = p_relation) AND sync.nothing_follows(p_relation, p_op);
 END
 $$;
-COMMENT ON FUNCTION sync.stands_alone(regclass, "char") IS 'Whether a statement on the table can do nothing but write the rows that it names, asked once for each plan.';
+COMMENT ON FUNCTION sync.stands_alone(regclass, "char", integer) IS 'Whether a statement on the table can do nothing but write the rows that it names, asked once for each plan.';
 
 -- sync.discover returns the order in which tables are to be written: parents first, the members of a cycle side by side.
 -- p_overrides adds edges child -> parent to those of the foreign keys.
@@ -278,12 +312,13 @@ SELECT t.table_id,
                    UNION ALL
                    SELECT d.typbasetype FROM base JOIN pg_catalog.pg_type d ON d.oid = base.oid WHERE d.typbasetype <> 0)
                SELECT FROM base WHERE base.oid = 'pg_catalog.bytea'::regtype) AS is_bytea,
-       a.attnum = t.key_attnum AS is_key,
-       a.attnum IS NOT DISTINCT FROM t.scope_attnum AS is_scope,
-       a.attnum IS DISTINCT FROM t.scope_attnum OR t.scope_is_shown AS is_sent,
+       CASE WHEN t.relation_oid = t.relation THEN a.attnum = t.key_attnum ELSE a.attname = t.key_column END AS is_key,
+       s.is_scope,
+       NOT s.is_scope OR t.scope_is_shown AS is_sent,
        a.attgenerated <> '' OR a.attidentity = 'a' AS is_generated
 FROM sync.table_catalog t
 JOIN pg_catalog.pg_attribute a ON a.attrelid = t.relation AND a.attnum > 0 AND NOT a.attisdropped
+CROSS JOIN LATERAL (SELECT CASE WHEN t.relation_oid = t.relation THEN a.attnum IS NOT DISTINCT FROM t.scope_attnum ELSE a.attname IS NOT DISTINCT FROM t.scope_column END AS is_scope) AS s
 WHERE t.unregistered_at IS NULL;
 COMMENT ON VIEW sync.table_columns IS 'Columns of registered tables as they are now, and the part that each plays on the wire.';
 COMMENT ON COLUMN sync.table_columns.table_id IS 'Table, see sync.table_catalog.';
@@ -301,10 +336,12 @@ DROP VIEW sync.table_columns;
 DROP VIEW sync.table_order;
 DROP VIEW sync.foreign_keys;
 DROP FUNCTION sync.discover(oid[], jsonb);
-DROP FUNCTION sync.stands_alone(regclass, "char");
+DROP FUNCTION sync.stands_alone(regclass, "char", integer);
 DROP FUNCTION sync.nothing_follows(oid, "char");
-DROP FUNCTION sync.altered_condition(oid, bigint);
-DROP FUNCTION sync.is_altered(regclass, bigint);
+DROP FUNCTION sync.altered_condition(oid, bigint, integer);
+DROP FUNCTION sync.is_altered(regclass, bigint, integer);
+DROP FUNCTION sync.is_altered_now(regclass, bigint, integer);
+DROP FUNCTION sync.relation_literal(oid);
 DROP FUNCTION sync.columns_fingerprint(oid);
 DROP TABLE sync.table_order_overrides;
 DROP TABLE sync.catalog_version;

@@ -198,7 +198,8 @@ END
 $$;
 COMMENT ON FUNCTION sync.fail_other_scope(integer, text) IS 'Raises OV032: a row of another scope was written in a bundle.';
 
--- sync.catalog_entry returns a table's catalog entry, with its columns named as they are now.
+-- sync.catalog_entry returns a table's catalog entry, with its columns named, and its scope of the type, as they are now. Numbers of columns
+-- find them, unless they were given in another database than this one, as where a dump was restored: then their names do.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.catalog_entry(p_table_id integer)
 RETURNS sync.table_catalog
@@ -209,15 +210,22 @@ DECLARE
     v_table sync.table_catalog;
 BEGIN
     SELECT t.* INTO v_table FROM sync.table_catalog t WHERE t.table_id = p_table_id;
+    IF v_table.relation_oid <> v_table.relation THEN
+        SELECT max(a.attnum) FILTER (WHERE a.attname = v_table.key_column), max(a.attnum) FILTER (WHERE a.attname = v_table.scope_column),
+               max(a.attnum) FILTER (WHERE a.attname = v_table.scope_via)
+        INTO v_table.key_attnum, v_table.scope_attnum, v_table.scope_via_attnum
+        FROM pg_attribute a WHERE a.attrelid = v_table.relation AND NOT a.attisdropped;
+    END IF;
     SELECT coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.key_attnum), v_table.key_column),
            coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.scope_attnum), v_table.scope_column),
            coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.scope_via_attnum), v_table.scope_via)
     INTO v_table.key_column, v_table.scope_column, v_table.scope_via
     FROM pg_attribute a WHERE a.attrelid = v_table.relation AND NOT a.attisdropped;
+    v_table.scope_type := coalesce((SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = v_table.relation AND a.attname = v_table.scope_column), v_table.scope_type);
     RETURN v_table;
 END
 $$;
-COMMENT ON FUNCTION sync.catalog_entry(integer) IS 'Catalog entry of a table, with its columns named as they are now.';
+COMMENT ON FUNCTION sync.catalog_entry(integer) IS 'Catalog entry of a table, with its columns named, and its scope of the type, as they are now.';
 
 -- sync.refuse_truncate is the trigger function that refuses TRUNCATE of a registered table.
 -- Errors: 55000 always. Locks: none.

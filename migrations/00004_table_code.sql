@@ -87,10 +87,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format(CASE WHEN p_is_lookup THEN '%s = ANY (ARRAY[%s])' ELSE '%s = %s' END,
         CASE WHEN p_table.scope_via IS NULL THEN format('%s.%I', p_alias, p_table.scope_column) ELSE sync.scope_expression(p_table, p_alias) END,
-        CASE WHEN p_table.scope_via IS NULL THEN format('%s::%s', p_user_id,
-                 -- As it is now: the type may have been changed since registration.
-                 coalesce((SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = p_table.scope_column), p_table.scope_type))
-             ELSE p_user_id END)
+        CASE WHEN p_table.scope_via IS NULL THEN format('%s::%s', p_user_id, p_table.scope_type) ELSE p_user_id END)
 $$;
 COMMENT ON FUNCTION sync.scope_condition(sync.table_catalog, text, text, boolean) IS 'SQL condition that a row belongs to a scope.';
 
@@ -327,8 +324,8 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format('(CASE %1$s WHEN ''I'' THEN sync.stands_alone(''%2$s''::pg_catalog.regclass, ''I'') WHEN ''U'' THEN sync.stands_alone(''%2$s''::pg_catalog.regclass, ''U'')
-        ELSE sync.stands_alone(''%2$s''::pg_catalog.regclass, ''D'') END)', p_op, p_table.relation::oid)
+    SELECT format('(CASE %1$s WHEN ''I'' THEN sync.stands_alone(%2$s, ''I'', %3$s) WHEN ''U'' THEN sync.stands_alone(%2$s, ''U'', %3$s) ELSE sync.stands_alone(%2$s, ''D'', %3$s) END)',
+        p_op, sync.relation_literal(p_table.relation), p_table.table_id)
 $$;
 COMMENT ON FUNCTION sync.alone_condition(sync.table_catalog, text) IS 'SQL condition that a statement on the table can do nothing but write the rows that it names.';
 
@@ -374,7 +371,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END
-$f$, p_table.table_id, sync.altered_condition(p_table.relation, p_table.columns_fingerprint),
+$f$, p_table.table_id, sync.altered_condition(p_table.relation, p_table.columns_fingerprint, p_table.table_id),
         sync.capture_statement(p_table, 'new_rows'), sync.capture_statement(p_table, 'old_rows'),
         CASE WHEN p_table.scope_via IS NULL THEN '' ELSE format($f$
     -- First, since what is captured may become a bundle at once.
@@ -399,16 +396,16 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH RECURSIVE named AS (
-        SELECT p_table.relation::oid AS oid, p_table.columns_fingerprint
+        SELECT p_table.relation::oid AS oid, p_table.columns_fingerprint, p_table.table_id
         UNION
-        SELECT p.relation::oid, p.columns_fingerprint
+        SELECT p.relation::oid, p.columns_fingerprint, p.table_id
         FROM named n
         JOIN sync.table_catalog t ON t.relation = n.oid AND t.unregistered_at IS NULL
         JOIN sync.foreign_keys f ON f.table_id = t.table_id AND (p_refers AND t.table_id = p_table.table_id OR f.columns = ARRAY[t.scope_via])
         JOIN sync.table_catalog p ON p.table_id = f.parent_table_id
     )
-    SELECT string_agg(format('%s OR to_regclass(%L) IS DISTINCT FROM %s::regclass',
-                             sync.altered_condition(n.oid, n.columns_fingerprint), format('%I.%I', s.nspname, c.relname), n.oid), ' OR ' ORDER BY n.oid)
+    SELECT string_agg(format('%s OR to_regclass(%L) IS DISTINCT FROM %s',
+                             sync.altered_condition(n.oid, n.columns_fingerprint, n.table_id), format('%I.%I', s.nspname, c.relname), sync.relation_literal(n.oid)), ' OR ' ORDER BY n.table_id)
     FROM named n JOIN pg_class c ON c.oid = n.oid JOIN pg_namespace s ON s.oid = c.relnamespace
 $$;
 COMMENT ON FUNCTION sync.stale_condition(sync.table_catalog, boolean) IS 'SQL condition that the code made for a table no longer fits.';
@@ -466,7 +463,7 @@ BEGIN
 END
 $f$, sync.stale_condition(p_table, false), p_table.table_id, sync.emit_statement(p_table, false), sync.emit_statement(p_table, true),
         CASE WHEN p_table.scope_via IS NOT NULL THEN 'false'
-             ELSE format('cardinality($3) > 100 AND pg_relation_size(%s) / 8192 BETWEEN 1 AND cardinality($3) / 4', p_table.relation::oid) END)
+             ELSE format('cardinality($3) > 100 AND pg_relation_size(%s) / 8192 BETWEEN 1 AND cardinality($3) / 4', sync.relation_literal(p_table.relation)) END)
 $$;
 COMMENT ON FUNCTION sync.emit_body(sync.table_catalog) IS 'Body of the function that writes effects of a table into the log.';
 
@@ -521,7 +518,7 @@ BEGIN
 END
 $f$, sync.stale_condition(p_table, false), p_table.table_id,
         sync.apply_statement(p_table, 'I', p_single), sync.apply_statement(p_table, 'U', p_single), sync.apply_statement(p_table, 'D', p_single),
-        p_table.relation::oid, p_single, CASE WHEN p_single THEN '' ELSE ', $7, $8' END,
+        sync.relation_literal(p_table.relation), p_single, CASE WHEN p_single THEN '' ELSE ', $7, $8' END,
         CASE WHEN p_single THEN format('CASE WHEN v_applied = 1 THEN %s END', sync.alone_condition(p_table, '$4')) ELSE 'v_applied' END)
 $$;
 COMMENT ON FUNCTION sync.apply_body(sync.table_catalog, boolean) IS 'Body of the functions that apply staged rows, or a single one, to a table.';
@@ -555,7 +552,7 @@ BEGIN
     -- The statement may have named any table above. Where there is one between this and the root, each must have its triggers.
     IF EXISTS (SELECT FROM pg_trigger g LEFT JOIN pg_inherits i ON i.inhrelid = g.tgrelid
                WHERE g.tgrelid = TG_RELID AND g.tgname = 'oversync_capture_insert' AND g.tgfoid = 'sync.capture_%1$s()'::regprocedure
-                 AND (i.inhparent = %7$s OR NOT EXISTS (
+                 AND (i.inhparent = (SELECT t.relation FROM sync.table_catalog t WHERE t.table_id = %1$s) OR NOT EXISTS (
                      SELECT FROM pg_partition_ancestors(TG_RELID) AS a
                      WHERE NOT EXISTS (SELECT FROM pg_trigger p WHERE p.tgrelid = a.relid AND p.tgname = g.tgname AND p.tgfoid = g.tgfoid)))) THEN
         RETURN NULL;
@@ -571,7 +568,7 @@ END
 $f$, p_table.table_id,
         sync.key_bytes_expression(p_table, 'OLD'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[OLD.%I::text]', p_table.scope_column) ELSE 'NULL' END,
         sync.key_bytes_expression(p_table, 'NEW'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[NEW.%I::text]', p_table.scope_column) ELSE 'NULL' END,
-        p_table.columns_fingerprint, p_table.relation::oid)
+        p_table.columns_fingerprint)
 $$;
 COMMENT ON FUNCTION sync.capture_row_body(sync.table_catalog) IS 'Body of the trigger function for partitions that were added since registration.';
 

@@ -110,8 +110,7 @@ BEGIN
     -- A scope id that the scope column cannot hold has no rows there.
     IF v_root.scope_column IS NOT NULL THEN
         BEGIN
-            -- As it is now: the type may have been changed since registration.
-            EXECUTE format('SELECT $1::%s::text = $1', coalesce((SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = v_root.relation AND a.attname = v_root.scope_column), v_root.scope_type)) INTO v_is_possible USING p_user_id;
+            EXECUTE format('SELECT $1::%s::text = $1', v_root.scope_type) INTO v_is_possible USING p_user_id;
         EXCEPTION WHEN data_exception THEN
             v_is_possible := false;
         END;
@@ -424,7 +423,7 @@ BEGIN
     END IF;
     -- By name: a column that was dropped and added again has another number.
     UPDATE sync.table_catalog t
-    SET scope_column = v_table.scope_column, scope_via = v_table.scope_via, columns_fingerprint = sync.columns_fingerprint(tbl),
+    SET relation_oid = tbl, scope_column = v_table.scope_column, scope_via = v_table.scope_via, columns_fingerprint = sync.columns_fingerprint(tbl),
         key_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.key_column),
         scope_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column),
         scope_via_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_via),
