@@ -87,9 +87,9 @@ BEGIN
             SELECT coalesce(t.scope, l.user_id) AS scope, coalesce(t.key_bytes, l.key_bytes) AS key_bytes
             FROM (%s) AS t
             FULL JOIN (SELECT u.user_id, n.key_bytes, n.payload
-                       FROM (SELECT DISTINCT ON (r.user_pk, r.key_bytes) r.user_pk, r.key_bytes, r.payload FROM sync.bundle_rows r
-                             WHERE r.table_id = %s ORDER BY r.user_pk, r.key_bytes, r.bundle_seq DESC) AS n
-                       JOIN sync.user_state u ON u.user_pk = n.user_pk
+                       FROM sync.user_state u
+                       CROSS JOIN LATERAL (SELECT DISTINCT ON (r.key_bytes) r.key_bytes, r.payload FROM sync.bundle_rows r
+                                           WHERE r.user_pk = u.user_pk AND r.table_id = %s ORDER BY r.key_bytes, r.bundle_seq DESC) AS n
                        WHERE n.payload IS NOT NULL) AS l ON l.user_id = t.scope AND l.key_bytes = t.key_bytes
             WHERE t.payload IS DISTINCT FROM l.payload$f$, sync.live_rows_statement(v_table, false), p_table_id);
     ELSE
@@ -165,6 +165,7 @@ COMMENT ON PROCEDURE sync.adopt_table(IN tbl regclass) IS 'Enters all rows of a 
 CREATE TABLE sync.table_catalog (
     table_id integer NOT NULL,
     relation regclass,
+    relation_oid oid NOT NULL,
     schema_name text NOT NULL,
     table_name text NOT NULL,
     key_column name NOT NULL,
@@ -194,6 +195,7 @@ CREATE TABLE sync.table_catalog (
 COMMENT ON TABLE sync.table_catalog IS 'Registered tables. An unregistered one stays as an entry without relation, so that history can still be read. Written by sync.register_table and its like, never by hand.';
 COMMENT ON COLUMN sync.table_catalog.table_id IS 'Compact internal id, used by the log. A table that is registered again gets a new one.';
 COMMENT ON COLUMN sync.table_catalog.relation IS 'The table; null once unregistered.';
+COMMENT ON COLUMN sync.table_catalog.relation_oid IS 'Number of the table at the last registration or refresh. Another one once a dump was restored, and then columns may have other numbers too.';
 COMMENT ON COLUMN sync.table_catalog.schema_name IS 'Schema as clients know it.';
 COMMENT ON COLUMN sync.table_catalog.table_name IS 'Table as clients know it.';
 COMMENT ON COLUMN sync.table_catalog.key_column IS 'Column that identifies a row within its scope.';
@@ -218,17 +220,17 @@ CREATE FUNCTION sync.alone_condition(p_table sync.table_catalog, p_op text) RETU
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
-    SELECT format('(CASE %1$s WHEN ''I'' THEN sync.stands_alone(''%2$s''::pg_catalog.regclass, ''I'') WHEN ''U'' THEN sync.stands_alone(''%2$s''::pg_catalog.regclass, ''U'')
-        ELSE sync.stands_alone(''%2$s''::pg_catalog.regclass, ''D'') END)', p_op, p_table.relation::oid)
+    SELECT format('(CASE %1$s WHEN ''I'' THEN sync.stands_alone(%2$s, ''I'', %3$s) WHEN ''U'' THEN sync.stands_alone(%2$s, ''U'', %3$s) ELSE sync.stands_alone(%2$s, ''D'', %3$s) END)',
+        p_op, sync.relation_literal(p_table.relation), p_table.table_id)
 $_$;
 COMMENT ON FUNCTION sync.alone_condition(p_table sync.table_catalog, p_op text) IS 'SQL condition that a statement on the table can do nothing but write the rows that it names.';
-CREATE FUNCTION sync.altered_condition(p_relation oid, p_fingerprint bigint) RETURNS text
+CREATE FUNCTION sync.altered_condition(p_relation oid, p_fingerprint bigint, p_table_id integer) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
-    SELECT format('coalesce(sync.is_altered(''%1$s''::pg_catalog.regclass, %2$s), sync.columns_fingerprint(%1$s) IS DISTINCT FROM %2$s)', p_relation, p_fingerprint)
+    SELECT format('coalesce(sync.is_altered(%1$s, %2$s, %3$s), sync.is_altered_now(%1$s, %2$s, %3$s))', sync.relation_literal(p_relation), p_fingerprint, p_table_id)
 $_$;
-COMMENT ON FUNCTION sync.altered_condition(p_relation oid, p_fingerprint bigint) IS 'SQL condition that a table has another fingerprint than this one.';
+COMMENT ON FUNCTION sync.altered_condition(p_relation oid, p_fingerprint bigint, p_table_id integer) IS 'SQL condition that a table has another fingerprint than this one.';
 CREATE FUNCTION sync.apply_body(p_table sync.table_catalog, p_single boolean) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -250,7 +252,7 @@ BEGIN
 END
 $f$, sync.stale_condition(p_table, false), p_table.table_id,
         sync.apply_statement(p_table, 'I', p_single), sync.apply_statement(p_table, 'U', p_single), sync.apply_statement(p_table, 'D', p_single),
-        p_table.relation::oid, p_single, CASE WHEN p_single THEN '' ELSE ', $7, $8' END,
+        sync.relation_literal(p_table.relation), p_single, CASE WHEN p_single THEN '' ELSE ', $7, $8' END,
         CASE WHEN p_single THEN format('CASE WHEN v_applied = 1 THEN %s END', sync.alone_condition(p_table, '$4')) ELSE 'v_applied' END)
 $_$;
 COMMENT ON FUNCTION sync.apply_body(p_table sync.table_catalog, p_single boolean) IS 'Body of the functions that apply staged rows, or a single one, to a table.';
@@ -259,12 +261,15 @@ CREATE FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char", p_
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 DECLARE
-    v_staged text := CASE WHEN p_single THEN '(SELECT 0 AS row_ordinal, $5 AS key_bytes, $6 AS payload) AS s WHERE true'
-        ELSE format('sync.chunk_rows s WHERE s.push_id = $5 AND s.table_id = %s AND s.op = %L AND s.row_ordinal BETWEEN $6 AND $7', p_table.table_id, p_op) END;
+    v_staged text := CASE WHEN p_single THEN '(SELECT 0 AS row_ordinal, $5 AS key_bytes, $6 AS payload) AS s'
+        ELSE format('(SELECT c.row_ordinal, c.key_bytes, c.payload, $1 AS user_id FROM sync.chunk_rows c
+                      WHERE c.push_id = $5 AND c.table_id = %s AND c.op = %L AND c.row_ordinal BETWEEN $6 AND $7 OFFSET 0) AS s', p_table.table_id, p_op) END;
     v_written name[] := (SELECT array_agg(c.column_name ORDER BY c.column_name COLLATE "C") FROM sync.table_columns c
                          WHERE c.table_id = p_table.table_id AND NOT c.is_generated AND NOT c.is_scope);
-    -- A name that no column can have, so that it means the row.
-    v_mine text := format('%s AND "T".%I = %s', sync.scope_condition(p_table, '"T"', '$1'), p_table.key_column, sync.key_expression(p_table, 's.key_bytes'));
+    -- Whose rows these are is hidden from the planner: of a scope that its statistics do not know it thinks that it has a row or two, and would
+    -- read all of them. "T" is a name that no column can have, so that it means the row.
+    v_mine text := CASE WHEN p_single THEN format('%s AND "T".%I = %s', sync.scope_condition(p_table, '"T"', '(SELECT $1)'), p_table.key_column, sync.key_expression(p_table, 's.key_bytes'))
+        ELSE format('%s AND "T".%I = ANY (ARRAY[%s])', sync.scope_condition(p_table, '"T"', 's.user_id', true), p_table.key_column, sync.key_expression(p_table, 's.key_bytes')) END;
     v_defaults text;
     v_set text;
     v_key text := sync.key_bytes_expression(p_table, '"T"') || ' AS key_bytes';
@@ -277,7 +282,8 @@ BEGIN
     IF p_op = 'I' THEN
         -- What a payload does not name keeps the value it has in the base row: the column's default.
         -- A domain may have a default of its own. One that takes no null must not be given one, so it is given what the payload names.
-        SELECT string_agg(CASE WHEN a.attgenerated <> '' OR a.attidentity <> '' OR a.attnum IS NOT DISTINCT FROM p_table.scope_attnum THEN 'NULL'
+        SELECT string_agg(CASE WHEN a.attidentity = 'd' THEN format('nextval(%s::regclass)', pg_get_serial_sequence(p_table.relation::text, a.attname)::regclass::oid)
+                               WHEN a.attgenerated <> '' OR a.attidentity <> '' OR a.attnum IS NOT DISTINCT FROM p_table.scope_attnum THEN 'NULL'
                                ELSE coalesce(pg_get_expr(d.adbin, d.adrelid), pg_get_expr(t.typdefaultbin, 0),
                                    CASE WHEN t.typtype = 'd' THEN format('(SELECT x.%1$I FROM json_to_record(s.payload::json) AS x(%1$I %2$s))', a.attname, t.oid::regtype) END, 'NULL') END,
                           ', ' ORDER BY a.attnum)
@@ -308,7 +314,7 @@ BEGIN
         RETURN format($f$
         WITH applied AS (
             UPDATE %s AS "T" SET %s
-            FROM %s AND %s
+            FROM %s WHERE %s
             RETURNING s.row_ordinal, %s, %s
         )
         %s$f$, p_table.relation, v_set, v_staged, v_mine, v_key, v_payload, v_log);
@@ -316,7 +322,7 @@ BEGIN
         RETURN format($f$
         WITH applied AS (
             DELETE FROM %s AS "T"
-            USING %s AND %s
+            USING %s WHERE %s
             RETURNING s.row_ordinal, %s
         )
         %s$f$, p_table.relation, v_staged, v_mine, v_key, v_log);
@@ -501,7 +507,7 @@ BEGIN
     END IF;
     IF v_keys IS NULL AND v_old_keys IS NULL THEN
         RETURN NULL;
-    END IF;
+    END IF;%5$s
     -- Most statements are about one scope, which is noted once.
     v_scopes := CASE WHEN v_min <> v_max THEN v_scopes WHEN v_min IS NOT NULL THEN ARRAY[v_min] END;
     v_old_scopes := CASE WHEN v_old_min <> v_old_max THEN v_old_scopes WHEN v_old_min IS NOT NULL THEN ARRAY[v_old_min] END;
@@ -511,12 +517,13 @@ BEGIN
     END IF;
     IF v_keys IS NOT NULL THEN
         v_noted := sync.capture(%1$s, v_keys, v_scopes, v_scope);
-    END IF;%5$s
+    END IF;
     RETURN NULL;
 END
-$f$, p_table.table_id, sync.altered_condition(p_table.relation, p_table.columns_fingerprint),
+$f$, p_table.table_id, sync.altered_condition(p_table.relation, p_table.columns_fingerprint, p_table.table_id),
         sync.capture_statement(p_table, 'new_rows'), sync.capture_statement(p_table, 'old_rows'),
         CASE WHEN p_table.scope_via IS NULL THEN '' ELSE format($f$
+    -- First, since what is captured may become a bundle at once.
     IF TG_OP <> 'INSERT' AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = %1$s) THEN
         EXECUTE sync.unadopted_statement(sync.catalog_entry(%1$s));
     END IF;$f$, p_table.table_id) END,
@@ -553,7 +560,7 @@ BEGIN
     -- The statement may have named any table above. Where there is one between this and the root, each must have its triggers.
     IF EXISTS (SELECT FROM pg_trigger g LEFT JOIN pg_inherits i ON i.inhrelid = g.tgrelid
                WHERE g.tgrelid = TG_RELID AND g.tgname = 'oversync_capture_insert' AND g.tgfoid = 'sync.capture_%1$s()'::regprocedure
-                 AND (i.inhparent = %7$s OR NOT EXISTS (
+                 AND (i.inhparent = (SELECT t.relation FROM sync.table_catalog t WHERE t.table_id = %1$s) OR NOT EXISTS (
                      SELECT FROM pg_partition_ancestors(TG_RELID) AS a
                      WHERE NOT EXISTS (SELECT FROM pg_trigger p WHERE p.tgrelid = a.relid AND p.tgname = g.tgname AND p.tgfoid = g.tgfoid)))) THEN
         RETURN NULL;
@@ -569,7 +576,7 @@ END
 $f$, p_table.table_id,
         sync.key_bytes_expression(p_table, 'OLD'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[OLD.%I::text]', p_table.scope_column) ELSE 'NULL' END,
         sync.key_bytes_expression(p_table, 'NEW'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[NEW.%I::text]', p_table.scope_column) ELSE 'NULL' END,
-        p_table.columns_fingerprint, p_table.relation::oid)
+        p_table.columns_fingerprint)
 $_$;
 COMMENT ON FUNCTION sync.capture_row_body(p_table sync.table_catalog) IS 'Body of the trigger function for partitions that were added since registration.';
 CREATE FUNCTION sync.capture_row_statement(p_table sync.table_catalog) RETURNS text
@@ -618,32 +625,40 @@ DECLARE
     v_table sync.table_catalog;
 BEGIN
     SELECT t.* INTO v_table FROM sync.table_catalog t WHERE t.table_id = p_table_id;
+    IF v_table.relation_oid <> v_table.relation THEN
+        SELECT max(a.attnum) FILTER (WHERE a.attname = v_table.key_column), max(a.attnum) FILTER (WHERE a.attname = v_table.scope_column),
+               max(a.attnum) FILTER (WHERE a.attname = v_table.scope_via)
+        INTO v_table.key_attnum, v_table.scope_attnum, v_table.scope_via_attnum
+        FROM pg_attribute a WHERE a.attrelid = v_table.relation AND NOT a.attisdropped;
+    END IF;
     SELECT coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.key_attnum), v_table.key_column),
            coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.scope_attnum), v_table.scope_column),
            coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.scope_via_attnum), v_table.scope_via)
     INTO v_table.key_column, v_table.scope_column, v_table.scope_via
     FROM pg_attribute a WHERE a.attrelid = v_table.relation AND NOT a.attisdropped;
+    v_table.scope_type := coalesce((SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = v_table.relation AND a.attname = v_table.scope_column), v_table.scope_type);
     RETURN v_table;
 END
 $$;
-COMMENT ON FUNCTION sync.catalog_entry(p_table_id integer) IS 'Catalog entry of a table, with its columns named as they are now.';
+COMMENT ON FUNCTION sync.catalog_entry(p_table_id integer) IS 'Catalog entry of a table, with its columns named, and its scope of the type, as they are now.';
 CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem text, remedy text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET quote_all_identifiers TO 'off'
-    AS $$
+    AS $_$
     WITH registered AS (
         SELECT t AS entry, t.table_id, t.relation, format('%I.%I', t.schema_name, t.table_name) AS name, sync.catalog_entry(t.table_id) AS entry_now,
                t.columns_fingerprint <> sync.columns_fingerprint(t.relation) AS is_altered,
                (n.nspname, c.relname) IS DISTINCT FROM (t.schema_name::name, t.table_name::name) AS is_renamed,
-               c.relforcerowsecurity
+               t.relation_oid <> t.relation AS is_restored, c.relforcerowsecurity
         FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE t.unregistered_at IS NULL
     ), made AS (
         SELECT r.relation, r.name, f.kind || '_' || r.table_id AS function_name, f.body
         FROM registered r
-        CROSS JOIN LATERAL (VALUES ('capture', sync.capture_body(r.entry)), ('capture_row', sync.capture_row_body(r.entry)), ('emit', sync.emit_body(r.entry)),
-                                   ('apply', sync.apply_body(r.entry, false)), ('apply_row', sync.apply_body(r.entry, true)), ('settle', sync.settle_body(r.entry)), ('resolve', CASE WHEN (r.entry).scope_via IS NOT NULL THEN sync.resolve_body(r.entry) END)) AS f(kind, body)
+        CROSS JOIN LATERAL (SELECT CASE WHEN r.is_restored THEN r.entry_now ELSE r.entry END AS entry OFFSET 0) AS e
+        CROSS JOIN LATERAL (VALUES ('capture', sync.capture_body(e.entry)), ('capture_row', sync.capture_row_body(e.entry)), ('emit', sync.emit_body(e.entry)),
+                                   ('apply', sync.apply_body(e.entry, false)), ('apply_row', sync.apply_body(e.entry, true)), ('settle', sync.settle_body(e.entry)), ('resolve', CASE WHEN (e.entry).scope_via IS NOT NULL THEN sync.resolve_body(e.entry) END)) AS f(kind, body)
         WHERE f.body IS NOT NULL AND NOT r.is_altered AND NOT r.is_renamed
     )
     SELECT 'error', format('%I.%I', t.schema_name, t.table_name), 'the table was dropped', format('SELECT sync.unregister_table(''%s'');', t.relation::oid)
@@ -659,7 +674,11 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     SELECT 'error', 'sync.' || m.function_name, CASE WHEN f.oid IS NULL THEN 'the function is missing' ELSE 'the function is not the one that registration made' END,
            format('SELECT sync.refresh_table(%L);', m.relation)
     FROM made m LEFT JOIN pg_proc f ON f.proname = m.function_name AND f.pronamespace = 'sync'::regnamespace
-    WHERE f.prosrc IS DISTINCT FROM m.body
+    -- Numbers of tables are others where a dump was restored. The code knows.
+    WHERE regexp_replace(f.prosrc, $f$'\d+'::pg_catalog\.regclass$f$, '', 'g') IS DISTINCT FROM regexp_replace(m.body, $f$'\d+'::pg_catalog\.regclass$f$, '', 'g')
+    UNION ALL
+    SELECT 'warning', r.name, 'the database was restored from a dump: all is captured, but slower until the code of the table is made anew', format('SELECT sync.refresh_table(%L);', r.relation)
+    FROM registered r WHERE r.is_restored
     UNION ALL
     SELECT CASE WHEN e.relation = r.relation THEN 'error' ELSE 'warning' END, e.relation::text,
            format('trigger %I is missing', e.trigger_name), CASE WHEN e.relation = r.relation THEN e.definition || ';' ELSE format('SELECT sync.refresh_table(%L);', r.relation) END
@@ -685,7 +704,7 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     UNION ALL
     SELECT 'warning', r.name, 'forced row-level security may hide rows from sync', format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', r.relation)
     FROM registered r WHERE r.relforcerowsecurity
-$$;
+$_$;
 COMMENT ON FUNCTION sync."check"() IS 'What is wrong with the set-up of registered tables, and the SQL that mends it: SELECT * FROM sync.check(); no row means that all is well.';
 CREATE FUNCTION sync.check_foreign_keys() RETURNS trigger
     LANGUAGE plpgsql
@@ -751,8 +770,11 @@ CREATE FUNCTION sync.columns_fingerprint(p_relation oid) RETURNS bigint
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    RETURN (SELECT bit_xor(hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod))
-            FROM pg_attribute a WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped);
+    RETURN (SELECT bit_xor(CASE WHEN a.atttypid < 16384 THEN hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod)
+                                ELSE hashtextextended(concat_ws(' ', a.attname, n.nspname, t.typname), a.atttypmod) END)
+            FROM pg_attribute a
+            LEFT JOIN (pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace) ON a.atttypid >= 16384 AND t.oid = a.atttypid
+            WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped);
 END
 $$;
 COMMENT ON FUNCTION sync.columns_fingerprint(p_relation oid) IS 'Number that changes when a column of the table is added, dropped, renamed or retyped.';
@@ -850,8 +872,7 @@ BEGIN
     -- A scope id that the scope column cannot hold has no rows there.
     IF v_root.scope_column IS NOT NULL THEN
         BEGIN
-            -- As it is now: the type may have been changed since registration.
-            EXECUTE format('SELECT $1::%s::text = $1', coalesce((SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = v_root.relation AND a.attname = v_root.scope_column), v_root.scope_type)) INTO v_is_possible USING p_user_id;
+            EXECUTE format('SELECT $1::%s::text = $1', v_root.scope_type) INTO v_is_possible USING p_user_id;
         EXCEPTION WHEN data_exception THEN
             v_is_possible := false;
         END;
@@ -935,7 +956,7 @@ BEGIN
 END
 $f$, sync.stale_condition(p_table, false), p_table.table_id, sync.emit_statement(p_table, false), sync.emit_statement(p_table, true),
         CASE WHEN p_table.scope_via IS NOT NULL THEN 'false'
-             ELSE format('cardinality($3) > 100 AND pg_relation_size(%s) / 8192 BETWEEN 1 AND cardinality($3) / 4', p_table.relation::oid) END)
+             ELSE format('cardinality($3) > 100 AND pg_relation_size(%s) / 8192 BETWEEN 1 AND cardinality($3) / 4', sync.relation_literal(p_table.relation)) END)
 $_$;
 COMMENT ON FUNCTION sync.emit_body(p_table sync.table_catalog) IS 'Body of the function that writes effects of a table into the log.';
 CREATE FUNCTION sync.emit_captured(p_only_missing boolean) RETURNS void
@@ -1091,7 +1112,10 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', v_trigger.tgname, v_trigger.relation);
     END LOOP;
-    IF p_table.scope_column IS NOT NULL AND p_table.scope_default_before IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = p_table.relation) THEN
+    -- Unless the application has set another since.
+    IF p_table.scope_default_before IS NULL AND EXISTS (
+        SELECT FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+        WHERE d.adrelid = p_table.relation AND a.attname = p_table.scope_column AND pg_get_expr(d.adbin, d.adrelid) = 'sync.scope_in_bundle()') THEN
         EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT', p_table.relation, p_table.scope_column);
     END IF;
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', v_id);
@@ -1106,13 +1130,18 @@ BEGIN
     DELETE FROM sync.row_owners o WHERE o.table_id = v_id;
     DELETE FROM sync.adoption_queue q WHERE q.table_id = v_id;
     DELETE FROM sync.adoptions a WHERE a.table_id = v_id;
-    -- Snapshots leave its rows out from now on: they no longer count as live, and those being read start over.
+    -- Snapshots leave its rows out from now on: they no longer count as live, and those being read start over. Scopes are locked in the one
+    -- order, and looked at one by one, since the log has an index that begins with them.
+    PERFORM FROM sync.user_state u
+    CROSS JOIN LATERAL (SELECT FROM sync.bundle_rows r WHERE r.user_pk = u.user_pk AND r.table_id = v_id ORDER BY r.key_bytes LIMIT 1) AS has_rows
+    ORDER BY u.user_pk FOR NO KEY UPDATE OF u;
     WITH gone AS (
-        SELECT n.user_pk, count(*) AS row_count, sum(octet_length(n.payload)) AS byte_count
-        FROM (SELECT DISTINCT ON (r.user_pk, r.key_bytes) r.user_pk, r.op, r.payload
-              FROM sync.bundle_rows r WHERE r.table_id = v_id
-              ORDER BY r.user_pk, r.key_bytes, r.bundle_seq DESC) AS n
-        WHERE n.op <> 'D' GROUP BY n.user_pk
+        SELECT u.user_pk, count(*) AS row_count, sum(octet_length(n.payload)) AS byte_count
+        FROM sync.user_state u
+        CROSS JOIN LATERAL (SELECT DISTINCT ON (r.key_bytes) r.op, r.payload FROM sync.bundle_rows r
+                            WHERE r.user_pk = u.user_pk AND r.table_id = v_id
+                            ORDER BY r.key_bytes, r.bundle_seq DESC) AS n
+        WHERE n.op <> 'D' GROUP BY u.user_pk
     ), ended AS (
         DELETE FROM sync.snapshot_sessions s USING gone g WHERE s.user_pk = g.user_pk
     )
@@ -1150,9 +1179,9 @@ CREATE FUNCTION sync.fail(p_code text, p_message text, p_detail jsonb DEFAULT NU
     AS $$
 BEGIN
     IF p_detail IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, HINT = coalesce(p_hint, '');
+        RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, HINT = coalesce(p_hint, ''), SCHEMA = 'sync';
     END IF;
-    RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, DETAIL = p_detail::text, HINT = coalesce(p_hint, '');
+    RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, DETAIL = p_detail::text, HINT = coalesce(p_hint, ''), SCHEMA = 'sync';
 END
 $$;
 COMMENT ON FUNCTION sync.fail(p_code text, p_message text, p_detail jsonb, p_hint text) IS 'Raises an error with a code of oversync, a message, machine-readable detail and a hint. Never returns.';
@@ -1252,6 +1281,7 @@ DECLARE
     v_reference record;
     v_rows text;
     v_keys bytea[];
+    v_parents bytea[];
     v_crosses boolean;
 BEGIN
     FOR v_reference IN
@@ -1265,15 +1295,25 @@ BEGIN
              FROM unnest(v_reference.columns, v_reference.parent_columns) AS c(child_column, parent_column)));
         IF v_reference.columns = ARRAY[v_child.scope_via] THEN
             -- Only those that the log has in another scope: a key may be that of another row in each scope, and a row may be back where it was.
-            EXECUTE format('SELECT array_agg(%1$s) %2$s LEFT JOIN sync.row_owners AS o ON o.table_id = $2 AND o.key_bytes = %1$s LEFT JOIN sync.user_state AS u ON u.user_pk = o.user_pk
+            EXECUTE format('SELECT array_agg(%1$s), array_agg(k.key_bytes) %2$s LEFT JOIN sync.row_owners AS o ON o.table_id = $2 AND o.key_bytes = %1$s LEFT JOIN sync.user_state AS u ON u.user_pk = o.user_pk
                             WHERE CASE WHEN u.user_id IS NULL THEN EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = $2) ELSE u.user_id <> %3$s COLLATE "C" END',
-                sync.key_bytes_expression(v_child, 't'), v_rows, sync.scope_expression(v_parent, 'p')) INTO v_keys USING p_keys, v_child.table_id;
+                sync.key_bytes_expression(v_child, 't'), v_rows, sync.scope_expression(v_parent, 'p')) INTO v_keys, v_parents USING p_keys, v_child.table_id;
             CONTINUE WHEN v_keys IS NULL;
             IF v_child.on_scope_change = 'refuse' THEN
                 PERFORM sync.fail('OV034', format('a row of %I.%I cannot change its scope while rows of %I.%I refer to it', v_parent.schema_name, v_parent.table_name, v_child.schema_name, v_child.table_name),
                     NULL, 'Delete or move those rows first, or register their table with on_scope_change => ''move''.');
             END IF;
             INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys) VALUES (pg_current_xact_id(), v_child.table_id, false, v_keys);
+            -- Where rows still enter the log, it does not say whose they were: they were their parents', and so what depends on them moved too.
+            INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
+            SELECT pg_current_xact_id(), v_child.table_id, false, array_agg(m.key_bytes), array_agg(m.scope)
+            FROM (SELECT DISTINCT k.key_bytes, coalesce(s.scope, c.scopes[1]) AS scope
+                  FROM sync.captured_keys c
+                  CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) AS s(key_bytes, scope)
+                  JOIN unnest(v_keys, v_parents) AS k(key_bytes, parent_bytes) ON k.parent_bytes = s.key_bytes
+                  WHERE c.xid = pg_current_xact_id() AND c.table_id = p_table_id AND c.scopes IS NOT NULL) AS m
+            WHERE EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = v_child.table_id)
+            HAVING count(*) > 0;
         ELSE
             EXECUTE format('SELECT EXISTS (SELECT %s WHERE %s <> %s)', v_rows, sync.scope_expression(v_parent, 'p'), sync.scope_expression(v_child, 't')) INTO v_crosses USING p_keys;
             IF v_crosses THEN
@@ -1439,7 +1479,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.install_triggers(p_table_id integer) IS 'Makes the triggers of a registered table and its partitions, as far as they are not there.';
-CREATE FUNCTION sync.is_altered(p_relation regclass, p_fingerprint bigint) RETURNS boolean
+CREATE FUNCTION sync.is_altered(p_relation regclass, p_fingerprint bigint, p_table_id integer) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -1447,10 +1487,20 @@ BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN NULL;
     END IF;
-    RETURN sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint;
+    RETURN sync.is_altered_now(p_relation, p_fingerprint, p_table_id);
 END
 $$;
-COMMENT ON FUNCTION sync.is_altered(p_relation regclass, p_fingerprint bigint) IS 'Whether a table has another fingerprint now, asked once for each plan; null if this transaction cannot know.';
+COMMENT ON FUNCTION sync.is_altered(p_relation regclass, p_fingerprint bigint, p_table_id integer) IS 'Whether a table has another fingerprint now, asked once for each plan; null if this transaction cannot know.';
+CREATE FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RETURN coalesce((SELECT t.relation <> p_relation FROM sync.table_catalog t WHERE t.table_id = p_table_id), false)
+        OR sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint;
+END
+$$;
+COMMENT ON FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer) IS 'Whether a table has another fingerprint now, or is not the registered table of this id.';
 CREATE FUNCTION sync.is_conflict(p_op "char", p_base_row_version bigint, p_bundle_seq bigint, p_newest_op "char") RETURNS boolean
     LANGUAGE sql IMMUTABLE
     RETURN ((p_base_row_version <> COALESCE(p_bundle_seq, (0)::bigint)) OR ((p_op = 'I'::"char") = ((p_newest_op IS NOT NULL) AND (p_newest_op <> 'D'::"char"))));
@@ -1935,7 +1985,8 @@ BEGIN
         v_locked := v_found.older_push_id;
     END LOOP;
     IF v_found.state IS DISTINCT FROM 'initialized' OR p_initialization_id IS NOT NULL THEN
-        SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id;
+        -- By what was found: a scope that was made since is not initialized yet for this push.
+        SELECT u.* INTO v_user FROM sync.user_state u WHERE u.user_pk = v_found.user_pk;
         PERFORM sync.require_initialization(v_user, p_user_id, p_source_id, p_initialization_id, p_lease_ttl);
     END IF;
     IF v_found.source_state = 'retired' THEN
@@ -2057,7 +2108,7 @@ BEGIN
     END IF;
     -- By name: a column that was dropped and added again has another number.
     UPDATE sync.table_catalog t
-    SET scope_column = v_table.scope_column, scope_via = v_table.scope_via, columns_fingerprint = sync.columns_fingerprint(tbl),
+    SET relation_oid = tbl, scope_column = v_table.scope_column, scope_via = v_table.scope_via, columns_fingerprint = sync.columns_fingerprint(tbl),
         key_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.key_column),
         scope_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column),
         scope_via_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_via),
@@ -2137,9 +2188,9 @@ BEGIN
         PERFORM sync.fail('OV030', v_problem, NULL, v_remedy);
     END IF;
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', tbl);
-    INSERT INTO sync.table_catalog AS t (relation, schema_name, table_name, key_column, key_type, key_attnum, scope_column, scope_type, scope_attnum, scope_via, scope_via_attnum,
+    INSERT INTO sync.table_catalog AS t (relation, relation_oid, schema_name, table_name, key_column, key_type, key_attnum, scope_column, scope_type, scope_attnum, scope_via, scope_via_attnum,
         scope_is_shown, on_scope_change, policy, external_references, columns_fingerprint, scope_default_before)
-    SELECT tbl, n.nspname, c.relname, v_key, k.atttypid::regtype::text, k.attnum, v_scope, s.atttypid::regtype::text, s.attnum, v.attname, v.attnum,
+    SELECT tbl, tbl, n.nspname, c.relname, v_key, k.atttypid::regtype::text, k.attnum, v_scope, s.atttypid::regtype::text, s.attnum, v.attname, v.attnum,
            show_scope, register_table.on_scope_change, coalesce(register_table.policy, 'reject'), register_table.external_references,
            sync.columns_fingerprint(tbl), (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = tbl AND d.adnum = s.attnum)
     FROM pg_class c
@@ -2266,6 +2317,13 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     WHERE r.relkind IN ('r', 'p') AND p_scope_via IS NOT NULL AND NOT EXISTS (SELECT FROM uniques u WHERE u.attnums = ARRAY[k.attnum])
 $_$;
 COMMENT ON FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_scope name, p_scope_via name) IS 'What keeps a table from being registered, and the remedy of each; no row means that it can be.';
+CREATE FUNCTION sync.relation_literal(p_relation oid) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT format('%L::pg_catalog.regclass', p_relation)
+$$;
+COMMENT ON FUNCTION sync.relation_literal(p_relation oid) IS 'How the code made for a table names one by its number.';
 CREATE FUNCTION sync.reopen_implicit() RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2574,7 +2632,7 @@ CREATE FUNCTION sync.resolve_statement(p_table sync.table_catalog) RETURNS text
            coalesce(bool_or(r.scope IS NULL), false)
     FROM (SELECT k.key_bytes, u.user_id AS scope, k.place
           FROM unnest($1) WITH ORDINALITY AS k(key_bytes, place)
-          JOIN sync.row_owners o ON o.table_id = %1$s AND o.key_bytes = k.key_bytes
+          CROSS JOIN LATERAL (SELECT x.user_pk FROM sync.row_owners x WHERE x.table_id = %1$s AND x.key_bytes = k.key_bytes OFFSET 0) AS o
           JOIN sync.user_state u ON u.user_pk = o.user_pk
           UNION
           SELECT k.key_bytes, %2$s, k.place
@@ -2582,16 +2640,15 @@ CREATE FUNCTION sync.resolve_statement(p_table sync.table_catalog) RETURNS text
           CROSS JOIN LATERAL (SELECT * FROM %3$s AS x WHERE x.%4$I = %5$s OFFSET 0) AS t) AS r$f$, p_table.table_id, sync.scope_expression(p_table, 't'), p_table.relation, p_table.key_column, sync.key_expression(p_table, 'k.key_bytes'))
 $_$;
 COMMENT ON FUNCTION sync.resolve_statement(p_table sync.table_catalog) IS 'Text of the query that finds the scopes of keys.';
-CREATE FUNCTION sync.scope_condition(p_table sync.table_catalog, p_alias text, p_user_id text) RETURNS text
+CREATE FUNCTION sync.scope_condition(p_table sync.table_catalog, p_alias text, p_user_id text, p_is_lookup boolean DEFAULT false) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT CASE WHEN p_table.scope_via IS NULL THEN format('%s.%I = %s::%s', p_alias, p_table.scope_column, p_user_id,
-                    -- As it is now: the type may have been changed since registration.
-                    coalesce((SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = p_table.scope_column), p_table.scope_type))
-                ELSE format('%s = %s', sync.scope_expression(p_table, p_alias), p_user_id) END
+    SELECT format(CASE WHEN p_is_lookup THEN '%s = ANY (ARRAY[%s])' ELSE '%s = %s' END,
+        CASE WHEN p_table.scope_via IS NULL THEN format('%s.%I', p_alias, p_table.scope_column) ELSE sync.scope_expression(p_table, p_alias) END,
+        CASE WHEN p_table.scope_via IS NULL THEN format('%s::%s', p_user_id, p_table.scope_type) ELSE p_user_id END)
 $$;
-COMMENT ON FUNCTION sync.scope_condition(p_table sync.table_catalog, p_alias text, p_user_id text) IS 'SQL condition that a row belongs to a scope.';
+COMMENT ON FUNCTION sync.scope_condition(p_table sync.table_catalog, p_alias text, p_user_id text, p_is_lookup boolean) IS 'SQL condition that a row belongs to a scope.';
 CREATE FUNCTION sync.scope_expression(p_table sync.table_catalog, p_alias text, p_depth integer DEFAULT 0) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2658,7 +2715,8 @@ BEGIN
         SELECT f.parent_table_id, f.parent_columns[1] INTO v_parent_id, v_parent_column
         FROM sync.foreign_keys f WHERE f.table_id = v_entry.table_id AND f.columns = ARRAY[v_entry.scope_via] AND f.parent_table_id IS NOT NULL;
         IF NOT FOUND THEN
-            RETURN v_joins || ' WHERE false';
+            PERFORM sync.fail('OV030', format('rows of %s find their scope through %I, but no foreign key leads from there to a registered table any more', v_entry.relation, v_entry.scope_via), NULL,
+                format('ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES the parent; or SELECT sync.unregister_table(%L);', v_entry.relation, v_entry.scope_via, v_entry.relation));
         END IF;
         v_via := v_entry.scope_via;
         v_entry := sync.catalog_entry(v_parent_id);
@@ -2718,9 +2776,9 @@ CREATE FUNCTION sync.settle_statements(p_table sync.table_catalog) RETURNS text[
             format('a row of %I.%I refers to a row of another scope', p_table.schema_name, p_table.table_name), sync.guard_statement(p_table)) END,
         CASE WHEN p_table.scope_via IS NOT NULL THEN format($f$
         WITH ended AS (
-            DELETE FROM sync.row_owners o USING unnest($3) AS k(key_bytes)
-            WHERE $2 IS NULL AND o.table_id = %1$s AND o.key_bytes = k.key_bytes
-              AND NOT EXISTS (SELECT FROM %2$s AS t WHERE t.%4$I = %5$s)
+            DELETE FROM sync.row_owners o USING (SELECT %1$s AS table_id, u.key_bytes FROM unnest($3) AS u(key_bytes) OFFSET 0) AS k
+            WHERE $2 IS NULL AND o.table_id = ANY (ARRAY[k.table_id]) AND o.key_bytes = ANY (ARRAY[k.key_bytes])
+              AND NOT EXISTS (SELECT FROM %2$s AS t WHERE t.%4$I = %5$s OFFSET 0)
         )
         INSERT INTO sync.row_owners AS o (table_id, user_pk, key_bytes)
         SELECT %1$s, b.user_pk, k.key_bytes
@@ -2836,28 +2894,28 @@ CREATE FUNCTION sync.stale_condition(p_table sync.table_catalog, p_refers boolea
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     WITH RECURSIVE named AS (
-        SELECT p_table.relation::oid AS oid, p_table.columns_fingerprint
+        SELECT p_table.relation::oid AS oid, p_table.columns_fingerprint, p_table.table_id
         UNION
-        SELECT p.relation::oid, p.columns_fingerprint
+        SELECT p.relation::oid, p.columns_fingerprint, p.table_id
         FROM named n
         JOIN sync.table_catalog t ON t.relation = n.oid AND t.unregistered_at IS NULL
         JOIN sync.foreign_keys f ON f.table_id = t.table_id AND (p_refers AND t.table_id = p_table.table_id OR f.columns = ARRAY[t.scope_via])
         JOIN sync.table_catalog p ON p.table_id = f.parent_table_id
     )
-    SELECT string_agg(format('%s OR to_regclass(%L) IS DISTINCT FROM %s::regclass',
-                             sync.altered_condition(n.oid, n.columns_fingerprint), format('%I.%I', s.nspname, c.relname), n.oid), ' OR ' ORDER BY n.oid)
+    SELECT string_agg(format('%s OR to_regclass(%L) IS DISTINCT FROM %s',
+                             sync.altered_condition(n.oid, n.columns_fingerprint, n.table_id), format('%I.%I', s.nspname, c.relname), sync.relation_literal(n.oid)), ' OR ' ORDER BY n.table_id)
     FROM named n JOIN pg_class c ON c.oid = n.oid JOIN pg_namespace s ON s.oid = c.relnamespace
 $$;
 COMMENT ON FUNCTION sync.stale_condition(p_table sync.table_catalog, p_refers boolean) IS 'SQL condition that the code made for a table no longer fits.';
-CREATE FUNCTION sync.stands_alone(p_relation regclass, p_op "char") RETURNS boolean
+CREATE FUNCTION sync.stands_alone(p_relation regclass, p_op "char", p_table_id integer) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    RETURN sync.nothing_follows(p_relation, p_op);
+    RETURN EXISTS (SELECT FROM sync.table_catalog t WHERE t.table_id = p_table_id AND t.relation = p_relation) AND sync.nothing_follows(p_relation, p_op);
 END
 $$;
-COMMENT ON FUNCTION sync.stands_alone(p_relation regclass, p_op "char") IS 'Whether a statement on the table can do nothing but write the rows that it names, asked once for each plan.';
+COMMENT ON FUNCTION sync.stands_alone(p_relation regclass, p_op "char", p_table_id integer) IS 'Whether a statement on the table can do nothing but write the rows that it names, asked once for each plan.';
 CREATE FUNCTION sync.stray_triggers(p_table_id integer) RETURNS TABLE(relation regclass, trigger_name name)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -3456,12 +3514,20 @@ CREATE VIEW sync.table_columns AS
          SELECT
            FROM base
           WHERE (base.oid = ('bytea'::regtype)::oid))) AS is_bytea,
-    (a.attnum = t.key_attnum) AS is_key,
-    (NOT (a.attnum IS DISTINCT FROM t.scope_attnum)) AS is_scope,
-    ((a.attnum IS DISTINCT FROM t.scope_attnum) OR t.scope_is_shown) AS is_sent,
-    ((a.attgenerated <> ''::"char") OR (a.attidentity <> ''::"char")) AS is_generated
-   FROM (sync.table_catalog t
+        CASE
+            WHEN (t.relation_oid = (t.relation)::oid) THEN (a.attnum = t.key_attnum)
+            ELSE (a.attname = t.key_column)
+        END AS is_key,
+    s.is_scope,
+    ((NOT s.is_scope) OR t.scope_is_shown) AS is_sent,
+    ((a.attgenerated <> ''::"char") OR (a.attidentity = 'a'::"char")) AS is_generated
+   FROM ((sync.table_catalog t
      JOIN pg_attribute a ON (((a.attrelid = (t.relation)::oid) AND (a.attnum > 0) AND (NOT a.attisdropped))))
+     CROSS JOIN LATERAL ( SELECT
+                CASE
+                    WHEN (t.relation_oid = (t.relation)::oid) THEN (NOT (a.attnum IS DISTINCT FROM t.scope_attnum))
+                    ELSE (NOT (a.attname IS DISTINCT FROM t.scope_column))
+                END AS is_scope) s)
   WHERE (t.unregistered_at IS NULL);
 COMMENT ON VIEW sync.table_columns IS 'Columns of registered tables as they are now, and the part that each plays on the wire.';
 COMMENT ON COLUMN sync.table_columns.table_id IS 'Table, see sync.table_catalog.';
@@ -3471,7 +3537,7 @@ COMMENT ON COLUMN sync.table_columns.is_bytea IS 'Travels as base64.';
 COMMENT ON COLUMN sync.table_columns.is_key IS 'Identifies the row within its scope.';
 COMMENT ON COLUMN sync.table_columns.is_scope IS 'Says whose row it is; clients can never write it.';
 COMMENT ON COLUMN sync.table_columns.is_sent IS 'Travels to clients.';
-COMMENT ON COLUMN sync.table_columns.is_generated IS 'Generated or identity: sent to clients, ignored when pushed.';
+COMMENT ON COLUMN sync.table_columns.is_generated IS 'Generated always, as an expression or an identity: sent to clients, ignored when pushed.';
 CREATE TABLE sync.table_order_overrides (
     child regclass NOT NULL,
     parent regclass NOT NULL
