@@ -166,7 +166,12 @@ func (s *SyncService) commitPushes(ctx context.Context, push *pushCommit, togeth
 			push = s.scopes.takeCommit(scope)
 		}
 	}
-	batch.Queue("commit")
+	batch.Queue("commit").Exec(func(tag pgconn.CommandTag) error {
+		if tag.String() != "COMMIT" { // of a transaction that had failed
+			return pgx.ErrTxCommitRollback
+		}
+		return nil
+	})
 	if len(group) > 1 {
 		// Where the client of this request goes away now, the others' are still there, and
 		// are to be told what became of their pushes.
@@ -192,7 +197,7 @@ func (s *SyncService) applyPush(ctx context.Context, conn *pgxpool.Conn, batch *
 	next := &pgx.Batch{}
 	for range batch.Len() - 2 {
 		if _, err = results.Exec(); err != nil {
-			return next, errors.Join(err, results.Close())
+			return next, closeBatch(results, err)
 		}
 	}
 	var applied db.PushCommitRow
@@ -200,16 +205,16 @@ func (s *SyncService) applyPush(ctx context.Context, conn *pgxpool.Conn, batch *
 	err = results.QueryRow().Scan(&applied.BundleSeq, &applied.SourceBundleID, &applied.RowCount, &liveRowDelta, &bytesBefore)
 	clock.done(ctx, "apply", int(applied.RowCount), err)
 	if err != nil {
-		return next, errors.Join(err, results.Close())
+		return next, closeBatch(results, err)
 	}
 	rows, err := results.Query()
 	if err != nil {
-		return next, errors.Join(err, results.Close())
+		return next, closeBatch(results, err)
 	}
 	var liveBytes int64
 	hasher, err := s.hashRows(ctx, rows, func(row logRow, _ *catalogTable) { liveBytes += int64(row.payloadBytes) })
 	clock.done(ctx, "hash", int(applied.RowCount), err)
-	if err = errors.Join(err, results.Close()); err != nil {
+	if err = closeBatch(results, err); err != nil {
 		return next, err
 	}
 	hash, byteCount, rowCount := hasher.sum()
@@ -227,6 +232,15 @@ func (s *SyncService) applyPush(ctx context.Context, conn *pgxpool.Conn, batch *
 	}
 	next.Queue(db.BundleClose, hash[:], byteCount, s.config.RetainedBundlesPerUser, rowCount, liveRowDelta, liveByteDelta)
 	return next, nil
+}
+
+// closeBatch ends a batch that was read as far as err. An error of what was not read
+// counts for more: the transaction has failed then, and must not go on.
+func closeBatch(results pgx.BatchResults, err error) error {
+	if closeErr := results.Close(); closeErr != nil {
+		return closeErr
+	}
+	return err
 }
 
 // rollbackUnlessCommitted ends the transaction of a failed operation, so that the

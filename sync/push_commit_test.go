@@ -315,3 +315,31 @@ func TestALargePushIsNotPartOfAGroup(t *testing.T) {
 	}
 	g.requireSound(t)
 }
+
+// TestAGroupWhoseTransactionIsAborted checks that nobody is told of a commit where
+// the transaction failed just after the next push was left alone: its COMMIT is
+// answered by ROLLBACK, which is no error.
+func TestAGroupWhoseTransactionIsAborted(t *testing.T) {
+	t.Parallel()
+	g := newPushGroup(t)
+	exec(t, g.outside, `ALTER FUNCTION sync.push_commit RENAME TO push_commit_as_it_is`)
+	exec(t, g.outside, `CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval, p_planned_at_most bigint)
+		RETURNS TABLE (bundle_seq bigint, source_bundle_id bigint, row_count bigint, live_row_delta bigint, bytes_before bigint) LANGUAGE plpgsql AS $$
+		BEGIN
+			IF p_planned_at_most <= 100 THEN
+				-- Which may not read the rows of a bundle, as the next statement does.
+				PERFORM set_config('role', 'pg_read_all_stats', true);
+			ELSE
+				RETURN QUERY SELECT c.* FROM sync.push_commit_as_it_is(p_push_id, p_user_id, p_source_id, p_max_rows, p_lease_ttl, p_planned_at_most) AS c;
+			END IF;
+		END $$`)
+	for n := range 3 {
+		g.stage(t, insertNote(10+n, "x"))
+	}
+	require.Equal(t, []int{1, 1, 1}, g.commitAll(t))
+	for i, outcome := range g.results {
+		require.NoError(t, outcome.err, "device %d", i)
+	}
+	require.Equal(t, 4, scalar[int](t, g.outside, "SELECT count(*) FROM sync.bundle_log"))
+	g.requireSound(t)
+}
