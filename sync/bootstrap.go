@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgerrcode"
@@ -192,8 +191,11 @@ func (s *SyncService) features() map[string]bool {
 // shows an error: a trigger that is missing or disabled, say. The cost does not go
 // with the history. What it says of the set-up, and of the totals where there are
 // 10,000 scopes or more, may be two seconds old.
-// It works while the service is closing, and fails only if the database does.
+// It works while the service is closing, and fails only if the database does, or does
+// not answer within five seconds.
 func (s *SyncService) GetStatus(ctx context.Context) (*StatusResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
 	totals, err := s.statusTotals(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the totals over all scopes: %w", err)
@@ -234,7 +236,8 @@ func (s *SyncService) GetStatus(ctx context.Context) (*StatusResponse, error) {
 // statusMemory remembers what is dear to find out, since anybody may ask for status
 // and health, and load balancers do so often.
 type statusMemory struct {
-	mu      sync.Mutex
+	turns scopeQueue // of those who use the rest: a caller's patience may end before the database answers
+
 	errors  int64 // that sync.check found
 	checked time.Time
 	totals  db.StatusTotalsRow
@@ -242,6 +245,8 @@ type statusMemory struct {
 }
 
 const (
+	// statusTimeout is shorter than what load balancers usually wait for.
+	statusTimeout = 5 * time.Second
 	// statusMemoryTime is how long something may go unnoticed by the status.
 	statusMemoryTime = 2 * time.Second
 	// manyScopes take some milliseconds to add up. Fewer are added up each time.
@@ -250,8 +255,11 @@ const (
 
 // setupErrors returns how many errors sync.check finds.
 func (s *SyncService) setupErrors(ctx context.Context) (int64, error) {
-	s.status.mu.Lock()
-	defer s.status.mu.Unlock()
+	leave, err := s.status.turns.enter(ctx, "errors")
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
 	if time.Since(s.status.checked) < statusMemoryTime {
 		return s.status.errors, nil
 	}
@@ -264,8 +272,11 @@ func (s *SyncService) setupErrors(ctx context.Context) (int64, error) {
 
 // statusTotals returns what there is over all scopes.
 func (s *SyncService) statusTotals(ctx context.Context) (db.StatusTotalsRow, error) {
-	s.status.mu.Lock()
-	defer s.status.mu.Unlock()
+	leave, err := s.status.turns.enter(ctx, "totals")
+	if err != nil {
+		return db.StatusTotalsRow{}, err
+	}
+	defer leave()
 	if s.status.totals.ScopeCount >= manyScopes && time.Since(s.status.counted) < statusMemoryTime {
 		return s.status.totals, nil
 	}

@@ -194,3 +194,38 @@ func TestCloseDrains(t *testing.T) {
 	require.Zero(t, status.InFlightOperations)
 	require.EqualValues(t, 1, status.CommittedBundleCount)
 }
+
+// TestStatusOfADatabaseThatStandsStill: a probe must get its answer while another waits
+// for the database, and each within a bound.
+func TestStatusOfADatabaseThatStandsStill(t *testing.T) {
+	t.Parallel()
+	service, pool := newQuiet(t, oversync.ServiceConfig{})
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	_, err = tx.Exec(t.Context(), `LOCK TABLE sync.user_state`)
+	require.NoError(t, err)
+	first := make(chan error, 1)
+	go func() {
+		_, err := service.GetStatus(context.Background())
+		first <- err
+	}()
+	require.Eventually(t, func() bool {
+		return scalar[bool](t, pool, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'sync.user_state'::regclass)`)
+	}, time.Minute, 5*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	second := make(chan error, 1)
+	go func() {
+		_, err := service.GetStatus(ctx)
+		second <- err
+	}()
+	for _, probe := range []chan error{second, first} {
+		select {
+		case err := <-probe:
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		case <-time.After(20 * time.Second):
+			t.Fatal("the status waits for the database")
+		}
+	}
+}
