@@ -1,6 +1,9 @@
 package oversync
 
-import "context"
+import (
+	"context"
+	"strings"
+)
 
 // WaitingCommits returns how many pushes of a scope wait for its turn.
 func WaitingCommits(s *SyncService, scope string) (waiting int) {
@@ -9,6 +12,19 @@ func WaitingCommits(s *SyncService, scope string) (waiting int) {
 	for i, place := range s.scopes.scopes[scope] {
 		if i > 0 && place.commit != nil && !place.commit.wasTaken {
 			waiting++
+		}
+	}
+	return waiting
+}
+
+// Waiting returns how many operations of a user wait in this process for the turn of
+// its scope or of one of its sources.
+func Waiting(s *SyncService, user string) (waiting int) {
+	s.scopes.mu.Lock()
+	defer s.scopes.mu.Unlock()
+	for name, places := range s.scopes.scopes {
+		if scope, _, _ := strings.Cut(name, "\x00"); scope == user {
+			waiting += len(places) - 1
 		}
 	}
 	return waiting
