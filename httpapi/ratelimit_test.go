@@ -3,6 +3,7 @@ package httpapi
 import (
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"testing"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 func TestRateLimit(t *testing.T) {
 	t.Parallel()
 	served := 0
-	handler := limitRate(RateLimit{PerSecond: 0.1, Burst: 2})(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served++ }))
+	handler := limitRate(RateLimit{PerSecond: 1e-5, Burst: 2})(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served++ }))
 	send := func(user string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest(http.MethodGet, "/sync/pull", nil)
@@ -26,7 +27,9 @@ func TestRateLimit(t *testing.T) {
 	require.Equal(t, http.StatusOK, send("ann").Code)
 	refused := send("ann")
 	require.Equal(t, http.StatusTooManyRequests, refused.Code)
-	require.Equal(t, "10", refused.Header().Get("Retry-After"))
+	seconds, err := strconv.Atoi(refused.Header().Get("Retry-After"))
+	require.NoError(t, err)
+	require.InDelta(t, 1e5, seconds, 1000, "some time may have passed")
 	require.JSONEq(t, `{"error":"rate_limited","message":"too many requests: send it again after the time in Retry-After"}`, refused.Body.String())
 	require.Equal(t, http.StatusOK, send("ben").Code, "each user has a rate of its own")
 	require.Equal(t, 3, served)
@@ -40,6 +43,18 @@ func TestRateLimitOffByDefault(t *testing.T) {
 		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/sync/pull", nil))
 	}
 	require.Equal(t, 1000, served)
+}
+
+func TestRateLimitersSayHowLongToWait(t *testing.T) {
+	t.Parallel()
+	l := &rateLimiters{limit: 0.1, burst: 2, users: map[string]*rate.Limiter{}, refills: time.Hour}
+	now := time.Now()
+	require.Zero(t, l.wait("ann", now))
+	require.Zero(t, l.wait("ann", now))
+	require.InDelta(t, 10*time.Second, l.wait("ann", now), float64(time.Millisecond))
+	require.InDelta(t, 3*time.Second, l.wait("ann", now.Add(7*time.Second)), float64(time.Millisecond))
+	require.Zero(t, l.wait("ben", now), "each user has a rate of its own")
+	require.Zero(t, l.wait("ann", now.Add(10*time.Second)))
 }
 
 func TestRateLimitersForgetIdleUsers(t *testing.T) {
