@@ -58,8 +58,8 @@ func TestStatementsOfAPush(t *testing.T) {
 	require.Equal(t, callsOfTwo, callsOfThousand)
 }
 
-// ofTheBackground matches what a server does on its own every few seconds, whatever is pushed.
-var ofTheBackground = regexp.MustCompile(`-- name: (Catalog|Retention|ScopeHeads|TableAdopt|Watch)`)
+// ofTheBackground matches what a server, or its pool, does on its own every few seconds, whatever is pushed.
+var ofTheBackground = regexp.MustCompile(`-- name: (Catalog|Retention|ScopeHeads|TableAdopt|Watch)|-- ping`)
 
 // executed lists the statements in the log of PostgreSQL that were executed on a database. The log is complete: a
 // statement is logged before it runs.
