@@ -57,7 +57,7 @@ func TestPullOfWhatIsPrunedMeanwhile(t *testing.T) {
 	}()
 	require.Eventually(t, func() bool {
 		return scalar[bool](t, pool, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'sync.bundle_rows'::regclass)`)
-	}, 10*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	_, err = tx.Exec(t.Context(), `UPDATE sync.user_state SET retained_bundle_floor = 2`)
 	require.NoError(t, err)
 	_, err = tx.Exec(t.Context(), `DELETE FROM sync.bundle_rows WHERE bundle_seq <= 2`)

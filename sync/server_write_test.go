@@ -57,7 +57,7 @@ func (w serverWriter) requireUnchanged(t testing.TB, bundles int64) {
 	require.Zero(t, pool.Stat().AcquiredConns())
 	require.Eventually(t, func() bool { // PostgreSQL learns a little later that a connection was cut
 		return scalar[int](t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'") == 0
-	}, 10*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 }
 
 func TestExecWrite(t *testing.T) {
