@@ -3,6 +3,7 @@ package oversync
 import (
 	"context"
 	"strings"
+	"time"
 )
 
 // WaitingCommits returns how many pushes of a scope wait for its turn.
@@ -29,6 +30,9 @@ func Waiting(s *SyncService, user string) (waiting int) {
 	}
 	return waiting
 }
+
+// SetWatchPollInterval is for before Bootstrap.
+func SetWatchPollInterval(s *SyncService, d time.Duration) { s.watch.pollInterval = d }
 
 // PrunePass prunes as the background work does at each turn, from the first scope on.
 func PrunePass(ctx context.Context, s *SyncService) error {

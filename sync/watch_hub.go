@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 )
 
 // scopesPerPoll bounds the cost of one poll. With more watched scopes than that,
@@ -19,6 +20,8 @@ type watchHub struct {
 	listening chan struct{}
 	// told is signalled when pending is no longer empty.
 	told chan struct{}
+	// pollInterval is watchPollInterval, but in tests.
+	pollInterval time.Duration
 
 	mu      sync.Mutex
 	scopes  map[string]*watchedScope
@@ -40,6 +43,8 @@ func newWatchHub() *watchHub {
 		told:      make(chan struct{}, 1),
 		scopes:    make(map[string]*watchedScope),
 		pending:   make(map[string]BundleChange),
+
+		pollInterval: watchPollInterval,
 	}
 	hub.ctx, hub.cancel = context.WithCancel(context.Background())
 	return hub

@@ -58,7 +58,7 @@ func (s *SyncService) RunBundleChangeListener(ctx context.Context) error {
 	tasks.Go(func() { s.notifyOthers(ctx) })
 	tasks.Go(func() {
 		poll := 0
-		every(ctx, s.logger, watchPollInterval, "poll for bundles", func(ctx context.Context) error {
+		every(ctx, s.logger, s.watch.pollInterval, "poll for bundles", func(ctx context.Context) error {
 			poll++
 			return s.pollChanges(ctx, poll)
 		})
