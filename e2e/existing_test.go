@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"testing"
 	"time"
 
@@ -143,7 +142,7 @@ func TestADatabaseThatWasThere(t *testing.T) {
 	if testing.Short() || underRace {
 		orders, rows = 5_000, 20_000
 	}
-	n := &northwind{server: &server{database: pgtest.NewEmptyDatabase(t), transport: &http.Transport{MaxIdleConnsPerHost: 8}}}
+	n := &northwind{server: &server{database: pgtest.NewEmptyDatabase(t), transport: newTransport()}}
 	n.checked = openapitest.Wrap(t, n.transport)
 	n.conn = n.connect(t)
 	n.psql(t, fmt.Sprintf(`SET northwind.orders = %d; SET TimeZone = 'UTC'`, orders))

@@ -97,7 +97,7 @@ func startServer(t *testing.T, settings ...string) *server {
 // startServerOn is startServer on a migrated database.
 func startServerOn(t *testing.T, database string, settings ...string) *server {
 	t.Helper()
-	s := &server{database: database, env: settings, transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+	s := &server{database: database, env: settings, transport: newTransport()}
 	s.checked = openapitest.Wrap(t, s.transport)
 	schema, err := os.ReadFile("../cmd/oversync/internal/demo/schema.sql")
 	require.NoError(t, err)

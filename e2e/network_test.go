@@ -1,16 +1,21 @@
 package e2e_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
 	"path"
 	"strings"
 	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 // fault is what becomes of one request.
@@ -137,9 +142,9 @@ func (n *network) RoundTrip(r *http.Request) (*http.Response, error) {
 	var restart restart
 	switch f {
 	case cutDuring:
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { cancel() }})
+		ctx = whenLeft(ctx, cancel)
 	case killDuring:
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { restart.do(n.server) }})
+		ctx = whenLeft(ctx, func() { _ = restart.do(n.server) })
 	}
 	defer cancel()
 	there := r.Clone(ctx)
@@ -150,12 +155,12 @@ func (n *network) RoundTrip(r *http.Request) (*http.Response, error) {
 		// The whole answer is read here, so that a fault comes after the server has done with it.
 		body, err = readAll(resp.Body)
 	}
-	if f == killAfter {
-		restart.do(n.server)
+	if f == killDuring || f == killAfter {
+		if failure := restart.do(n.server); failure != nil {
+			return nil, failure // no fault of the test's, so nothing that a client should get over
+		}
 	}
-	switch failure := restart.failure(); {
-	case failure != nil:
-		return nil, failure // no fault of the test's, so nothing that a client should get over
+	switch {
 	case f != noFault:
 		return nil, errCut
 	case err != nil && n.server.baseURL() != address: // another client's fault has killed the server
@@ -169,21 +174,82 @@ func (n *network) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // restart is a kill that one goroutine makes and another wants to know the end of.
 type restart struct {
-	mu  sync.Mutex
-	err error
+	once sync.Once
+	err  error
 }
 
-func (r *restart) do(s *server) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.err = s.killAndRestart()
-}
-
-// failure waits for the restart if there is one.
-func (r *restart) failure() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// do kills and restarts the server the first time it is called, and waits for the end of that the next.
+func (r *restart) do(s *server) error {
+	r.once.Do(func() { r.err = s.killAndRestart() })
 	return r.err
+}
+
+// newTransport returns a transport that can tell when a request has left, see whenLeft.
+func newTransport() *http.Transport {
+	var dialer net.Dialer
+	return &http.Transport{MaxIdleConnsPerHost: 8, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dialer.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &tellingConn{Conn: conn}, nil
+	}}
+}
+
+// whenLeft returns a context for a request through newTransport. It calls then, once, when the request has been given to
+// the kernel: the trace's WroteRequest comes before that for a request that fits into the transport's buffer.
+func whenLeft(ctx context.Context, then func()) context.Context {
+	var conn *tellingConn
+	var start int64
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) {
+			conn = info.Conn.(*tellingConn)
+			start = conn.count()
+		},
+		WroteRequest: func(httptrace.WroteRequestInfo) { conn.tellAfter(start, then) },
+	})
+}
+
+// tellingConn tells of its writes.
+type tellingConn struct {
+	net.Conn
+
+	mu      sync.Mutex
+	written int64
+	then    func() // for after the next write
+}
+
+func (c *tellingConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.mu.Lock()
+	c.written += int64(n)
+	then := c.then
+	c.then = nil
+	c.mu.Unlock()
+	if then != nil {
+		then()
+	}
+	return n, err
+}
+
+func (c *tellingConn) count() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.written
+}
+
+// tellAfter calls then now if something was written since start, as the transport does with all of a request that its
+// buffer does not hold, or else after the next write.
+func (c *tellingConn) tellAfter(start int64, then func()) {
+	c.mu.Lock()
+	isGone := c.written > start
+	if !isGone {
+		c.then = then
+	}
+	c.mu.Unlock()
+	if isGone {
+		then()
+	}
 }
 
 // breaksAlways makes every request of a step meet a fault.
@@ -194,4 +260,35 @@ func (n *network) breaksAlways(step string, f fault) {
 		}
 		return noFault
 	})
+}
+
+// TestARequestThatIsCutHasLeft holds whenLeft to its word, for requests that the transport's buffer holds or not.
+func TestARequestThatIsCutHasLeft(t *testing.T) {
+	t.Parallel()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = listener.Close() }()
+	transport := newTransport()
+	for _, size := range []int{0, 100, 3900, 4096, 10_000, 1 << 20} {
+		arrived := make(chan int, 1)
+		go func() {
+			n := -1
+			defer func() { arrived <- n }()
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			defer func() { _ = conn.Close() }()
+			if r, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+				body, _ := io.ReadAll(r.Body)
+				n = len(body)
+			}
+		}()
+		ctx, cancel := context.WithCancel(t.Context())
+		r, err := http.NewRequestWithContext(whenLeft(ctx, cancel), http.MethodPost, "http://"+listener.Addr().String(), bytes.NewReader(make([]byte, size)))
+		require.NoError(t, err)
+		_, err = transport.RoundTrip(r)
+		require.Error(t, err)
+		require.Equal(t, size, <-arrived)
+	}
 }
