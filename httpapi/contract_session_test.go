@@ -3,7 +3,6 @@ package httpapi_test
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -125,50 +124,6 @@ func TestANewSessionReplacesTheOld(t *testing.T) {
 	pushID := d.staged(1, note("a", "INSERT", 0))
 	other.staged(1, note("b", "INSERT", 0))
 	d.commit(pushID).ok()
-}
-
-// A client whose connection broke sends a push again while the server still commits
-// it. The answer is that commit's, which is neither disturbed nor denied.
-func TestASessionIsNotReplacedWhileItCommits(t *testing.T) {
-	t.Parallel()
-	a := newAPI(t, nil)
-	a.execAny(`create function business.wait() returns trigger language plpgsql as 'begin perform pg_advisory_xact_lock(1); return null; end'`)
-	a.execAny(`create trigger wait after insert on business.notes execute function business.wait()`)
-	commitWaits := func() bool {
-		var got int
-		require.NoError(t, a.pool.QueryRow(t.Context(), `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&got))
-		return got == 1
-	}
-	createWaits := func() bool { // in memory, behind the commit
-		status, err := a.service.GetStatus(t.Context())
-		require.NoError(t, err)
-		return status.InFlightOperations == 2
-	}
-	for _, user := range []string{"initialized", "initializing"} {
-		d, initialization := a.device(user, "source"), ""
-		if user == "initialized" {
-			d.initialized()
-		} else {
-			initialization = d.connect(true).text("initialization_id")
-		}
-		pushID := d.create(1, 1, initialization).text("push_id")
-		d.chunk(pushID, 0, note("a", "INSERT", 0)).ok()
-		tx, err := a.pool.Begin(t.Context())
-		require.NoError(t, err)
-		_, err = tx.Exec(t.Context(), `select pg_advisory_xact_lock(1)`)
-		require.NoError(t, err)
-
-		committed, again := make(chan answer, 1), make(chan answer, 1)
-		go func() { committed <- d.commit(pushID) }()
-		require.Eventually(t, commitWaits, time.Minute, 5*time.Millisecond)
-		go func() { again <- d.create(1, 1, initialization) }()
-		require.Eventually(t, createWaits, time.Minute, 5*time.Millisecond)
-		require.NoError(t, tx.Rollback(t.Context()))
-
-		first := <-committed
-		first.ok()
-		(<-again).is(200, `{"status":"already_committed",`+first.body[1:])
-	}
 }
 
 // Sessions that cannot be used, for each step that takes one.

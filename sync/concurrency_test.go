@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -262,5 +263,53 @@ func TestAPushWhileItsScopeIsMade(t *testing.T) {
 			}
 		})
 		require.NoError(t, group.Wait(), actor.UserID)
+	}
+}
+
+// TestASessionIsNotReplacedWhileItCommits: a client whose connection broke sends a push
+// again while the server still commits it. The answer is that commit's, which is neither
+// disturbed nor denied.
+func TestASessionIsNotReplacedWhileItCommits(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewPool(t)
+	service := newService(t, pool, notesDDL+`
+CREATE FUNCTION app.wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END $$;
+CREATE TRIGGER wait AFTER INSERT ON app.notes EXECUTE FUNCTION app.wait();`,
+		&oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
+	for _, isInitializing := range []bool{false, true} {
+		actor := oversync.Actor{UserID: fmt.Sprint("initializing ", isInitializing), SourceID: "phone"}
+		scope, err := service.Connect(t.Context(), actor, &oversync.ConnectRequest{HasLocalPendingRows: isInitializing})
+		require.NoError(t, err)
+		request := oversync.PushSessionCreateRequest{SourceBundleID: 1, PlannedRowCount: 1, InitializationID: scope.InitializationID}
+		session, err := service.CreatePushSession(t.Context(), actor, &request)
+		require.NoError(t, err)
+		_, err = service.UploadPushChunk(t.Context(), actor, session.PushID, &oversync.PushSessionChunkRequest{Rows: []oversync.PushRequestRow{insertNote(1, "a")}})
+		require.NoError(t, err)
+		tx, err := pool.Begin(t.Context())
+		require.NoError(t, err)
+		_, err = tx.Exec(t.Context(), `SELECT pg_advisory_xact_lock(1)`)
+		require.NoError(t, err)
+
+		var committed *oversync.PushSessionCommitResponse
+		var again *oversync.PushSessionCreateResponse
+		var both errgroup.Group
+		both.Go(func() (err error) {
+			committed, err = service.CommitPushSession(t.Context(), actor, session.PushID)
+			return err
+		})
+		require.Eventually(t, func() bool {
+			return scalar[bool](t, pool, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`)
+		}, time.Minute, 5*time.Millisecond)
+		both.Go(func() (err error) {
+			again, err = service.CreatePushSession(t.Context(), actor, &request)
+			return err
+		})
+		require.Eventually(t, func() bool { return oversync.Waiting(service, actor.UserID) == 1 }, time.Minute, time.Millisecond)
+		require.NoError(t, tx.Rollback(t.Context()))
+		require.NoError(t, both.Wait())
+		require.Equal(t, &oversync.PushSessionCreateResponse{
+			Status: "already_committed", BundleSeq: committed.BundleSeq, SourceID: committed.SourceID,
+			SourceBundleID: committed.SourceBundleID, RowCount: committed.RowCount, BundleHash: committed.BundleHash,
+		}, again)
 	}
 }
