@@ -17,9 +17,13 @@ SET search_path = pg_catalog, pg_temp
 SET quote_all_identifiers = off -- names of types are compared
 AS $$
     WITH rel AS (
-        SELECT c.oid, c.relname, n.nspname, c.relkind, c.relpersistence, c.relispartition, format('%I.%I', n.nspname, c.relname) AS full_name
+        SELECT c.oid, c.relname, n.nspname, c.relkind, c.relpersistence, c.relispartition, c.relowner, c.relrowsecurity, c.relforcerowsecurity, format('%I.%I', n.nspname, c.relname) AS full_name
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = p_relation
+    ), capturer AS (
+        -- The role that what captures runs as: whoever migrated.
+        SELECT r.oid, r.rolname, r.rolsuper OR r.rolbypassrls AS bypasses_rls
+        FROM pg_proc f JOIN pg_roles r ON r.oid = f.proowner WHERE f.proname = 'capture_commit' AND f.pronamespace = 'sync'::regnamespace
     ), cols AS (
         -- A NOT NULL that is not valid, which PostgreSQL 18 has, says nothing about the rows that are there.
         SELECT a.attname, a.attnum,
@@ -54,6 +58,23 @@ AS $$
     UNION ALL
     SELECT format('%s takes part in table inheritance', r.full_name), 'Use declarative partitioning, or a table without children.'
     FROM rel r WHERE NOT r.relispartition AND r.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE r.oid IN (h.inhparent, h.inhrelid))
+    UNION ALL
+    -- What policies hide would be missing, and an update of it would be a delete for clients.
+    SELECT format('forced row-level security of %s hides rows from %I, the role that captures', r.full_name, u.rolname), format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', r.full_name)
+    FROM rel r, capturer u WHERE r.relrowsecurity AND r.relforcerowsecurity AND NOT u.bypasses_rls AND pg_has_role(u.oid, r.relowner, 'USAGE')
+    UNION ALL
+    SELECT format('row-level security of %s hides rows from %I, the role that captures', r.full_name, u.rolname),
+           format('ALTER ROLE %I BYPASSRLS; -- as a superuser; or as one, let it be what owns the table: GRANT %I TO %I;', u.rolname, r.relowner::regrole, u.rolname)
+    FROM rel r, capturer u WHERE r.relrowsecurity AND NOT u.bypasses_rls AND NOT pg_has_role(u.oid, r.relowner, 'USAGE')
+    UNION ALL
+    SELECT format('%I, the role that captures, may not use schema %I', u.rolname, r.nspname), format('GRANT USAGE ON SCHEMA %I TO %I;', r.nspname, u.rolname)
+    FROM rel r, capturer u WHERE NOT has_schema_privilege(u.oid, r.nspname, 'USAGE')
+    UNION ALL
+    SELECT format('%I, the role that captures and applies pushes, may not %s %s', u.rolname, m.missing, r.full_name), format('GRANT %s ON %s TO %I;', m.missing, r.full_name, u.rolname)
+    FROM rel r, capturer u
+    CROSS JOIN LATERAL (SELECT string_agg(v.privilege, ', ' ORDER BY v.place) AS missing FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) WITH ORDINALITY AS v(privilege, place)
+                        WHERE NOT has_table_privilege(u.oid, r.oid, v.privilege)) AS m
+    WHERE r.relkind IN ('r', 'p') AND m.missing IS NOT NULL
     UNION ALL
     SELECT format('the name %I.%I is not made of a-z, 0-9 and _', r.nspname, r.relname),
            CASE WHEN r.nspname !~ '^[a-z0-9_]+$' THEN format('ALTER SCHEMA %I RENAME TO ...;', r.nspname) ELSE format('ALTER TABLE %s RENAME TO ...;', r.full_name) END

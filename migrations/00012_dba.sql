@@ -17,7 +17,7 @@ AS $$
         SELECT t AS entry, t.table_id, t.relation, format('%I.%I', t.schema_name, t.table_name) AS name, sync.catalog_entry(t.table_id) AS entry_now,
                t.columns_fingerprint <> sync.columns_fingerprint(t.relation) AS is_altered,
                (n.nspname, c.relname) IS DISTINCT FROM (t.schema_name::name, t.table_name::name) AS is_renamed,
-               t.relation_oid <> t.relation AS is_restored, c.relforcerowsecurity
+               t.relation_oid <> t.relation AS is_restored
         FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE t.unregistered_at IS NULL
     ), made AS (
@@ -68,9 +68,6 @@ AS $$
     SELECT 'warning', r.name, format('rows that were there before still enter the log%s', ': ' || q.waiting || ' are waiting'), format('CALL sync.adopt_table(%L);', r.relation)
     FROM registered r JOIN sync.adoptions a ON a.table_id = r.table_id
     CROSS JOIN LATERAL (SELECT sum(cardinality(w.keys)) AS waiting FROM sync.adoption_queue w WHERE w.table_id = r.table_id) AS q
-    UNION ALL
-    SELECT 'warning', r.name, 'forced row-level security may hide rows from sync', format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', r.relation)
-    FROM registered r WHERE r.relforcerowsecurity
 $$;
 COMMENT ON FUNCTION sync.check() IS 'What is wrong with the set-up of registered tables, and the SQL that mends it: SELECT * FROM sync.check(); no row means that all is well.';
 

@@ -566,3 +566,38 @@ func TestAwkwardColumnNames(t *testing.T) {
 		require.JSONEq(t, `{"id":"b",`+strings.Join(sent, ",")+"}", effects[0].payload)
 	}
 }
+
+// TestWhatTheCapturingRoleMayDo: a table whose rows it cannot see, or may not write, is refused with what mends it, and named by check.
+func TestWhatTheCapturingRoleMayDo(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.NewDatabase(t))
+	role := "capturer_" + value[string](t, conn, "SELECT md5(current_database())")
+	exec(t, conn, "CREATE ROLE "+role)
+	defer exec(t, conn, "RESET ROLE; DROP OWNED BY "+role+" CASCADE; DROP ROLE "+role)
+	exec(t, conn, "CREATE SCHEMA app; CREATE TABLE app.note (id text PRIMARY KEY, owner text NOT NULL); ALTER FUNCTION sync.capture_commit() OWNER TO "+role)
+	mended := func(remedies ...string) {
+		t.Helper()
+		for _, remedy := range remedies {
+			refusal := refused(t, conn, "SELECT sync.register_table('app.note', scope => 'owner')")
+			require.Equal(t, []string{"OV030", remedy}, []string{refusal.Code, refusal.Hint}, refusal.Message)
+			remedy, _, _ = strings.Cut(remedy, " --")
+			exec(t, conn, remedy)
+		}
+	}
+	mended("GRANT USAGE ON SCHEMA app TO "+role+";", "GRANT SELECT, INSERT, UPDATE, DELETE ON app.note TO "+role+";")
+	exec(t, conn, "ALTER TABLE app.note ENABLE ROW LEVEL SECURITY")
+	owner := value[string](t, conn, "SELECT current_user::text")
+	mended("ALTER ROLE " + role + " BYPASSRLS; -- as a superuser; or as one, let it be what owns the table: GRANT " + owner + " TO " + role + ";")
+	exec(t, conn, "ALTER ROLE "+role+" NOBYPASSRLS; ALTER TABLE app.note OWNER TO "+role+"; ALTER TABLE app.note FORCE ROW LEVEL SECURITY")
+	mended("ALTER TABLE app.note NO FORCE ROW LEVEL SECURITY;")
+	exec(t, conn, "SELECT sync.register_table('app.note', scope => 'owner'); ALTER TABLE app.note OWNER TO "+owner)
+	problems := func() []string {
+		return column[string](t, conn, "SELECT severity || ' ' || problem FROM sync.check()")
+	}
+	require.Equal(t, []string{"error row-level security of app.note hides rows from " + role + ", the role that captures",
+		"error " + role + ", the role that captures and applies pushes, may not SELECT, INSERT, UPDATE, DELETE app.note"}, problems())
+	exec(t, conn, "ALTER TABLE app.note DISABLE ROW LEVEL SECURITY; GRANT ALL ON app.note TO "+role)
+	require.Empty(t, problems())
+	exec(t, conn, "REVOKE UPDATE ON app.note FROM "+role)
+	require.Equal(t, []string{"error " + role + ", the role that captures and applies pushes, may not UPDATE app.note"}, problems())
+}
