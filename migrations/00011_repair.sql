@@ -313,7 +313,7 @@ COMMENT ON FUNCTION sync.adopt_queue_rows(integer) IS 'Queues the rows of a tabl
 
 -- sync.adopt_batch enters the next queued rows of a table into the log, a bundle per scope, and returns how many it took: 0 at the end.
 -- Each call is best a transaction of its own. Two at once wait for each other.
--- Errors: as sync.commit_captured. Locks: the table's row in sync.adoptions, and the rows of the scopes, until the transaction ends.
+-- Errors: as sync.commit_captured and sync.follow_moved. Locks: the table's row in sync.adoptions, and the rows of the scopes, until the transaction ends.
 CREATE FUNCTION sync.adopt_batch(p_table_id integer, p_rows integer DEFAULT 10000)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -323,6 +323,7 @@ DECLARE
     v_adoption sync.adoptions;
     v_end bigint;
     v_taken bigint;
+    v_moved bytea[];
 BEGIN
     PERFORM sync.finish_captured();
     SELECT a.* INTO v_adoption FROM sync.adoptions a WHERE a.table_id = p_table_id FOR UPDATE;
@@ -356,7 +357,18 @@ BEGIN
     IF v_taken IS NULL THEN
         RETURN 0;
     END IF;
-    PERFORM sync.commit_captured(v_adoption.source_id, v_adoption.source_id = 'oversync:adopt', true);
+    IF v_adoption.source_id <> 'oversync:adopt' AND EXISTS (SELECT FROM sync.foreign_keys f WHERE f.parent_table_id = p_table_id) THEN
+        -- An ALTER TABLE may have given rows to other scopes. Those that the log does not have where they are now are looked after as if they were written.
+        SELECT array_agg(k.key_bytes) INTO v_moved
+        FROM sync.captured_keys c
+        LEFT JOIN sync.user_state u ON u.user_id = c.scopes[1]
+        CROSS JOIN LATERAL unnest(c.keys) AS k(key_bytes)
+        LEFT JOIN LATERAL (SELECT r.op FROM sync.bundle_rows r WHERE r.user_pk = u.user_pk AND r.table_id = p_table_id AND r.key_bytes = k.key_bytes
+                           ORDER BY r.bundle_seq DESC LIMIT 1) AS newest ON true
+        WHERE c.xid = pg_current_xact_id() AND c.table_id = p_table_id AND coalesce(newest.op, 'D') = 'D';
+        PERFORM sync.follow_moved(p_table_id, v_moved) WHERE v_moved IS NOT NULL;
+    END IF;
+    PERFORM sync.commit_captured(v_adoption.source_id, v_adoption.source_id = 'oversync:adopt', v_moved IS NULL);
     -- The next batch in the same transaction makes bundles of its own.
     DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_implicit;
     RETURN v_taken;

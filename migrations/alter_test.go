@@ -307,3 +307,42 @@ func TestDroppedByItsWriter(t *testing.T) {
 		})
 	}
 }
+
+// TestTheScopeColumnGetsAnotherType: a push before the refresh is applied, and the refresh takes rows below along or refuses.
+func TestTheScopeColumnGetsAnotherType(t *testing.T) {
+	t.Parallel()
+	const ddl = `CREATE TABLE p (id text PRIMARY KEY, o int NOT NULL, v text); CREATE TABLE c (id text PRIMARY KEY, p text NOT NULL REFERENCES p);
+		CREATE TABLE d (id text PRIMARY KEY, c text NOT NULL REFERENCES c); INSERT INTO p VALUES ('p1', 1), ('p2', 2); INSERT INTO c VALUES ('c1', 'p1'), ('c2', 'p2'); INSERT INTO d VALUES ('d1', 'c1')`
+	for _, alter := range []string{
+		"ALTER TABLE p ALTER COLUMN o TYPE bigint USING o + 100",
+		"ALTER TABLE p ADD COLUMN n bigint; UPDATE p SET n = o + 100; ALTER TABLE p ALTER COLUMN n SET NOT NULL, DROP COLUMN o; ALTER TABLE p RENAME n TO o",
+	} {
+		for _, change := range []string{"move", "refuse"} {
+			t.Run(change+" "+alter, func(t *testing.T) {
+				t.Parallel()
+				conn := registered(t, ddl)
+				inTx(t, conn, func() {
+					exec(t, conn, "SELECT sync.register_table('p', scope => 'o', policy => 'capture')")
+					exec(t, conn, "SELECT sync.register_table('c', scope_via => 'p', policy => 'capture', on_scope_change => $1)", change)
+					exec(t, conn, "SELECT sync.register_table('d', scope_via => 'c', policy => 'capture', on_scope_change => $1)", change)
+				})
+				exec(t, conn, alter)
+				if change == "refuse" {
+					require.Equal(t, "OV034", refused(t, conn, "SELECT sync.refresh_table('p')").Code)
+					return
+				}
+				exec(t, conn, "SELECT sync.refresh_table('p')")
+				requireSound(t, conn)
+			})
+		}
+	}
+	t.Run("pushed before", func(t *testing.T) {
+		t.Parallel()
+		conn := registered(t, "CREATE TABLE p (id text PRIMARY KEY, o int NOT NULL, v text)")
+		exec(t, conn, "SELECT sync.register_table('p', scope => 'o', policy => 'capture')")
+		initialized(t, conn, "1")
+		exec(t, conn, "ALTER TABLE p ALTER COLUMN o TYPE text")
+		require.Nil(t, push(t, conn, "1", "phone", stagedRow{"p", "I", 0, "p1", `{"id":"p1","v":"x"}`}))
+		requireSound(t, conn)
+	})
+}
