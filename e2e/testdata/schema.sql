@@ -23,6 +23,7 @@ DECLARE
     v_adoption sync.adoptions;
     v_end bigint;
     v_taken bigint;
+    v_moved bytea[];
 BEGIN
     PERFORM sync.finish_captured();
     SELECT a.* INTO v_adoption FROM sync.adoptions a WHERE a.table_id = p_table_id FOR UPDATE;
@@ -56,7 +57,18 @@ BEGIN
     IF v_taken IS NULL THEN
         RETURN 0;
     END IF;
-    PERFORM sync.commit_captured(v_adoption.source_id, v_adoption.source_id = 'oversync:adopt', true);
+    IF v_adoption.source_id <> 'oversync:adopt' AND EXISTS (SELECT FROM sync.foreign_keys f WHERE f.parent_table_id = p_table_id) THEN
+        -- An ALTER TABLE may have given rows to other scopes. Those that the log does not have where they are now are looked after as if they were written.
+        SELECT array_agg(k.key_bytes) INTO v_moved
+        FROM sync.captured_keys c
+        LEFT JOIN sync.user_state u ON u.user_id = c.scopes[1]
+        CROSS JOIN LATERAL unnest(c.keys) AS k(key_bytes)
+        LEFT JOIN LATERAL (SELECT r.op FROM sync.bundle_rows r WHERE r.user_pk = u.user_pk AND r.table_id = p_table_id AND r.key_bytes = k.key_bytes
+                           ORDER BY r.bundle_seq DESC LIMIT 1) AS newest ON true
+        WHERE c.xid = pg_current_xact_id() AND c.table_id = p_table_id AND coalesce(newest.op, 'D') = 'D';
+        PERFORM sync.follow_moved(p_table_id, v_moved) WHERE v_moved IS NOT NULL;
+    END IF;
+    PERFORM sync.commit_captured(v_adoption.source_id, v_adoption.source_id = 'oversync:adopt', v_moved IS NULL);
     -- The next batch in the same transaction makes bundles of its own.
     DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_implicit;
     RETURN v_taken;
@@ -650,7 +662,7 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
         SELECT t AS entry, t.table_id, t.relation, format('%I.%I', t.schema_name, t.table_name) AS name, sync.catalog_entry(t.table_id) AS entry_now,
                t.columns_fingerprint <> sync.columns_fingerprint(t.relation) AS is_altered,
                (n.nspname, c.relname) IS DISTINCT FROM (t.schema_name::name, t.table_name::name) AS is_renamed,
-               t.relation_oid <> t.relation AS is_restored, c.relforcerowsecurity
+               t.relation_oid <> t.relation AS is_restored
         FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE t.unregistered_at IS NULL
     ), made AS (
@@ -701,9 +713,6 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     SELECT 'warning', r.name, format('rows that were there before still enter the log%s', ': ' || q.waiting || ' are waiting'), format('CALL sync.adopt_table(%L);', r.relation)
     FROM registered r JOIN sync.adoptions a ON a.table_id = r.table_id
     CROSS JOIN LATERAL (SELECT sum(cardinality(w.keys)) AS waiting FROM sync.adoption_queue w WHERE w.table_id = r.table_id) AS q
-    UNION ALL
-    SELECT 'warning', r.name, 'forced row-level security may hide rows from sync', format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', r.relation)
-    FROM registered r WHERE r.relforcerowsecurity
 $_$;
 COMMENT ON FUNCTION sync."check"() IS 'What is wrong with the set-up of registered tables, and the SQL that mends it: SELECT * FROM sync.check(); no row means that all is well.';
 CREATE FUNCTION sync.check_foreign_keys() RETURNS trigger
@@ -2218,9 +2227,13 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     SET quote_all_identifiers TO 'off'
     AS $_$
     WITH rel AS (
-        SELECT c.oid, c.relname, n.nspname, c.relkind, c.relpersistence, c.relispartition, format('%I.%I', n.nspname, c.relname) AS full_name
+        SELECT c.oid, c.relname, n.nspname, c.relkind, c.relpersistence, c.relispartition, c.relowner, c.relrowsecurity, c.relforcerowsecurity, format('%I.%I', n.nspname, c.relname) AS full_name
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = p_relation
+    ), capturer AS (
+        -- The role that what captures runs as: whoever migrated.
+        SELECT r.oid, r.rolname, r.rolsuper OR r.rolbypassrls AS bypasses_rls
+        FROM pg_proc f JOIN pg_roles r ON r.oid = f.proowner WHERE f.proname = 'capture_commit' AND f.pronamespace = 'sync'::regnamespace
     ), cols AS (
         -- A NOT NULL that is not valid, which PostgreSQL 18 has, says nothing about the rows that are there.
         SELECT a.attname, a.attnum,
@@ -2255,6 +2268,23 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     UNION ALL
     SELECT format('%s takes part in table inheritance', r.full_name), 'Use declarative partitioning, or a table without children.'
     FROM rel r WHERE NOT r.relispartition AND r.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE r.oid IN (h.inhparent, h.inhrelid))
+    UNION ALL
+    -- What policies hide would be missing, and an update of it would be a delete for clients.
+    SELECT format('forced row-level security of %s hides rows from %I, the role that captures', r.full_name, u.rolname), format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', r.full_name)
+    FROM rel r, capturer u WHERE r.relrowsecurity AND r.relforcerowsecurity AND NOT u.bypasses_rls AND pg_has_role(u.oid, r.relowner, 'USAGE')
+    UNION ALL
+    SELECT format('row-level security of %s hides rows from %I, the role that captures', r.full_name, u.rolname),
+           format('ALTER ROLE %I BYPASSRLS; -- as a superuser; or as one, let it be what owns the table: GRANT %I TO %I;', u.rolname, r.relowner::regrole, u.rolname)
+    FROM rel r, capturer u WHERE r.relrowsecurity AND NOT u.bypasses_rls AND NOT pg_has_role(u.oid, r.relowner, 'USAGE')
+    UNION ALL
+    SELECT format('%I, the role that captures, may not use schema %I', u.rolname, r.nspname), format('GRANT USAGE ON SCHEMA %I TO %I;', r.nspname, u.rolname)
+    FROM rel r, capturer u WHERE NOT has_schema_privilege(u.oid, r.nspname, 'USAGE')
+    UNION ALL
+    SELECT format('%I, the role that captures and applies pushes, may not %s %s', u.rolname, m.missing, r.full_name), format('GRANT %s ON %s TO %I;', m.missing, r.full_name, u.rolname)
+    FROM rel r, capturer u
+    CROSS JOIN LATERAL (SELECT string_agg(v.privilege, ', ' ORDER BY v.place) AS missing FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) WITH ORDINALITY AS v(privilege, place)
+                        WHERE NOT has_table_privilege(u.oid, r.oid, v.privilege)) AS m
+    WHERE r.relkind IN ('r', 'p') AND m.missing IS NOT NULL
     UNION ALL
     SELECT format('the name %I.%I is not made of a-z, 0-9 and _', r.nspname, r.relname),
            CASE WHEN r.nspname !~ '^[a-z0-9_]+$' THEN format('ALTER SCHEMA %I RENAME TO ...;', r.nspname) ELSE format('ALTER TABLE %s RENAME TO ...;', r.full_name) END
