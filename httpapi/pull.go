@@ -6,12 +6,6 @@ import (
 	oversync "github.com/oversync/oversync/sync"
 )
 
-// The page sizes of a pull, in bundles.
-const (
-	defaultBundlesPerPull = 1000
-	maxBundlesPerPull     = 5000
-)
-
 // HandlePull serves GET /sync/pull: complete bundles after after_bundle_seq, in
 // order, up to target_bundle_seq or the newest.
 func (h *HTTPSyncHandlers) HandlePull(w http.ResponseWriter, r *http.Request) {
@@ -19,13 +13,7 @@ func (h *HTTPSyncHandlers) HandlePull(w http.ResponseWriter, r *http.Request) {
 		query := newQueryNumbers(r, codeInvalidRequest)
 		after, _ := query.number("after_bundle_seq", 0)
 		target, _ := query.number("target_bundle_seq", 0)
-		maxBundles, given := query.number("max_bundles", 1)
-		if !given {
-			maxBundles = defaultBundlesPerPull
-		}
-		if maxBundles > maxBundlesPerPull {
-			query.fail("max_bundles must be at most %d", maxBundlesPerPull)
-		}
+		maxBundles, _ := query.number("max_bundles", 1) // 0, the default, if it is not given
 		if query.err != nil {
 			return query.err
 		}

@@ -64,27 +64,29 @@ func (s *SyncService) CommitPushSession(ctx context.Context, actor Actor, pushID
 // has the turn of the scope.
 func (s *SyncService) commitInTurn(ctx context.Context, push *pushCommit) error {
 	together := !push.wasTaken // which was in vain then
-	var lost error
-	err := retry(ctx, func(attempt int) error {
+	return retry(ctx, func(attempt int) error {
 		group, err := s.commitPushes(ctx, push, together, s.stages("push_commit", attempt))
 		together = false
-		if len(group) > 1 && !isOver(err) {
+		if len(group) > 1 && !isSettled(err) {
 			// One of them is refused. Each tries again alone, to have an answer of its own.
 			group, err = s.commitPushes(ctx, push, together, s.stages("push_commit", attempt))
 		}
-		if !isOver(err) {
-			return err
+		if isSettled(err) {
+			s.settle(group, err)
 		}
-		for _, p := range group {
-			if p.err = err; err == nil {
-				s.bundleCommitted(p.actor.UserID, p.resp.BundleSeq, p.resp.SourceID, p.resp.SourceBundleID)
-			}
-			close(p.done)
-		}
-		lost = err
-		return nil
+		return err
 	})
-	return errors.Join(err, lost)
+}
+
+// settle tells all who wait for a group what became of it.
+func (s *SyncService) settle(group []*pushCommit, err error) {
+	for _, push := range group {
+		push.err = err
+		if err == nil {
+			s.bundleCommitted(push.actor.UserID, push.resp.BundleSeq, push.resp.SourceID, push.resp.SourceBundleID)
+		}
+		close(push.done)
+	}
 }
 
 // commitLostError says that the connection was lost during COMMIT, so that nobody
@@ -97,9 +99,9 @@ func (e *commitLostError) Error() string {
 
 func (e *commitLostError) Unwrap() error { return e.err }
 
-// isOver says of what commitPushes returned that nothing is to be tried again: the
+// isSettled says of what commitPushes returned that nothing is to be tried again: the
 // pushes are committed, or may be.
-func isOver(err error) bool {
+func isSettled(err error) bool {
 	_, isLost := errors.AsType[*commitLostError](err)
 	return err == nil || isLost
 }

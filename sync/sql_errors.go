@@ -132,6 +132,9 @@ func hasSQLState(err error, code string) bool {
 
 // isRetryable says whether the same transaction may succeed if it is run again.
 func isRetryable(err error) bool {
+	if isSettled(err) {
+		return false
+	}
 	return hasSQLState(err, pgerrcode.SerializationFailure) || hasSQLState(err, pgerrcode.DeadlockDetected) ||
 		hasSQLState(err, pgerrcode.LockNotAvailable)
 }
