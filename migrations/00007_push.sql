@@ -420,8 +420,11 @@ BEGIN
     -- In an IF of its own: as one condition, whose plan is nothing at all while no row may be renamed, it would be planned in each push.
     IF v_may_be_renamed THEN
         IF EXISTS (
-            SELECT FROM sync.chunk_rows s JOIN sync.bundle_rows r ON r.row_ordinal = s.row_ordinal
-            WHERE s.push_id = p_push_id AND r.user_pk = p_user_pk AND r.bundle_seq = p_bundle_seq AND r.key_bytes <> s.key_bytes) THEN
+            SELECT FROM sync.chunk_rows s
+            -- Looked up one by one: joined, each row of the push would be compared with each, since few are expected.
+            CROSS JOIN LATERAL (SELECT r.key_bytes FROM sync.bundle_rows r
+                                WHERE r.user_pk = p_user_pk AND r.bundle_seq = p_bundle_seq AND r.row_ordinal = s.row_ordinal OFFSET 0) AS logged
+            WHERE s.push_id = p_push_id AND logged.key_bytes <> s.key_bytes) THEN
             RETURN NULL;
         END IF;
     END IF;
