@@ -292,9 +292,9 @@ COMMENT ON FUNCTION sync.unadopted_statement(sync.table_catalog) IS 'Text of the
 --
 -- Bodies of the functions made for a table.
 --
--- sync.require_columns refuses writes of a table whose key, or what says whose a row is, was dropped or got another type.
+-- sync.require_scope refuses a table whose key, or what says whose a row is, was dropped.
 -- Errors: OV030 with the remedy. Locks: none.
-CREATE FUNCTION sync.require_columns(p_table sync.table_catalog)
+CREATE FUNCTION sync.require_scope(p_table sync.table_catalog)
 RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -308,13 +308,93 @@ BEGIN
     IF FOUND THEN
         PERFORM sync.fail('OV030', format('table %s is synced, but its column %I was dropped', p_table.relation, v_column), NULL,
             format('Put the column back; or SELECT sync.unregister_table(%L); and register the table anew.', p_table.relation));
-    ELSIF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = p_table.key_column AND a.atttypid = p_table.key_type::regtype) THEN
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.require_scope(sync.table_catalog) IS 'Refuses a table whose key or scope column was dropped.';
+
+-- sync.require_columns refuses writes of a table whose key, or what says whose a row is, was dropped or got another type.
+-- Errors: OV030 with the remedy. Locks: none.
+CREATE FUNCTION sync.require_columns(p_table sync.table_catalog)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM sync.require_scope(p_table);
+    IF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = p_table.key_column AND a.atttypid = p_table.key_type::regtype) THEN
         PERFORM sync.fail('OV030', format('table %s is synced, but its key column %I has another type now', p_table.relation, p_table.key_column), NULL,
             format('SELECT sync.refresh_table(%L);', p_table.relation));
     END IF;
 END
 $$;
 COMMENT ON FUNCTION sync.require_columns(sync.table_catalog) IS 'Refuses writes of a table whose key or scope column was dropped, or whose key got another type.';
+
+-- sync.entry_to_write returns a table's catalog entry, as sync.catalog_entry, for code made afresh: what that code names is there.
+-- Errors: OV012 the table was dropped; OV030 its key or scope column, or that of a parent, was dropped, or it refers to no parent any more.
+-- Locks: none.
+CREATE FUNCTION sync.entry_to_write(p_table_id integer)
+RETURNS sync.table_catalog
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_entry sync.table_catalog := v_table;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = v_table.relation) THEN
+        PERFORM sync.fail_unregistered(v_table.schema_name, v_table.table_name);
+    END IF;
+    FOR v_depth IN 1..33 LOOP
+        PERFORM sync.require_scope(v_entry);
+        EXIT WHEN v_entry.scope_via IS NULL;
+        v_entry := sync.catalog_entry(sync.parent_with_scope(v_entry));
+    END LOOP;
+    RETURN v_table;
+END
+$$;
+COMMENT ON FUNCTION sync.entry_to_write(integer) IS 'Catalog entry of a table for code made afresh; refuses one that was dropped or has lost what says whose a row is.';
+
+-- sync.parent_with_scope returns the table through which a table finds its scope.
+-- Errors: OV030 its foreign key is gone. Locks: none.
+CREATE FUNCTION sync.parent_with_scope(p_table sync.table_catalog)
+RETURNS integer
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_parent_id integer := (SELECT f.parent_table_id FROM sync.foreign_keys f WHERE f.table_id = p_table.table_id AND f.columns = ARRAY[p_table.scope_via] AND f.parent_table_id IS NOT NULL);
+BEGIN
+    IF v_parent_id IS NULL THEN
+        PERFORM sync.fail('OV030', format('table %s is synced, but its column %I, which says whose a row is, refers to no registered table any more', p_table.relation, p_table.scope_via), NULL,
+            format('ALTER TABLE %1$s ADD FOREIGN KEY (%2$I) REFERENCES ...; or SELECT sync.unregister_table(%3$L);', p_table.relation, p_table.scope_via, p_table.relation));
+    END IF;
+    RETURN v_parent_id;
+END
+$$;
+COMMENT ON FUNCTION sync.parent_with_scope(sync.table_catalog) IS 'Table through which a table finds its scope; raises OV030 if its foreign key is gone.';
+
+-- sync.require_named refuses payloads of a push that name a column which the table has no more. They were judged by the table as it was
+-- when it was registered or refreshed, and what they say under an old name would be lost.
+-- Errors: OV012 with the column. Locks: none.
+CREATE FUNCTION sync.require_named(p_table sync.table_catalog, p_payloads text[])
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_column text;
+BEGIN
+    SELECT k.name INTO v_column
+    FROM (SELECT DISTINCT n.name FROM unnest(p_payloads) AS p(payload) CROSS JOIN LATERAL json_object_keys(p.payload::json) AS n(name)) AS k
+    WHERE NOT EXISTS (SELECT FROM sync.table_columns c WHERE c.table_id = p_table.table_id AND c.column_name = k.name) LIMIT 1;
+    IF FOUND THEN
+        PERFORM sync.fail('OV012', format('table %I.%I has no column %I any more', p_table.schema_name, p_table.table_name, v_column), NULL,
+            format('Push without it; the server learns the new columns by SELECT sync.refresh_table(%L);', p_table.relation));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.require_named(sync.table_catalog, text[]) IS 'Refuses payloads that name a column which the table has no more.';
 
 -- sync.alone_condition returns the SQL condition that a statement of this kind (I, U or D) on the table can do nothing but write the rows
 -- that it names.
@@ -452,7 +532,7 @@ AS $$
     SELECT format($f$
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.emit_statement(sync.catalog_entry(%2$s), false) USING $1, $2, $3, $4;
+        EXECUTE sync.emit_statement(sync.entry_to_write(%2$s), false) USING $1, $2, $3, $4;
     ELSIF %5$s THEN
         PERFORM set_config('enable_seqscan', 'on', true);
         %4$s;
@@ -479,7 +559,8 @@ DECLARE
     v_statement text;
 BEGIN
     IF %1$s THEN
-        FOREACH v_statement IN ARRAY sync.settle_statements(sync.catalog_entry(%2$s)) LOOP
+        PERFORM sync.entry_to_write(f.parent_table_id) FROM sync.foreign_keys f WHERE f.table_id = %2$s AND f.parent_table_id IS NOT NULL;
+        FOREACH v_statement IN ARRAY sync.settle_statements(sync.entry_to_write(%2$s)) LOOP
             EXECUTE v_statement USING $1, $2, $3;
         END LOOP;
     ELSE
@@ -504,11 +585,14 @@ AS $$
     SELECT format($f$
 DECLARE
     v_applied bigint;
+    v_table sync.table_catalog;
     -- Opening the table makes known what was committed about it until now. The trigger functions and what follows them have it locked.
     v_is_updatable integer := pg_catalog.pg_relation_is_updatable(%6$s, false);
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.apply_statement(sync.catalog_entry(%2$s), $4, %7$L) USING $1, $2, $3, $4, $5, $6%8$s;
+        v_table := sync.entry_to_write(%2$s);
+        PERFORM sync.require_named(v_table, %10$s);
+        EXECUTE sync.apply_statement(v_table, $4, %7$L) USING $1, $2, $3, $4, $5, $6%8$s;
     ELSIF $4 = 'I' THEN %3$s;
     ELSIF $4 = 'U' THEN %4$s;
     ELSE %5$s;
@@ -519,7 +603,9 @@ END
 $f$, sync.stale_condition(p_table, false), p_table.table_id,
         sync.apply_statement(p_table, 'I', p_single), sync.apply_statement(p_table, 'U', p_single), sync.apply_statement(p_table, 'D', p_single),
         sync.relation_literal(p_table.relation), p_single, CASE WHEN p_single THEN '' ELSE ', $7, $8' END,
-        CASE WHEN p_single THEN format('CASE WHEN v_applied = 1 THEN %s END', sync.alone_condition(p_table, '$4')) ELSE 'v_applied' END)
+        CASE WHEN p_single THEN format('CASE WHEN v_applied = 1 THEN %s END', sync.alone_condition(p_table, '$4')) ELSE 'v_applied' END,
+        CASE WHEN p_single THEN 'ARRAY[$6]'
+             ELSE format('ARRAY(SELECT s.payload FROM sync.chunk_rows s WHERE s.push_id = $5 AND s.table_id = %s AND s.op = $4 AND s.row_ordinal BETWEEN $6 AND $7)', p_table.table_id) END)
 $$;
 COMMENT ON FUNCTION sync.apply_body(sync.table_catalog, boolean) IS 'Body of the functions that apply staged rows, or a single one, to a table.';
 
@@ -606,7 +692,7 @@ DECLARE
     v_is_lost boolean;
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.resolve_statement(sync.catalog_entry(%2$s)) INTO keys, scopes, v_is_lost USING $1;
+        EXECUTE sync.resolve_statement(sync.entry_to_write(%2$s)) INTO keys, scopes, v_is_lost USING $1;
     ELSE
         %3$s INTO keys, scopes, v_is_lost;
     END IF;
@@ -633,7 +719,11 @@ DROP FUNCTION sync.stale_condition(sync.table_catalog, boolean);
 DROP FUNCTION sync.capture_body(sync.table_catalog);
 DROP FUNCTION sync.alone_condition(sync.table_catalog, text);
 DROP FUNCTION sync.unadopted_statement(sync.table_catalog);
+DROP FUNCTION sync.require_named(sync.table_catalog, text[]);
+DROP FUNCTION sync.parent_with_scope(sync.table_catalog);
+DROP FUNCTION sync.entry_to_write(integer);
 DROP FUNCTION sync.require_columns(sync.table_catalog);
+DROP FUNCTION sync.require_scope(sync.table_catalog);
 DROP FUNCTION sync.apply_statement(sync.table_catalog, "char", boolean);
 DROP FUNCTION sync.guard_statement(sync.table_catalog);
 DROP FUNCTION sync.emit_statement(sync.table_catalog, boolean);

@@ -39,7 +39,7 @@ COMMENT ON COLUMN sync.adoptions.is_prompt IS 'To be done as soon as the parents
 --
 -- sync.scope_joins returns the joins and the condition that leave only the rows of a scope, so that indexes lead from the scope to them;
 -- and, as scope, the SQL of a row's scope id.
--- Errors: OV030 if tables find their scope through each other, or the foreign key to the parent is gone. Locks: none.
+-- Errors: OV030 if the foreign key to a parent is gone. Locks: none.
 CREATE FUNCTION sync.scope_joins(p_table sync.table_catalog, p_alias text, p_user_id text)
 RETURNS text
 LANGUAGE plpgsql STABLE
@@ -58,8 +58,7 @@ BEGIN
         SELECT f.parent_table_id, f.parent_columns[1] INTO v_parent_id, v_parent_column
         FROM sync.foreign_keys f WHERE f.table_id = v_entry.table_id AND f.columns = ARRAY[v_entry.scope_via] AND f.parent_table_id IS NOT NULL;
         IF NOT FOUND THEN
-            PERFORM sync.fail('OV030', format('rows of %s find their scope through %I, but no foreign key leads from there to a registered table any more', v_entry.relation, v_entry.scope_via), NULL,
-                format('ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES the parent; or SELECT sync.unregister_table(%L);', v_entry.relation, v_entry.scope_via, v_entry.relation));
+            PERFORM sync.parent_with_scope(v_entry);
         END IF;
         v_via := v_entry.scope_via;
         v_entry := sync.catalog_entry(v_parent_id);
@@ -86,7 +85,7 @@ $$;
 COMMENT ON FUNCTION sync.live_rows_statement(sync.table_catalog, boolean) IS 'Text of the query that gives a table''s live rows as they are on the wire.';
 
 -- sync.differences returns the rows of a scope in one table whose live form is not what the log has.
--- Errors: none. Locks: none.
+-- Errors: as sync.entry_to_write. Locks: none.
 CREATE FUNCTION sync.differences(p_table_id integer, p_user_id text)
 RETURNS TABLE (key_bytes bytea, difference text, live_row text, log_row text)
 LANGUAGE plpgsql STABLE
@@ -99,7 +98,7 @@ SET extra_float_digits = 1
 SET bytea_output = 'hex'
 AS $$
 DECLARE
-    v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_table sync.table_catalog := sync.entry_to_write(p_table_id);
     v_root sync.table_catalog := v_table;
     v_is_possible boolean := true;
 BEGIN
@@ -153,7 +152,7 @@ $$;
 COMMENT ON FUNCTION sync.key_text(integer, bytea) IS 'A key of the log as clients know it.';
 
 -- sync.verify compares the live rows of a scope with the log, both ways: a row for each difference, none if all is well.
--- Errors: none. Locks: none; it waits for nobody.
+-- Errors: OV030 a table has lost what says whose a row is. Locks: none; it waits for nobody.
 CREATE FUNCTION sync.verify(p_user_id text)
 RETURNS TABLE (schema_name text, table_name text, key text, difference text, live_row json, log_row json)
 LANGUAGE sql STABLE
@@ -166,7 +165,7 @@ $$;
 COMMENT ON FUNCTION sync.verify(text) IS 'Compares the live rows of a scope with the log, both ways: SELECT * FROM sync.verify(''user''); no row means that all is well.';
 
 -- sync.scope_ids returns the ids of all scopes: those that the log knows, and those that only rows have, which got round the triggers.
--- Reads the tables with a scope column whole. Errors: none. Locks: none; it waits for nobody.
+-- Reads the tables with a scope column whole. Errors: OV030 a scope column was dropped. Locks: none; it waits for nobody.
 CREATE FUNCTION sync.scope_ids()
 RETURNS SETOF text
 LANGUAGE plpgsql STABLE
@@ -175,7 +174,7 @@ AS $$
 DECLARE
     v_scopes text;
 BEGIN
-    SELECT string_agg(format('UNION SELECT %s FROM %s AS t', sync.scope_expression(sync.catalog_entry(t.table_id), 't'), t.relation), ' ') INTO v_scopes
+    SELECT string_agg(format('UNION SELECT %s FROM %s AS t', sync.scope_expression(sync.entry_to_write(t.table_id), 't'), t.relation), ' ') INTO v_scopes
     FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation WHERE t.unregistered_at IS NULL AND t.scope_via IS NULL;
     RETURN QUERY EXECUTE 'SELECT u.user_id::text FROM sync.user_state u ' || coalesce(v_scopes, '');
 END

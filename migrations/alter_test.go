@@ -3,6 +3,7 @@ package migrations_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -344,5 +345,68 @@ func TestTheScopeColumnGetsAnotherType(t *testing.T) {
 		exec(t, conn, "ALTER TABLE p ALTER COLUMN o TYPE text")
 		require.Nil(t, push(t, conn, "1", "phone", stagedRow{"p", "I", 0, "p1", `{"id":"p1","v":"x"}`}))
 		requireSound(t, conn)
+	})
+}
+
+// TestWhatSyncNeedsIsGone: a push and plain SQL are told what is gone and what mends it; a value is not dropped without a word.
+func TestWhatSyncNeedsIsGone(t *testing.T) {
+	t.Parallel()
+	const ddl = `CREATE TABLE p (id text PRIMARY KEY, o int NOT NULL, v text); CREATE TABLE c (id text PRIMARY KEY, p text NOT NULL REFERENCES p, v text);
+		CREATE TABLE d (id text PRIMARY KEY, o int NOT NULL, c text REFERENCES c);
+		INSERT INTO p VALUES ('p1', 1); INSERT INTO c VALUES ('c1', 'p1'); INSERT INTO d VALUES ('d1', 1, 'c1')`
+	pushes := map[string]stagedRow{"p": {"p", "I", 0, "p2", `{"id":"p2","v":"x"}`}, "c": {"c", "I", 0, "c2", `{"id":"c2","p":"p1","v":"x"}`}, "d": {"d", "I", 0, "d2", `{"id":"d2","c":"c1"}`}}
+	for name, c := range map[string]struct{ alter, pushed, write, verify string }{
+		"a table":            {"DROP TABLE d", "d OV012", "", ""},
+		"a parent":           {"DROP TABLE p CASCADE", "p OV012, c OV030, d OV030", "UPDATE c SET v = 'y'", "OV030"},
+		"a scope column":     {"ALTER TABLE p DROP COLUMN o", "p OV030, c OV030, d OV030", "UPDATE c SET v = 'y'", "OV030"},
+		"a foreign key":      {"ALTER TABLE c DROP CONSTRAINT c_p_fkey", "", "", "OV030"},
+		"a column's name":    {"ALTER TABLE c RENAME v TO w", "c OV012", "", ""},
+		"a column":           {"ALTER TABLE p DROP COLUMN v", "p OV012", "", ""},
+		"a name not pushed":  {"ALTER TABLE d ADD COLUMN x int; ALTER TABLE c ADD COLUMN x int", "", "", ""},
+		"the key's old name": {"ALTER TABLE d RENAME id TO nr", "d OV012", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn := registered(t, ddl)
+			inTx(t, conn, func() {
+				exec(t, conn, "SELECT sync.register_table('p', scope => 'o', policy => 'capture'), sync.register_table('d', scope => 'o', policy => 'capture'), sync.register_table('c', scope_via => 'p', policy => 'capture')")
+			})
+			staged := map[string][]string{}
+			for table, row := range pushes {
+				again := func(key string) stagedRow {
+					return stagedRow{row.table, row.op, 0, key, strings.Replace(row.payload, row.key, key, 1)}
+				}
+				staged[table] = []string{stage(t, conn, "1", "one "+table, row), stage(t, conn, "1", "two "+table, again("x"), again("y"))}
+			}
+			exec(t, conn, c.alter)
+			var codes []string
+			for _, table := range []string{"p", "c", "d"} {
+				for i, source := range []string{"one " + table, "two " + table} {
+					var refusal *pgconn.PgError
+					if err := commitPush(t.Context(), conn, staged[table][i], "1", source); err != nil {
+						require.ErrorAs(t, err, &refusal)
+						require.NotEmpty(t, refusal.Hint, refusal.Message)
+						codes = append(codes, table+" "+refusal.Code)
+					}
+				}
+			}
+			require.Equal(t, c.pushed, strings.Join(slices.Compact(codes), ", "))
+			for _, sql := range []string{"SELECT * FROM sync.verify('1')", "SELECT sync.repair('1')", c.write} {
+				if c.verify == "" || sql == "" {
+					exec(t, conn, sql)
+				} else {
+					refusal := refused(t, conn, sql)
+					require.Equal(t, c.verify, refusal.Code, sql)
+					require.NotEmpty(t, refusal.Hint, sql)
+				}
+			}
+			column[string](t, conn, "SELECT problem FROM sync.check()")
+		})
+	}
+	t.Run("a scope column, of all scopes", func(t *testing.T) {
+		t.Parallel()
+		conn := registered(t, "CREATE TABLE p (id text PRIMARY KEY, o int NOT NULL)")
+		exec(t, conn, "SELECT sync.register_table('p', scope => 'o'); ALTER TABLE p DROP COLUMN o")
+		require.Equal(t, "OV030", refused(t, conn, "SELECT sync.scope_ids()").Code)
 	})
 }
