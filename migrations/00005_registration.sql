@@ -91,8 +91,13 @@ AS $$
     FROM rel r WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM key_col)
     UNION ALL
     SELECT format('key column %I of %s has type %s', k.attname, r.full_name, k.type_name),
-           CASE k.type_name WHEN 'character varying' THEN format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', r.full_name, k.attname) ELSE 'Keys are of type uuid or text.' END
-    FROM rel r, key_col k WHERE k.type_name NOT IN ('uuid', 'text')
+           CASE k.type_name WHEN 'character varying' THEN format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', r.full_name, k.attname)
+                            ELSE 'Keys are of type uuid or text' || coalesce(': sync_key => ' || quote_literal(other.attname), '') || '.' END
+    FROM rel r CROSS JOIN key_col k
+    LEFT JOIN LATERAL (SELECT c.attname FROM cols c JOIN uniques u ON u.attnums = ARRAY[c.attnum]
+                       WHERE c.type_name IN ('uuid', 'text') AND c.attnotnull AND c.attgenerated = '' AND c.attname IS DISTINCT FROM coalesce(p_scope_via, p_scope)
+                       ORDER BY c.attnum LIMIT 1) AS other ON true
+    WHERE k.type_name NOT IN ('uuid', 'text')
     UNION ALL
     SELECT format('key column %I of %s is generated', k.attname, r.full_name), 'Clients choose the key of a new row: make it an ordinary column.'
     FROM rel r, key_col k WHERE k.attgenerated <> ''
@@ -101,7 +106,10 @@ AS $$
     FROM rel r, key_col k WHERE NOT k.is_deterministic
     UNION ALL
     SELECT format('%s has no scope column %s', r.full_name, coalesce(quote_ident(p_scope), '(null)')),
-           format('Name the column that says whose row it is: scope => ''...''; or the column that refers to a parent which has one: scope_via => ''...''; or ALTER TABLE %s ADD COLUMN %I text NOT NULL;', r.full_name, coalesce(p_scope, '_sync_scope_id'))
+           format('Name the column that says whose row it is: scope => ''...''; or the column that refers to a parent which has one: scope_via => ''...''; or '
+                      || CASE WHEN pg_relation_size(r.oid) > 0 OR EXISTS (SELECT FROM pg_partition_tree(r.oid) p WHERE pg_relation_size(p.relid) > 0) -- so there may be rows
+                              THEN 'ALTER TABLE %1$s ADD COLUMN %2$I text; UPDATE %1$s SET %2$I = ...; ALTER TABLE %1$s ALTER COLUMN %2$I SET NOT NULL;'
+                              ELSE 'ALTER TABLE %1$s ADD COLUMN %2$I text NOT NULL;' END, r.full_name, coalesce(p_scope, '_sync_scope_id'))
     FROM rel r WHERE p_scope_via IS NULL AND r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM scope_col)
     UNION ALL
     SELECT format('scope column %I of %s has type %s', s.attname, r.full_name, s.type_name), 'A scope column is of type text, varchar, uuid, integer or bigint.'
@@ -127,12 +135,18 @@ AS $$
     SELECT format('scope and key of %s are the same column %I', r.full_name, p_key), 'Name another key column: sync_key => ''...''.'
     FROM rel r WHERE p_key = coalesce(p_scope_via, p_scope)
     UNION ALL
-    SELECT format('%s has no unique constraint on (%I, %I) or (%I)', r.full_name, s.attname, k.attname, k.attname), format('ALTER TABLE %s ADD UNIQUE (%I, %I);', r.full_name, s.attname, k.attname)
+    SELECT format('%s has no unique constraint on (%I, %I) or (%I)', r.full_name, s.attname, k.attname, k.attname),
+           CASE WHEN EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = r.oid AND NOT p.partattrs::smallint[] <@ ARRAY[s.attnum, k.attnum])
+                THEN format('A unique constraint of a partitioned table includes what it is partitioned by: partition it by %I or %I.', s.attname, k.attname)
+                ELSE format('ALTER TABLE %s ADD UNIQUE (%I, %I);', r.full_name, s.attname, k.attname) END
     FROM rel r, key_col k, scope_col s
     WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (
         SELECT FROM uniques u WHERE u.attnums = ARRAY[k.attnum] OR u.attnums = ARRAY[least(k.attnum, s.attnum), greatest(k.attnum, s.attnum)])
     UNION ALL
-    SELECT format('%s has no unique constraint on (%I)', r.full_name, k.attname), format('ALTER TABLE %s ADD UNIQUE (%I);', r.full_name, k.attname)
+    SELECT format('%s has no unique constraint on (%I)', r.full_name, k.attname),
+           CASE WHEN EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = r.oid AND NOT p.partattrs::smallint[] <@ ARRAY[k.attnum])
+                THEN format('A unique constraint of a partitioned table includes what it is partitioned by: partition it by %I.', k.attname)
+                ELSE format('ALTER TABLE %s ADD UNIQUE (%I);', r.full_name, k.attname) END
     FROM rel r, key_col k
     WHERE r.relkind IN ('r', 'p') AND p_scope_via IS NOT NULL AND NOT EXISTS (SELECT FROM uniques u WHERE u.attnums = ARRAY[k.attnum])
 $$;
@@ -165,7 +179,7 @@ AS $$
     FROM leaving l
     UNION ALL
     SELECT f.table_id, format('the scope of %I.%I is found through %I.%I, which is not registered', f.schema_name, f.table_name, f.parent_schema, f.parent_table),
-           format('SELECT sync.register_table(%L); -- in the same transaction', format('%I.%I', f.parent_schema, f.parent_table))
+           format('SELECT sync.register_table(%L); -- in the same transaction; or take both out: SELECT sync.unregister_table(%L);', format('%I.%I', f.parent_schema, f.parent_table), format('%I.%I', f.schema_name, f.table_name))
     FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
     WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via]
     UNION ALL
@@ -393,10 +407,10 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', v_trigger.tgname, v_trigger.relation);
     END LOOP;
-    -- Unless the application has set another since.
-    IF p_table.scope_default_before IS NULL AND EXISTS (
-        SELECT FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
-        WHERE d.adrelid = p_table.relation AND a.attname = p_table.scope_column AND pg_get_expr(d.adbin, d.adrelid) = 'sync.scope_in_bundle()') THEN
+    -- Only the default that registration made: the application may have set its own since, or dropped the column.
+    IF EXISTS (SELECT FROM pg_attribute a JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+               WHERE a.attrelid = p_table.relation AND a.attname = p_table.scope_column AND p_table.scope_default_before IS NULL
+                 AND pg_get_expr(d.adbin, d.adrelid) ~ '^[(]*sync[.]scope_in_bundle[(][)]([)]*::[a-z ]+)*[)]*$') THEN
         EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT', p_table.relation, p_table.scope_column);
     END IF;
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', v_id);

@@ -261,7 +261,7 @@ COMMENT ON FUNCTION sync.adopt_start(integer, text, text) IS 'Asks for the rows 
 
 -- sync.adopt_queue_rows queues the rows of a table that the log does not have as they are, and after a refresh those too that it has
 -- though they are gone. Returns their number.
--- Errors: none. Locks: none on the table: the application goes on writing it.
+-- Errors: 23514 a scope that no user can have, with the row. Locks: none on the table: the application goes on writing it.
 CREATE FUNCTION sync.adopt_queue_rows(p_table_id integer)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -279,6 +279,7 @@ DECLARE
     v_table sync.table_catalog := sync.catalog_entry(p_table_id);
     v_rows text;
     v_count bigint;
+    v_nobody record;
 BEGIN
     DELETE FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
     IF EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = p_table_id AND a.source_id <> 'oversync:adopt') THEN
@@ -303,6 +304,13 @@ BEGIN
               FROM (SELECT t.scope, t.key_bytes, (row_number() OVER (PARTITION BY t.scope) - 1) / 10000 AS part
                     FROM (SELECT r.scope COLLATE "C" AS scope, r.key_bytes FROM (%s) AS r WHERE r.scope IS NOT NULL) AS t) AS t
               GROUP BY t.scope, t.part) AS q$f$, v_rows) USING p_table_id;
+    SELECT q.scope, sync.key_text(p_table_id, q.keys[1]) AS key INTO v_nobody
+    FROM sync.adoption_queue q WHERE q.table_id = p_table_id AND octet_length(q.scope) NOT BETWEEN 1 AND 255 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '23514',
+            MESSAGE = format('row %L of %s belongs to the scope %L, which no user can have', v_nobody.key, v_table.relation, left(v_nobody.scope, 255)),
+            HINT = 'A scope id has 1 to 255 bytes: give the row to a user, or delete it.';
+    END IF;
     SELECT coalesce(sum(cardinality(q.keys)), 0) INTO v_count FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
     UPDATE sync.adoptions a SET row_count = v_count WHERE a.table_id = p_table_id;
     RETURN v_count;

@@ -230,7 +230,7 @@ func TestForeignKeyRefusals(t *testing.T) {
 			name: "parent that gives the scope", ddl: "ALTER TABLE public.parent ADD UNIQUE (id); ALTER TABLE public.child ALTER parent_id SET NOT NULL, ADD UNIQUE (id), ADD CONSTRAINT fk FOREIGN KEY (parent_id) REFERENCES public.parent (id)",
 			register: "SELECT sync.register_table('public.child', sync_key => 'id', scope_via => 'parent_id')",
 			message:  "the scope of public.child is found through public.parent, which is not registered",
-			hint:     "SELECT sync.register_table('public.parent'); -- in the same transaction", mend: "SELECT sync.register_table('public.parent')",
+			hint:     "SELECT sync.register_table('public.parent'); -- in the same transaction; or take both out: SELECT sync.unregister_table('public.child');", mend: "SELECT sync.register_table('public.parent')",
 		}, {
 			name: "scope through a key that is not valid", ddl: "ALTER TABLE public.parent ADD UNIQUE (id); ALTER TABLE public.child ALTER parent_id SET NOT NULL, ADD UNIQUE (id), ADD CONSTRAINT fk FOREIGN KEY (parent_id) REFERENCES public.parent (id) NOT VALID",
 			register: "SELECT sync.register_table('public.parent'); SELECT sync.register_table('public.child', sync_key => 'id', scope_via => 'parent_id')",
@@ -407,14 +407,6 @@ func TestUnregisterLeavesTheTableAsFound(t *testing.T) {
 		require.NotEmpty(t, newestEffects(t, conn, "u", 1), "history stays readable")
 		exec(t, conn, "TRUNCATE app.account, app.item, app.team, app.member, app.event")
 	}
-}
-
-func TestUnregisterKeepsADefaultThatIsNotOurs(t *testing.T) {
-	t.Parallel()
-	conn := registered(t, zoo, "app.account")
-	exec(t, conn, "ALTER TABLE app.account ALTER COLUMN _sync_scope_id SET DEFAULT 'mine'")
-	exec(t, conn, "SELECT sync.unregister_table('app.account')")
-	require.Equal(t, "'mine'::text", value[string](t, conn, "SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = 'app.account'::regclass AND adnum = (SELECT attnum FROM pg_attribute WHERE attrelid = adrelid AND attname = '_sync_scope_id')"))
 }
 
 func TestRegisteringAgainChangesNothing(t *testing.T) {
@@ -600,4 +592,68 @@ func TestWhatTheCapturingRoleMayDo(t *testing.T) {
 	require.Empty(t, problems())
 	exec(t, conn, "REVOKE UPDATE ON app.note FROM "+role)
 	require.Equal(t, []string{"error " + role + ", the role that captures and applies pushes, may not UPDATE app.note"}, problems())
+}
+
+// TestUnregisterLeavesTheDefaultOfTheApplication: only the default that registration made goes.
+func TestUnregisterLeavesTheDefaultOfTheApplication(t *testing.T) {
+	t.Parallel()
+	for alter, want := range map[string]*string{
+		"SELECT 1": nil,
+		"ALTER TABLE note ALTER COLUMN o TYPE bigint":                                          nil,
+		"ALTER TABLE note ALTER COLUMN o TYPE text":                                            nil,
+		"ALTER TABLE note ALTER COLUMN o SET DEFAULT 7":                                        ptr("7"),
+		"ALTER TABLE note DROP COLUMN o; ALTER TABLE note ADD COLUMN o int NOT NULL DEFAULT 8": ptr("8"),
+		"ALTER TABLE note DROP COLUMN o":                                                       nil,
+	} {
+		t.Run(alter, func(t *testing.T) {
+			t.Parallel()
+			conn := connect(t, pgtest.NewDatabase(t))
+			exec(t, conn, "CREATE TABLE note (id text PRIMARY KEY, o int NOT NULL); SELECT sync.register_table('note', scope => 'o')")
+			exec(t, conn, alter)
+			exec(t, conn, "SELECT sync.unregister_table('note')")
+			require.Equal(t, want, value[*string](t, conn, "SELECT max(pg_get_expr(d.adbin, d.adrelid)) FROM pg_attrdef d WHERE d.adrelid = 'note'::regclass"))
+		})
+	}
+}
+
+func ptr(s string) *string { return &s }
+
+// TestUnregisterCountsRowsOut: what scopes held in the table no longer counts as live, whatever place they have in their own.
+func TestUnregisterCountsRowsOut(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.NewDatabase(t))
+	exec(t, conn, "CREATE TABLE note (id text PRIMARY KEY, o int NOT NULL); SELECT sync.register_table('note', scope => 'o', policy => 'capture')")
+	exec(t, conn, "INSERT INTO note SELECT 'n' || n, 50 - n % 50 FROM generate_series(1, 500) n; DELETE FROM note WHERE o = 7")
+	require.Equal(t, int64(490), value[int64](t, conn, "SELECT sum(live_row_count)::bigint FROM sync.user_state"))
+	exec(t, conn, "UPDATE sync.user_state SET created_at = now() WHERE user_pk % 3 = 0") // other places in the table
+	inTx(t, conn, func() {
+		exec(t, conn, "SELECT sync.unregister_table('note')")
+		require.Equal(t, int64(0), value[int64](t, conn, "SELECT sum(live_row_count + live_byte_count)::bigint FROM sync.user_state"))
+	})
+}
+
+// TestRemediesThatFitTheTable: what a remedy says works for the table as it is.
+func TestRemediesThatFitTheTable(t *testing.T) {
+	t.Parallel()
+	for ddl, want := range map[string][2]string{
+		"CREATE TABLE n (id text PRIMARY KEY)":                                                         {"register_table('n')", "ALTER TABLE public.n ADD COLUMN _sync_scope_id text NOT NULL;"},
+		"CREATE TABLE n (id text PRIMARY KEY); INSERT INTO n VALUES ('a')":                             {"register_table('n')", "ALTER TABLE public.n ADD COLUMN _sync_scope_id text; UPDATE public.n SET _sync_scope_id = ...; ALTER TABLE public.n ALTER COLUMN _sync_scope_id SET NOT NULL;"},
+		"CREATE TABLE n (id bigserial PRIMARY KEY, o int NOT NULL, maybe uuid UNIQUE)":                 {"register_table('n', scope => 'o')", "Keys are of type uuid or text."},
+		"CREATE TABLE n (id bigserial PRIMARY KEY, o int NOT NULL, public_id uuid NOT NULL UNIQUE)":    {"register_table('n', scope => 'o')", "sync_key => 'public_id'."},
+		"CREATE TABLE n (id text NOT NULL, o int NOT NULL, day date NOT NULL) PARTITION BY LIST (day)": {"register_table('n', sync_key => 'id', scope => 'o')", "partition it by o or id."},
+		"CREATE TABLE n (id text NOT NULL, o int NOT NULL) PARTITION BY LIST (o)":                      {"register_table('n', sync_key => 'id', scope => 'o')", "ALTER TABLE public.n ADD UNIQUE (o, id);"},
+	} {
+		t.Run(ddl, func(t *testing.T) {
+			t.Parallel()
+			conn := connect(t, pgtest.NewDatabase(t))
+			exec(t, conn, ddl)
+			refusal := refused(t, conn, "SELECT sync."+want[0])
+			require.Equal(t, "OV030", refusal.Code)
+			require.True(t, strings.HasSuffix(refusal.Hint, want[1]), refusal.Hint)
+		})
+	}
+	conn := connect(t, pgtest.NewDatabase(t))
+	exec(t, conn, "CREATE TABLE n (id text PRIMARY KEY, o text NOT NULL); INSERT INTO n VALUES ('a', 'u'), ('b', '')")
+	refusal := refused(t, conn, "SELECT sync.register_table('n', scope => 'o')")
+	require.Equal(t, []string{"23514", "row 'b' of public.n belongs to the scope '', which no user can have"}, []string{refusal.Code, refusal.Message})
 }
