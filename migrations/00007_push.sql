@@ -306,7 +306,7 @@ BEGIN
     FROM (VALUES (1)) AS one
     LEFT JOIN (
         SELECT r.bundle_seq, r.op, r.payload FROM sync.bundle_rows r
-        WHERE r.user_pk = p_user_pk AND r.table_id = p_table_id AND r.key_bytes = p_key_bytes
+        WHERE r.user_pk = (SELECT p_user_pk) AND r.table_id = p_table_id AND r.key_bytes = p_key_bytes
         ORDER BY r.bundle_seq DESC LIMIT 1
     ) AS newest ON true;
     PERFORM sync.fail('OV013', 'a row was changed by someone else since the client last saw it', v_conflict, 'Resolve the conflict and push again.');
@@ -374,7 +374,8 @@ BEGIN
                   FROM sync.chunk_rows s
                   LEFT JOIN LATERAL (
                       SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
-                      WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
+                      -- Hidden from the planner, which thinks that a scope it does not know has a row, and would read all of them.
+                      WHERE r.user_pk = (SELECT p_user_pk) AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
                       ORDER BY r.bundle_seq DESC LIMIT 1
                   ) AS newest ON true
                   WHERE s.push_id = p_push_id
@@ -423,7 +424,7 @@ BEGIN
             SELECT FROM sync.chunk_rows s
             -- Looked up one by one: joined, each row of the push would be compared with each, since few are expected.
             CROSS JOIN LATERAL (SELECT r.key_bytes FROM sync.bundle_rows r
-                                WHERE r.user_pk = p_user_pk AND r.bundle_seq = p_bundle_seq AND r.row_ordinal = s.row_ordinal OFFSET 0) AS logged
+                                WHERE r.user_pk = (SELECT p_user_pk) AND r.bundle_seq = p_bundle_seq AND r.row_ordinal = s.row_ordinal OFFSET 0) AS logged
             WHERE s.push_id = p_push_id AND logged.key_bytes <> s.key_bytes) THEN
             RETURN NULL;
         END IF;
@@ -457,7 +458,7 @@ BEGIN
     FROM sync.table_catalog t
     LEFT JOIN (
         SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
-        WHERE r.user_pk = p_user_pk AND r.table_id = p_table_id AND r.key_bytes = p_key_bytes
+        WHERE r.user_pk = (SELECT p_user_pk) AND r.table_id = p_table_id AND r.key_bytes = p_key_bytes
         ORDER BY r.bundle_seq DESC LIMIT 1
     ) AS newest ON true
     WHERE t.table_id = p_table_id;

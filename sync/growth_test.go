@@ -154,7 +154,9 @@ func TestAPushToAScopeThatStatisticsDoNotKnow(t *testing.T) {
 			exec(t, pool, `SET session_replication_role = replica`)
 			exec(t, pool, `INSERT INTO app.notes (_sync_scope_id, id, title) SELECT 'user-' || i % 20, gen_random_uuid(), 't' FROM generate_series(1, 20000) AS i`)
 			exec(t, pool, `RESET session_replication_role`)
-			exec(t, pool, `ANALYZE app.notes`)
+			exec(t, pool, `INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
+				SELECT 1000 + i % 20, 1 + i / 1000, i % 1000, t.table_id, 'I', uuid_send(gen_random_uuid()), '{}' FROM sync.table_catalog t, generate_series(1, 20000) AS i`)
+			exec(t, pool, `ANALYZE app.notes, sync.bundle_rows`)
 			d := newDevice(t, service, "new", "phone")
 			var inserts []oversync.PushRequestRow
 			for n := range 3000 {
