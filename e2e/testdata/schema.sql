@@ -91,6 +91,7 @@ DECLARE
     v_table sync.table_catalog := sync.catalog_entry(p_table_id);
     v_rows text;
     v_count bigint;
+    v_nobody record;
 BEGIN
     DELETE FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
     IF EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = p_table_id AND a.source_id <> 'oversync:adopt') THEN
@@ -115,6 +116,13 @@ BEGIN
               FROM (SELECT t.scope, t.key_bytes, (row_number() OVER (PARTITION BY t.scope) - 1) / 10000 AS part
                     FROM (SELECT r.scope COLLATE "C" AS scope, r.key_bytes FROM (%s) AS r WHERE r.scope IS NOT NULL) AS t) AS t
               GROUP BY t.scope, t.part) AS q$f$, v_rows) USING p_table_id;
+    SELECT q.scope, sync.key_text(p_table_id, q.keys[1]) AS key INTO v_nobody
+    FROM sync.adoption_queue q WHERE q.table_id = p_table_id AND octet_length(q.scope) NOT BETWEEN 1 AND 255 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '23514',
+            MESSAGE = format('row %L of %s belongs to the scope %L, which no user can have', v_nobody.key, v_table.relation, left(v_nobody.scope, 255)),
+            HINT = 'A scope id has 1 to 255 bytes: give the row to a user, or delete it.';
+    END IF;
     SELECT coalesce(sum(cardinality(q.keys)), 0) INTO v_count FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
     UPDATE sync.adoptions a SET row_count = v_count WHERE a.table_id = p_table_id;
     RETURN v_count;
@@ -250,11 +258,14 @@ CREATE FUNCTION sync.apply_body(p_table sync.table_catalog, p_single boolean) RE
     SELECT format($f$
 DECLARE
     v_applied bigint;
+    v_table sync.table_catalog;
     -- Opening the table makes known what was committed about it until now. The trigger functions and what follows them have it locked.
     v_is_updatable integer := pg_catalog.pg_relation_is_updatable(%6$s, false);
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.apply_statement(sync.catalog_entry(%2$s), $4, %7$L) USING $1, $2, $3, $4, $5, $6%8$s;
+        v_table := sync.entry_to_write(%2$s);
+        PERFORM sync.require_named(v_table, %10$s);
+        EXECUTE sync.apply_statement(v_table, $4, %7$L) USING $1, $2, $3, $4, $5, $6%8$s;
     ELSIF $4 = 'I' THEN %3$s;
     ELSIF $4 = 'U' THEN %4$s;
     ELSE %5$s;
@@ -265,7 +276,9 @@ END
 $f$, sync.stale_condition(p_table, false), p_table.table_id,
         sync.apply_statement(p_table, 'I', p_single), sync.apply_statement(p_table, 'U', p_single), sync.apply_statement(p_table, 'D', p_single),
         sync.relation_literal(p_table.relation), p_single, CASE WHEN p_single THEN '' ELSE ', $7, $8' END,
-        CASE WHEN p_single THEN format('CASE WHEN v_applied = 1 THEN %s END', sync.alone_condition(p_table, '$4')) ELSE 'v_applied' END)
+        CASE WHEN p_single THEN format('CASE WHEN v_applied = 1 THEN %s END', sync.alone_condition(p_table, '$4')) ELSE 'v_applied' END,
+        CASE WHEN p_single THEN 'ARRAY[$6]'
+             ELSE format('ARRAY(SELECT s.payload FROM sync.chunk_rows s WHERE s.push_id = $5 AND s.table_id = %s AND s.op = $4 AND s.row_ordinal BETWEEN $6 AND $7)', p_table.table_id) END)
 $_$;
 COMMENT ON FUNCTION sync.apply_body(p_table sync.table_catalog, p_single boolean) IS 'Body of the functions that apply staged rows, or a single one, to a table.';
 CREATE FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char", p_single boolean) RETURNS text
@@ -870,7 +883,7 @@ CREATE FUNCTION sync.differences(p_table_id integer, p_user_id text) RETURNS TAB
     SET bytea_output TO 'hex'
     AS $_$
 DECLARE
-    v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_table sync.table_catalog := sync.entry_to_write(p_table_id);
     v_root sync.table_catalog := v_table;
     v_is_possible boolean := true;
 BEGIN
@@ -954,7 +967,7 @@ CREATE FUNCTION sync.emit_body(p_table sync.table_catalog) RETURNS text
     SELECT format($f$
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.emit_statement(sync.catalog_entry(%2$s), false) USING $1, $2, $3, $4;
+        EXECUTE sync.emit_statement(sync.entry_to_write(%2$s), false) USING $1, $2, $3, $4;
     ELSIF %5$s THEN
         PERFORM set_config('enable_seqscan', 'on', true);
         %4$s;
@@ -1101,7 +1114,7 @@ CREATE FUNCTION sync.end_registration(p_table sync.table_catalog) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET client_min_messages TO 'warning'
-    AS $$
+    AS $_$
 DECLARE
     v_id integer := p_table.table_id;
     v_trigger record;
@@ -1121,10 +1134,10 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', v_trigger.tgname, v_trigger.relation);
     END LOOP;
-    -- Unless the application has set another since.
-    IF p_table.scope_default_before IS NULL AND EXISTS (
-        SELECT FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
-        WHERE d.adrelid = p_table.relation AND a.attname = p_table.scope_column AND pg_get_expr(d.adbin, d.adrelid) = 'sync.scope_in_bundle()') THEN
+    -- Only the default that registration made: the application may have set its own since, or dropped the column.
+    IF EXISTS (SELECT FROM pg_attribute a JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+               WHERE a.attrelid = p_table.relation AND a.attname = p_table.scope_column AND p_table.scope_default_before IS NULL
+                 AND pg_get_expr(d.adbin, d.adrelid) ~ '^[(]*sync[.]scope_in_bundle[(][)]([)]*::[a-z ]+)*[)]*$') THEN
         EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT', p_table.relation, p_table.scope_column);
     END IF;
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', v_id);
@@ -1158,8 +1171,28 @@ BEGIN
     SET live_row_count = u.live_row_count - g.row_count, live_byte_count = u.live_byte_count - g.byte_count
     FROM gone g WHERE u.user_pk = g.user_pk;
 END
-$$;
+$_$;
 COMMENT ON FUNCTION sync.end_registration(p_table sync.table_catalog) IS 'Ends a catalog entry and removes what was made for its table.';
+CREATE FUNCTION sync.entry_to_write(p_table_id integer) RETURNS sync.table_catalog
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_entry sync.table_catalog := v_table;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = v_table.relation) THEN
+        PERFORM sync.fail_unregistered(v_table.schema_name, v_table.table_name);
+    END IF;
+    FOR v_depth IN 1..33 LOOP
+        PERFORM sync.require_scope(v_entry);
+        EXIT WHEN v_entry.scope_via IS NULL;
+        v_entry := sync.catalog_entry(sync.parent_with_scope(v_entry));
+    END LOOP;
+    RETURN v_table;
+END
+$$;
+COMMENT ON FUNCTION sync.entry_to_write(p_table_id integer) IS 'Catalog entry of a table for code made afresh; refuses one that was dropped or has lost what says whose a row is.';
 CREATE FUNCTION sync.expected_triggers(p_table_id integer) RETURNS TABLE(relation regclass, trigger_name name, function_name text, definition text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1210,7 +1243,7 @@ BEGIN
     FROM (VALUES (1)) AS one
     LEFT JOIN (
         SELECT r.bundle_seq, r.op, r.payload FROM sync.bundle_rows r
-        WHERE r.user_pk = p_user_pk AND r.table_id = p_table_id AND r.key_bytes = p_key_bytes
+        WHERE r.user_pk = (SELECT p_user_pk) AND r.table_id = p_table_id AND r.key_bytes = p_key_bytes
         ORDER BY r.bundle_seq DESC LIMIT 1
     ) AS newest ON true;
     PERFORM sync.fail('OV013', 'a row was changed by someone else since the client last saw it', v_conflict, 'Resolve the conflict and push again.');
@@ -1297,7 +1330,7 @@ BEGIN
         SELECT f.table_id, f.columns, f.parent_columns FROM sync.foreign_keys f
         WHERE f.parent_table_id = p_table_id AND NOT coalesce(v_parent.scope_column = ANY (f.parent_columns), false)
     LOOP
-        v_child := sync.catalog_entry(v_reference.table_id);
+        v_child := sync.entry_to_write(v_reference.table_id);
         v_rows := format('FROM unnest($1) AS k(key_bytes) JOIN %s AS p ON p.%I = %s JOIN %s AS t ON %s', v_parent.relation, v_parent.key_column,
             sync.key_expression(v_parent, 'k.key_bytes'), v_child.relation,
             (SELECT string_agg(format('t.%I = p.%I', c.child_column, c.parent_column), ' AND ')
@@ -1357,7 +1390,7 @@ CREATE FUNCTION sync.foreign_key_problems() RETURNS TABLE(table_id integer, prob
     FROM leaving l
     UNION ALL
     SELECT f.table_id, format('the scope of %I.%I is found through %I.%I, which is not registered', f.schema_name, f.table_name, f.parent_schema, f.parent_table),
-           format('SELECT sync.register_table(%L); -- in the same transaction', format('%I.%I', f.parent_schema, f.parent_table))
+           format('SELECT sync.register_table(%L); -- in the same transaction; or take both out: SELECT sync.unregister_table(%L);', format('%I.%I', f.parent_schema, f.parent_table), format('%I.%I', f.schema_name, f.table_name))
     FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
     WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via]
     UNION ALL
@@ -1617,6 +1650,21 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.open_implicit(p_source_id text) IS 'Opens a bundle for each scope among the captured keys of this transaction that has none yet, and returns how many it opened.';
+CREATE FUNCTION sync.parent_with_scope(p_table sync.table_catalog) RETURNS integer
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    v_parent_id integer := (SELECT f.parent_table_id FROM sync.foreign_keys f WHERE f.table_id = p_table.table_id AND f.columns = ARRAY[p_table.scope_via] AND f.parent_table_id IS NOT NULL);
+BEGIN
+    IF v_parent_id IS NULL THEN
+        PERFORM sync.fail('OV030', format('table %s is synced, but its column %I, which says whose a row is, refers to no registered table any more', p_table.relation, p_table.scope_via), NULL,
+            format('ALTER TABLE %1$s ADD FOREIGN KEY (%2$I) REFERENCES ...; or SELECT sync.unregister_table(%3$L);', p_table.relation, p_table.scope_via, p_table.relation));
+    END IF;
+    RETURN v_parent_id;
+END
+$_$;
+COMMENT ON FUNCTION sync.parent_with_scope(p_table sync.table_catalog) IS 'Table through which a table finds its scope; raises OV030 if its foreign key is gone.';
 CREATE FUNCTION sync.prune(p_retained_bundles bigint DEFAULT 10000, p_max_bundles bigint DEFAULT 1000) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1735,7 +1783,8 @@ BEGIN
                   FROM sync.chunk_rows s
                   LEFT JOIN LATERAL (
                       SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
-                      WHERE r.user_pk = p_user_pk AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
+                      -- Hidden from the planner, which thinks that a scope it does not know has a row, and would read all of them.
+                      WHERE r.user_pk = (SELECT p_user_pk) AND r.table_id = s.table_id AND r.key_bytes = s.key_bytes
                       ORDER BY r.bundle_seq DESC LIMIT 1
                   ) AS newest ON true
                   WHERE s.push_id = p_push_id
@@ -1781,8 +1830,11 @@ BEGIN
     -- In an IF of its own: as one condition, whose plan is nothing at all while no row may be renamed, it would be planned in each push.
     IF v_may_be_renamed THEN
         IF EXISTS (
-            SELECT FROM sync.chunk_rows s JOIN sync.bundle_rows r ON r.row_ordinal = s.row_ordinal
-            WHERE s.push_id = p_push_id AND r.user_pk = p_user_pk AND r.bundle_seq = p_bundle_seq AND r.key_bytes <> s.key_bytes) THEN
+            SELECT FROM sync.chunk_rows s
+            -- Looked up one by one: joined, each row of the push would be compared with each, since few are expected.
+            CROSS JOIN LATERAL (SELECT r.key_bytes FROM sync.bundle_rows r
+                                WHERE r.user_pk = (SELECT p_user_pk) AND r.bundle_seq = p_bundle_seq AND r.row_ordinal = s.row_ordinal OFFSET 0) AS logged
+            WHERE s.push_id = p_push_id AND logged.key_bytes <> s.key_bytes) THEN
             RETURN NULL;
         END IF;
     END IF;
@@ -1809,7 +1861,7 @@ BEGIN
     FROM sync.table_catalog t
     LEFT JOIN (
         SELECT r.bundle_seq, r.op, octet_length(r.payload) AS payload_bytes FROM sync.bundle_rows r
-        WHERE r.user_pk = p_user_pk AND r.table_id = p_table_id AND r.key_bytes = p_key_bytes
+        WHERE r.user_pk = (SELECT p_user_pk) AND r.table_id = p_table_id AND r.key_bytes = p_key_bytes
         ORDER BY r.bundle_seq DESC LIMIT 1
     ) AS newest ON true
     WHERE t.table_id = p_table_id;
@@ -2301,8 +2353,13 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     FROM rel r WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM key_col)
     UNION ALL
     SELECT format('key column %I of %s has type %s', k.attname, r.full_name, k.type_name),
-           CASE k.type_name WHEN 'character varying' THEN format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', r.full_name, k.attname) ELSE 'Keys are of type uuid or text.' END
-    FROM rel r, key_col k WHERE k.type_name NOT IN ('uuid', 'text')
+           CASE k.type_name WHEN 'character varying' THEN format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', r.full_name, k.attname)
+                            ELSE 'Keys are of type uuid or text' || coalesce(': sync_key => ' || quote_literal(other.attname), '') || '.' END
+    FROM rel r CROSS JOIN key_col k
+    LEFT JOIN LATERAL (SELECT c.attname FROM cols c JOIN uniques u ON u.attnums = ARRAY[c.attnum]
+                       WHERE c.type_name IN ('uuid', 'text') AND c.attnotnull AND c.attgenerated = '' AND c.attname IS DISTINCT FROM coalesce(p_scope_via, p_scope)
+                       ORDER BY c.attnum LIMIT 1) AS other ON true
+    WHERE k.type_name NOT IN ('uuid', 'text')
     UNION ALL
     SELECT format('key column %I of %s is generated', k.attname, r.full_name), 'Clients choose the key of a new row: make it an ordinary column.'
     FROM rel r, key_col k WHERE k.attgenerated <> ''
@@ -2311,7 +2368,10 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     FROM rel r, key_col k WHERE NOT k.is_deterministic
     UNION ALL
     SELECT format('%s has no scope column %s', r.full_name, coalesce(quote_ident(p_scope), '(null)')),
-           format('Name the column that says whose row it is: scope => ''...''; or the column that refers to a parent which has one: scope_via => ''...''; or ALTER TABLE %s ADD COLUMN %I text NOT NULL;', r.full_name, coalesce(p_scope, '_sync_scope_id'))
+           format('Name the column that says whose row it is: scope => ''...''; or the column that refers to a parent which has one: scope_via => ''...''; or '
+                      || CASE WHEN pg_relation_size(r.oid) > 0 OR EXISTS (SELECT FROM pg_partition_tree(r.oid) p WHERE pg_relation_size(p.relid) > 0) -- so there may be rows
+                              THEN 'ALTER TABLE %1$s ADD COLUMN %2$I text; UPDATE %1$s SET %2$I = ...; ALTER TABLE %1$s ALTER COLUMN %2$I SET NOT NULL;'
+                              ELSE 'ALTER TABLE %1$s ADD COLUMN %2$I text NOT NULL;' END, r.full_name, coalesce(p_scope, '_sync_scope_id'))
     FROM rel r WHERE p_scope_via IS NULL AND r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM scope_col)
     UNION ALL
     SELECT format('scope column %I of %s has type %s', s.attname, r.full_name, s.type_name), 'A scope column is of type text, varchar, uuid, integer or bigint.'
@@ -2337,12 +2397,18 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     SELECT format('scope and key of %s are the same column %I', r.full_name, p_key), 'Name another key column: sync_key => ''...''.'
     FROM rel r WHERE p_key = coalesce(p_scope_via, p_scope)
     UNION ALL
-    SELECT format('%s has no unique constraint on (%I, %I) or (%I)', r.full_name, s.attname, k.attname, k.attname), format('ALTER TABLE %s ADD UNIQUE (%I, %I);', r.full_name, s.attname, k.attname)
+    SELECT format('%s has no unique constraint on (%I, %I) or (%I)', r.full_name, s.attname, k.attname, k.attname),
+           CASE WHEN EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = r.oid AND NOT p.partattrs::smallint[] <@ ARRAY[s.attnum, k.attnum])
+                THEN format('A unique constraint of a partitioned table includes what it is partitioned by: partition it by %I or %I.', s.attname, k.attname)
+                ELSE format('ALTER TABLE %s ADD UNIQUE (%I, %I);', r.full_name, s.attname, k.attname) END
     FROM rel r, key_col k, scope_col s
     WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (
         SELECT FROM uniques u WHERE u.attnums = ARRAY[k.attnum] OR u.attnums = ARRAY[least(k.attnum, s.attnum), greatest(k.attnum, s.attnum)])
     UNION ALL
-    SELECT format('%s has no unique constraint on (%I)', r.full_name, k.attname), format('ALTER TABLE %s ADD UNIQUE (%I);', r.full_name, k.attname)
+    SELECT format('%s has no unique constraint on (%I)', r.full_name, k.attname),
+           CASE WHEN EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = r.oid AND NOT p.partattrs::smallint[] <@ ARRAY[k.attnum])
+                THEN format('A unique constraint of a partitioned table includes what it is partitioned by: partition it by %I.', k.attname)
+                ELSE format('ALTER TABLE %s ADD UNIQUE (%I);', r.full_name, k.attname) END
     FROM rel r, key_col k
     WHERE r.relkind IN ('r', 'p') AND p_scope_via IS NOT NULL AND NOT EXISTS (SELECT FROM uniques u WHERE u.attnums = ARRAY[k.attnum])
 $_$;
@@ -2464,16 +2530,9 @@ CREATE FUNCTION sync.require_columns(p_table sync.table_catalog) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-DECLARE
-    v_column name;
 BEGIN
-    SELECT c.name INTO v_column
-    FROM unnest(ARRAY[p_table.key_column, p_table.scope_column, p_table.scope_via]) AS c(name)
-    WHERE c.name IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = c.name);
-    IF FOUND THEN
-        PERFORM sync.fail('OV030', format('table %s is synced, but its column %I was dropped', p_table.relation, v_column), NULL,
-            format('Put the column back; or SELECT sync.unregister_table(%L); and register the table anew.', p_table.relation));
-    ELSIF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = p_table.key_column AND a.atttypid = p_table.key_type::regtype) THEN
+    PERFORM sync.require_scope(p_table);
+    IF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = p_table.key_column AND a.atttypid = p_table.key_type::regtype) THEN
         PERFORM sync.fail('OV030', format('table %s is synced, but its key column %I has another type now', p_table.relation, p_table.key_column), NULL,
             format('SELECT sync.refresh_table(%L);', p_table.relation));
     END IF;
@@ -2580,6 +2639,40 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.require_lease(p_user sync.user_state, p_source_id text, p_initialization_id text, p_lease_ttl interval) IS 'Checks and renews the lease under which a push session initializes its scope.';
+CREATE FUNCTION sync.require_named(p_table sync.table_catalog, p_payloads text[]) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_column text;
+BEGIN
+    SELECT k.name INTO v_column
+    FROM (SELECT DISTINCT n.name FROM unnest(p_payloads) AS p(payload) CROSS JOIN LATERAL json_object_keys(p.payload::json) AS n(name)) AS k
+    WHERE NOT EXISTS (SELECT FROM sync.table_columns c WHERE c.table_id = p_table.table_id AND c.column_name = k.name) LIMIT 1;
+    IF FOUND THEN
+        PERFORM sync.fail('OV012', format('table %I.%I has no column %I any more', p_table.schema_name, p_table.table_name, v_column), NULL,
+            format('Push without it; the server learns the new columns by SELECT sync.refresh_table(%L);', p_table.relation));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.require_named(p_table sync.table_catalog, p_payloads text[]) IS 'Refuses payloads that name a column which the table has no more.';
+CREATE FUNCTION sync.require_scope(p_table sync.table_catalog) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_column name;
+BEGIN
+    SELECT c.name INTO v_column
+    FROM unnest(ARRAY[p_table.key_column, p_table.scope_column, p_table.scope_via]) AS c(name)
+    WHERE c.name IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = c.name);
+    IF FOUND THEN
+        PERFORM sync.fail('OV030', format('table %s is synced, but its column %I was dropped', p_table.relation, v_column), NULL,
+            format('Put the column back; or SELECT sync.unregister_table(%L); and register the table anew.', p_table.relation));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.require_scope(p_table sync.table_catalog) IS 'Refuses a table whose key or scope column was dropped.';
 CREATE FUNCTION sync.resolve_body(p_table sync.table_catalog) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2589,7 +2682,7 @@ DECLARE
     v_is_lost boolean;
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.resolve_statement(sync.catalog_entry(%2$s)) INTO keys, scopes, v_is_lost USING $1;
+        EXECUTE sync.resolve_statement(sync.entry_to_write(%2$s)) INTO keys, scopes, v_is_lost USING $1;
     ELSE
         %3$s INTO keys, scopes, v_is_lost;
     END IF;
@@ -2713,7 +2806,7 @@ CREATE FUNCTION sync.scope_ids() RETURNS SETOF text
 DECLARE
     v_scopes text;
 BEGIN
-    SELECT string_agg(format('UNION SELECT %s FROM %s AS t', sync.scope_expression(sync.catalog_entry(t.table_id), 't'), t.relation), ' ') INTO v_scopes
+    SELECT string_agg(format('UNION SELECT %s FROM %s AS t', sync.scope_expression(sync.entry_to_write(t.table_id), 't'), t.relation), ' ') INTO v_scopes
     FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation WHERE t.unregistered_at IS NULL AND t.scope_via IS NULL;
     RETURN QUERY EXECUTE 'SELECT u.user_id::text FROM sync.user_state u ' || coalesce(v_scopes, '');
 END
@@ -2745,8 +2838,7 @@ BEGIN
         SELECT f.parent_table_id, f.parent_columns[1] INTO v_parent_id, v_parent_column
         FROM sync.foreign_keys f WHERE f.table_id = v_entry.table_id AND f.columns = ARRAY[v_entry.scope_via] AND f.parent_table_id IS NOT NULL;
         IF NOT FOUND THEN
-            PERFORM sync.fail('OV030', format('rows of %s find their scope through %I, but no foreign key leads from there to a registered table any more', v_entry.relation, v_entry.scope_via), NULL,
-                format('ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES the parent; or SELECT sync.unregister_table(%L);', v_entry.relation, v_entry.scope_via, v_entry.relation));
+            PERFORM sync.parent_with_scope(v_entry);
         END IF;
         v_via := v_entry.scope_via;
         v_entry := sync.catalog_entry(v_parent_id);
@@ -2783,7 +2875,8 @@ DECLARE
     v_statement text;
 BEGIN
     IF %1$s THEN
-        FOREACH v_statement IN ARRAY sync.settle_statements(sync.catalog_entry(%2$s)) LOOP
+        PERFORM sync.entry_to_write(f.parent_table_id) FROM sync.foreign_keys f WHERE f.table_id = %2$s AND f.parent_table_id IS NOT NULL;
+        FOREACH v_statement IN ARRAY sync.settle_statements(sync.entry_to_write(%2$s)) LOOP
             EXECUTE v_statement USING $1, $2, $3;
         END LOOP;
     ELSE
