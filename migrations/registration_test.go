@@ -586,8 +586,10 @@ func TestWhatTheCapturingRoleMayDo(t *testing.T) {
 	problems := func() []string {
 		return column[string](t, conn, "SELECT severity || ' ' || problem FROM sync.check()")
 	}
-	require.Equal(t, []string{"error row-level security of app.note hides rows from " + role + ", the role that captures",
-		"error " + role + ", the role that captures and applies pushes, may not SELECT, INSERT, UPDATE, DELETE app.note"}, problems())
+	require.Equal(t, []string{
+		"error row-level security of app.note hides rows from " + role + ", the role that captures",
+		"error " + role + ", the role that captures and applies pushes, may not SELECT, INSERT, UPDATE, DELETE app.note",
+	}, problems())
 	exec(t, conn, "ALTER TABLE app.note DISABLE ROW LEVEL SECURITY; GRANT ALL ON app.note TO "+role)
 	require.Empty(t, problems())
 	exec(t, conn, "REVOKE UPDATE ON app.note FROM "+role)

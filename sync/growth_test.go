@@ -201,8 +201,10 @@ func TestAWriteToATableThatHasItsScopeThroughAParent(t *testing.T) {
 	note := oversync.PushRequestRow{Schema: "app", Table: "notes", Key: oversync.SyncKey{"id": noteID(1)}, Op: oversync.OpInsert, Payload: json.RawMessage(`{}`)}
 	lines := []oversync.PushRequestRow{note}
 	line := func(n int, op string, version int64) oversync.PushRequestRow {
-		return oversync.PushRequestRow{Schema: "app", Table: "lines", Key: oversync.SyncKey{"id": noteID(n)}, Op: op, BaseRowVersion: version,
-			Payload: json.RawMessage(`{"body":"b","note":"` + noteID(1) + `"}`)}
+		return oversync.PushRequestRow{
+			Schema: "app", Table: "lines", Key: oversync.SyncKey{"id": noteID(n)}, Op: op, BaseRowVersion: version,
+			Payload: json.RawMessage(`{"body":"b","note":"` + noteID(1) + `"}`),
+		}
 	}
 	for n := range 3000 {
 		lines = append(lines, line(n, oversync.OpInsert, 0))

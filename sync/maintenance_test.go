@@ -645,11 +645,13 @@ func TestASnapshotThatExpiresWhileAChunkIsRead(t *testing.T) {
 	}))
 	session, err := service.CreateSnapshotSession(t.Context(), actor)
 	require.NoError(t, err)
-	exec(t, pool, `UPDATE sync.snapshot_sessions SET expires_at = clock_timestamp() + interval '1 second'`)
+	exec(t, pool, `UPDATE sync.snapshot_sessions SET expires_at = clock_timestamp() + interval '5 seconds'`)
 	rows, err := pool.Query(t.Context(), db.SnapshotRows, actor.UserID, 0, 50, session.SnapshotID)
 	require.NoError(t, err)
 	require.True(t, rows.Next())
-	time.Sleep(1200 * time.Millisecond)
+	require.Eventually(t, func() bool {
+		return scalar[bool](t, pool, `SELECT bool_and(expires_at <= clock_timestamp()) FROM sync.snapshot_sessions`)
+	}, time.Minute, 10*time.Millisecond)
 	read := 1
 	for rows.Next() {
 		read++
