@@ -213,7 +213,7 @@ func TestRejectionsByCodeThatFails(t *testing.T) {
 	staged := d.staged(1, row("users", id(1), "INSERT", 0, `{"name":"x"}`))
 	a.execAny(`drop function business.guard() cascade`)
 	a.execAny(`drop table business.users cascade`)
-	d.commit(staged).refused(500, "push_session_commit_failed")
+	d.commit(staged).refused(400, "push_commit_invalid")
 }
 
 // A trigger may refuse the order in which a push is applied at first, by whatever
