@@ -373,7 +373,9 @@ BEGIN
         LEFT JOIN LATERAL (SELECT r.op FROM sync.bundle_rows r WHERE r.user_pk = u.user_pk AND r.table_id = p_table_id AND r.key_bytes = k.key_bytes
                            ORDER BY r.bundle_seq DESC LIMIT 1) AS newest ON true
         WHERE c.xid = pg_current_xact_id() AND c.table_id = p_table_id AND coalesce(newest.op, 'D') = 'D';
-        PERFORM sync.follow_moved(p_table_id, v_moved) WHERE v_moved IS NOT NULL;
+        IF v_moved IS NOT NULL THEN
+            PERFORM sync.follow_moved(p_table_id, v_moved, array_fill(true, ARRAY[cardinality(v_moved)]));
+        END IF;
     END IF;
     PERFORM sync.commit_captured(v_adoption.source_id, v_adoption.source_id = 'oversync:adopt', v_moved IS NULL);
     -- The next batch in the same transaction makes bundles of its own.

@@ -275,6 +275,7 @@ func TestAGrandparentMovesDuringAdoption(t *testing.T) {
 		"twice":                 {"UPDATE p SET o = 2 WHERE id = 'p1'", "UPDATE p SET o = 3 WHERE id = 'p1'"},
 		"with a queue":          {"SELECT sync.adopt_batch(table_id, 1) FROM sync.table_catalog WHERE table_name = 'd'", "UPDATE p SET o = 2 WHERE id = 'p1'"},
 		"the parent's parent":   {"UPDATE c SET p = 'p2' WHERE id = 'c1'"},
+		"to where it comes":     {"BEGIN; UPDATE p SET o = 2 WHERE id = 'p1'; UPDATE c SET p = 'p2' WHERE id = 'c1'; COMMIT"},
 		"and is followed":       {"BEGIN; UPDATE p SET o = 2 WHERE id = 'p1'; UPDATE d SET t = 'y'; COMMIT"},
 		"constraints immediate": {"BEGIN; SET CONSTRAINTS ALL IMMEDIATE; UPDATE p SET o = 3; UPDATE c SET p = 'p2' WHERE id = 'c1'; COMMIT"},
 	} {
