@@ -66,7 +66,9 @@ BEGIN
         LEFT JOIN LATERAL (SELECT r.op FROM sync.bundle_rows r WHERE r.user_pk = u.user_pk AND r.table_id = p_table_id AND r.key_bytes = k.key_bytes
                            ORDER BY r.bundle_seq DESC LIMIT 1) AS newest ON true
         WHERE c.xid = pg_current_xact_id() AND c.table_id = p_table_id AND coalesce(newest.op, 'D') = 'D';
-        PERFORM sync.follow_moved(p_table_id, v_moved) WHERE v_moved IS NOT NULL;
+        IF v_moved IS NOT NULL THEN
+            PERFORM sync.follow_moved(p_table_id, v_moved, array_fill(true, ARRAY[cardinality(v_moved)]));
+        END IF;
     END IF;
     PERFORM sync.commit_captured(v_adoption.source_id, v_adoption.source_id = 'oversync:adopt', v_moved IS NULL);
     -- The next batch in the same transaction makes bundles of its own.
@@ -1313,7 +1315,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.fire_deferred() IS 'Runs the deferred constraints and triggers of this transaction now, under the application''s search path.';
-CREATE FUNCTION sync.follow_moved(p_table_id integer, p_keys bytea[]) RETURNS void
+CREATE FUNCTION sync.follow_moved(p_table_id integer, p_keys bytea[], p_are_moved boolean[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
@@ -1331,15 +1333,15 @@ BEGIN
         WHERE f.parent_table_id = p_table_id AND NOT coalesce(v_parent.scope_column = ANY (f.parent_columns), false)
     LOOP
         v_child := sync.entry_to_write(v_reference.table_id);
-        v_rows := format('FROM unnest($1) AS k(key_bytes) JOIN %s AS p ON p.%I = %s JOIN %s AS t ON %s', v_parent.relation, v_parent.key_column,
+        v_rows := format('FROM unnest($1, $2) AS k(key_bytes, is_moved) JOIN %s AS p ON p.%I = %s JOIN %s AS t ON %s', v_parent.relation, v_parent.key_column,
             sync.key_expression(v_parent, 'k.key_bytes'), v_child.relation,
             (SELECT string_agg(format('t.%I = p.%I', c.child_column, c.parent_column), ' AND ')
              FROM unnest(v_reference.columns, v_reference.parent_columns) AS c(child_column, parent_column)));
         IF v_reference.columns = ARRAY[v_child.scope_via] THEN
             -- Only those that the log has in another scope: a key may be that of another row in each scope, and a row may be back where it was.
-            EXECUTE format('SELECT array_agg(%1$s), array_agg(k.key_bytes) %2$s LEFT JOIN sync.row_owners AS o ON o.table_id = $2 AND o.key_bytes = %1$s LEFT JOIN sync.user_state AS u ON u.user_pk = o.user_pk
-                            WHERE CASE WHEN u.user_id IS NULL THEN EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = $2) ELSE u.user_id <> %3$s COLLATE "C" END',
-                sync.key_bytes_expression(v_child, 't'), v_rows, sync.scope_expression(v_parent, 'p')) INTO v_keys, v_parents USING p_keys, v_child.table_id;
+            EXECUTE format('SELECT array_agg(%1$s), array_agg(k.key_bytes) %2$s LEFT JOIN sync.row_owners AS o ON o.table_id = $3 AND o.key_bytes = %1$s LEFT JOIN sync.user_state AS u ON u.user_pk = o.user_pk
+                            WHERE CASE WHEN u.user_id IS NULL THEN k.is_moved AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = $3) ELSE u.user_id <> %3$s COLLATE "C" END',
+                sync.key_bytes_expression(v_child, 't'), v_rows, sync.scope_expression(v_parent, 'p')) INTO v_keys, v_parents USING p_keys, p_are_moved, v_child.table_id;
             CONTINUE WHEN v_keys IS NULL;
             IF v_child.on_scope_change = 'refuse' THEN
                 PERFORM sync.fail('OV034', format('a row of %I.%I cannot change its scope while rows of %I.%I refer to it', v_parent.schema_name, v_parent.table_name, v_child.schema_name, v_child.table_name),
@@ -1357,7 +1359,7 @@ BEGIN
             WHERE EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = v_child.table_id)
             HAVING count(*) > 0;
         ELSE
-            EXECUTE format('SELECT EXISTS (SELECT %s WHERE %s <> %s)', v_rows, sync.scope_expression(v_parent, 'p'), sync.scope_expression(v_child, 't')) INTO v_crosses USING p_keys;
+            EXECUTE format('SELECT EXISTS (SELECT %s WHERE %s <> %s)', v_rows, sync.scope_expression(v_parent, 'p'), sync.scope_expression(v_child, 't')) INTO v_crosses USING p_keys, p_are_moved;
             IF v_crosses THEN
                 PERFORM sync.fail('OV033', format('a row of %I.%I refers to a row of another scope', v_child.schema_name, v_child.table_name), NULL, 'A row may refer only to rows of its own scope.');
             END IF;
@@ -1365,7 +1367,7 @@ BEGIN
     END LOOP;
 END
 $_$;
-COMMENT ON FUNCTION sync.follow_moved(p_table_id integer, p_keys bytea[]) IS 'Looks after the rows that refer to rows which changed their scope: takes them along or refuses.';
+COMMENT ON FUNCTION sync.follow_moved(p_table_id integer, p_keys bytea[], p_are_moved boolean[]) IS 'Looks after the rows that refer to rows which changed their scope: takes them along or refuses.';
 CREATE FUNCTION sync.foreign_key_problems() RETURNS TABLE(table_id integer, problem text, remedy text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2703,6 +2705,7 @@ DECLARE
     v_moved record;
     v_followed jsonb := '{}'; -- how many keys of each table
     v_referred integer[];
+    v_adopted integer[];
     v_is_found boolean := false;
 BEGIN
     IF EXISTS (SELECT FROM sync.table_catalog t WHERE t.scope_via IS NOT NULL AND t.unregistered_at IS NULL) THEN
@@ -2711,6 +2714,8 @@ BEGIN
         FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.parent_table_id
         WHERE f.parent_columns <> ARRAY[t.key_column] AND NOT coalesce(t.scope_column = ANY (f.parent_columns), false)
           AND EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.table_id = f.parent_table_id);
+        -- Where rows still enter the log, it does not say that a row was in another scope. The log of what depends on it does.
+        SELECT array_agg(t.table_id) INTO v_adopted FROM sync.adoptions a JOIN sync.table_catalog t ON t.table_id = a.table_id AND t.scope_via IS NOT NULL;
     ELSIF sync.scope_in_bundle() IS NOT NULL THEN
         -- Nothing to find where no table has its scope through a parent, and nothing moved within one scope.
         RETURN false;
@@ -2726,20 +2731,21 @@ BEGIN
             USING v_captured.capture_no, v_captured.keys;
             v_is_found := true;
         END LOOP;
-        SELECT m.table_id, array_agg(m.key_bytes) AS keys INTO v_moved
-        FROM (SELECT c.table_id, k.key_bytes
+        SELECT m.table_id, array_agg(m.key_bytes) AS keys, array_agg(m.is_moved) AS are_moved INTO v_moved
+        FROM (SELECT c.table_id, k.key_bytes,
+                     c.table_id = ANY (v_referred) IS TRUE OR min(coalesce(k.scope, c.scopes[1]) COLLATE "C") <> max(coalesce(k.scope, c.scopes[1]) COLLATE "C") AS is_moved
               FROM sync.captured_keys c CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) AS k(key_bytes, scope)
               WHERE c.xid = pg_current_xact_id() AND c.scopes IS NOT NULL
                 -- What one statement wrote is in one scope each, unless it was found through a parent.
                 AND c.table_id IN (SELECT s.table_id FROM sync.captured_keys s JOIN sync.table_catalog t ON t.table_id = s.table_id
                                    WHERE s.xid = pg_current_xact_id() GROUP BY s.table_id HAVING count(*) > 1 OR bool_or(t.scope_via IS NOT NULL OR s.table_id = ANY (v_referred)))
               GROUP BY c.table_id, k.key_bytes
-              HAVING min(coalesce(k.scope, c.scopes[1]) COLLATE "C") <> max(coalesce(k.scope, c.scopes[1]) COLLATE "C") OR c.table_id = ANY (v_referred)) AS m
+              HAVING min(coalesce(k.scope, c.scopes[1]) COLLATE "C") <> max(coalesce(k.scope, c.scopes[1]) COLLATE "C") OR c.table_id = ANY (v_referred) OR c.table_id = ANY (v_adopted)) AS m
         -- Again, if rows came along from their own parents since.
         GROUP BY m.table_id HAVING count(*) > coalesce((v_followed ->> m.table_id::text)::bigint, 0) LIMIT 1;
         EXIT WHEN NOT FOUND;
         v_followed := v_followed || jsonb_build_object(v_moved.table_id, cardinality(v_moved.keys));
-        PERFORM sync.follow_moved(v_moved.table_id, v_moved.keys);
+        PERFORM sync.follow_moved(v_moved.table_id, v_moved.keys, v_moved.are_moved);
         v_is_found := true;
     END LOOP;
     RETURN v_is_found;
