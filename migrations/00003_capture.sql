@@ -327,7 +327,8 @@ BEGIN
         SELECT f.table_id, f.columns, f.parent_columns FROM sync.foreign_keys f
         WHERE f.parent_table_id = p_table_id AND NOT coalesce(v_parent.scope_column = ANY (f.parent_columns), false)
     LOOP
-        v_child := sync.entry_to_write(v_reference.table_id);
+        v_child := sync.catalog_entry(v_reference.table_id);
+        PERFORM sync.require_scope(v_child);
         v_rows := format('FROM unnest($1, $2) AS k(key_bytes, is_moved) JOIN %s AS p ON p.%I = %s JOIN %s AS t ON %s', v_parent.relation, v_parent.key_column,
             sync.key_expression(v_parent, 'k.key_bytes'), v_child.relation,
             (SELECT string_agg(format('t.%I = p.%I', c.child_column, c.parent_column), ' AND ')

@@ -224,7 +224,7 @@ BEGIN
     IF p_op = 'I' THEN
         -- What a payload does not name keeps the value it has in the base row: the column's default.
         -- A domain may have a default of its own. One that takes no null must not be given one, so it is given what the payload names.
-        SELECT string_agg(CASE WHEN a.attidentity = 'd' THEN format('nextval(%s::regclass)', pg_get_serial_sequence(p_table.relation::text, a.attname)::regclass::oid)
+        SELECT string_agg(CASE WHEN a.attidentity = 'd' THEN format('pg_catalog.nextval(pg_catalog.pg_get_serial_sequence(%L, %L))', p_table.relation, a.attname)
                                WHEN a.attgenerated <> '' OR a.attidentity <> '' OR a.attnum IS NOT DISTINCT FROM p_table.scope_attnum THEN 'NULL'
                                ELSE coalesce(pg_get_expr(d.adbin, d.adrelid), pg_get_expr(t.typdefaultbin, 0),
                                    CASE WHEN t.typtype = 'd' THEN format('(SELECT x.%1$I FROM json_to_record(s.payload::json) AS x(%1$I %2$s))', a.attname, t.oid::regtype) END, 'NULL') END,
@@ -331,9 +331,10 @@ $$;
 COMMENT ON FUNCTION sync.require_columns(sync.table_catalog) IS 'Refuses writes of a table whose key or scope column was dropped, or whose key got another type.';
 
 -- sync.entry_to_write returns a table's catalog entry, as sync.catalog_entry, for code made afresh: what that code names is there.
+-- With p_may_be_orphaned it need not refer to a parent any more: whose its deleted rows were is known without.
 -- Errors: OV012 the table was dropped; OV030 its key or scope column, or that of a parent, was dropped, or it refers to no parent any more.
 -- Locks: none.
-CREATE FUNCTION sync.entry_to_write(p_table_id integer)
+CREATE FUNCTION sync.entry_to_write(p_table_id integer, p_may_be_orphaned boolean DEFAULT false)
 RETURNS sync.table_catalog
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -348,16 +349,17 @@ BEGIN
     FOR v_depth IN 1..33 LOOP
         PERFORM sync.require_scope(v_entry);
         EXIT WHEN v_entry.scope_via IS NULL;
-        v_entry := sync.catalog_entry(sync.parent_with_scope(v_entry));
+        v_entry := sync.catalog_entry(sync.parent_with_scope(v_entry, p_may_be_orphaned));
+        EXIT WHEN v_entry.table_id IS NULL;
     END LOOP;
     RETURN v_table;
 END
 $$;
-COMMENT ON FUNCTION sync.entry_to_write(integer) IS 'Catalog entry of a table for code made afresh; refuses one that was dropped or has lost what says whose a row is.';
+COMMENT ON FUNCTION sync.entry_to_write(integer, boolean) IS 'Catalog entry of a table for code made afresh; refuses one that was dropped or has lost what says whose a row is.';
 
 -- sync.parent_with_scope returns the table through which a table finds its scope.
--- Errors: OV030 its foreign key is gone. Locks: none.
-CREATE FUNCTION sync.parent_with_scope(p_table sync.table_catalog)
+-- Errors: OV030 its foreign key is gone, unless p_may_be_orphaned: null then. Locks: none.
+CREATE FUNCTION sync.parent_with_scope(p_table sync.table_catalog, p_may_be_orphaned boolean DEFAULT false)
 RETURNS integer
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -365,14 +367,14 @@ AS $$
 DECLARE
     v_parent_id integer := (SELECT f.parent_table_id FROM sync.foreign_keys f WHERE f.table_id = p_table.table_id AND f.columns = ARRAY[p_table.scope_via] AND f.parent_table_id IS NOT NULL);
 BEGIN
-    IF v_parent_id IS NULL THEN
+    IF v_parent_id IS NULL AND NOT p_may_be_orphaned THEN
         PERFORM sync.fail('OV030', format('table %s is synced, but its column %I, which says whose a row is, refers to no registered table any more', p_table.relation, p_table.scope_via), NULL,
             format('ALTER TABLE %1$s ADD FOREIGN KEY (%2$I) REFERENCES ...; or SELECT sync.unregister_table(%3$L);', p_table.relation, p_table.scope_via, p_table.relation));
     END IF;
     RETURN v_parent_id;
 END
 $$;
-COMMENT ON FUNCTION sync.parent_with_scope(sync.table_catalog) IS 'Table through which a table finds its scope; raises OV030 if its foreign key is gone.';
+COMMENT ON FUNCTION sync.parent_with_scope(sync.table_catalog, boolean) IS 'Table through which a table finds its scope; raises OV030 if its foreign key is gone.';
 
 -- sync.require_named refuses payloads of a push that name a column which the table has no more. They were judged by the table as it was
 -- when it was registered or refreshed, and what they say under an old name would be lost.
@@ -532,7 +534,7 @@ AS $$
     SELECT format($f$
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.emit_statement(sync.entry_to_write(%2$s), false) USING $1, $2, $3, $4;
+        EXECUTE sync.emit_statement(sync.entry_to_write(%2$s, true), false) USING $1, $2, $3, $4;
     ELSIF %5$s THEN
         PERFORM set_config('enable_seqscan', 'on', true);
         %4$s;
@@ -559,8 +561,8 @@ DECLARE
     v_statement text;
 BEGIN
     IF %1$s THEN
-        PERFORM sync.entry_to_write(f.parent_table_id) FROM sync.foreign_keys f WHERE f.table_id = %2$s AND f.parent_table_id IS NOT NULL;
-        FOREACH v_statement IN ARRAY sync.settle_statements(sync.entry_to_write(%2$s)) LOOP
+        PERFORM sync.entry_to_write(f.parent_table_id, true) FROM sync.foreign_keys f WHERE f.table_id = %2$s AND f.parent_table_id IS NOT NULL;
+        FOREACH v_statement IN ARRAY sync.settle_statements(sync.entry_to_write(%2$s, true)) LOOP
             EXECUTE v_statement USING $1, $2, $3;
         END LOOP;
     ELSE
@@ -692,7 +694,7 @@ DECLARE
     v_is_lost boolean;
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.resolve_statement(sync.entry_to_write(%2$s)) INTO keys, scopes, v_is_lost USING $1;
+        EXECUTE sync.resolve_statement(sync.entry_to_write(%2$s, true)) INTO keys, scopes, v_is_lost USING $1;
     ELSE
         %3$s INTO keys, scopes, v_is_lost;
     END IF;
@@ -720,8 +722,8 @@ DROP FUNCTION sync.capture_body(sync.table_catalog);
 DROP FUNCTION sync.alone_condition(sync.table_catalog, text);
 DROP FUNCTION sync.unadopted_statement(sync.table_catalog);
 DROP FUNCTION sync.require_named(sync.table_catalog, text[]);
-DROP FUNCTION sync.parent_with_scope(sync.table_catalog);
-DROP FUNCTION sync.entry_to_write(integer);
+DROP FUNCTION sync.parent_with_scope(sync.table_catalog, boolean);
+DROP FUNCTION sync.entry_to_write(integer, boolean);
 DROP FUNCTION sync.require_columns(sync.table_catalog);
 DROP FUNCTION sync.require_scope(sync.table_catalog);
 DROP FUNCTION sync.apply_statement(sync.table_catalog, "char", boolean);

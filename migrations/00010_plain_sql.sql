@@ -33,7 +33,7 @@ COMMENT ON FUNCTION sync.writer_name() IS 'Source that plain SQL of this session
 -- sync.open_implicit opens a bundle for each scope among the captured keys that has none yet, and returns how many it opened. New
 -- scopes are made. A bundle that gets rows initializes its scope, and ends a lease that a device holds on it, since rows are there now.
 -- Where a device has the name of the source, or has retired it, the bundle is of sql:<name>: what a device does in its scope stops no
--- writer, who may be writing other scopes as well, and no number of a device's is taken.
+-- writer, who may be writing other scopes as well, and no number of a device that has pushed is taken.
 -- Errors: 23514 a scope that no user can have. Locks: the rows of these scopes, in one order.
 CREATE FUNCTION sync.open_implicit(p_source_id text)
 RETURNS bigint

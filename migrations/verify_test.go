@@ -142,6 +142,16 @@ func TestVerifyWithoutTheForeignKeyToTheParent(t *testing.T) {
 	}
 }
 
+// TestDeletingWithoutTheForeignKeyToTheParent: whose deleted rows were is known without it, also once something else was altered.
+func TestDeletingWithoutTheForeignKeyToTheParent(t *testing.T) {
+	t.Parallel()
+	conn := newOffice(t, "move")
+	exec(t, conn, officeRows+"ALTER TABLE office.step DROP CONSTRAINT step_task_id_fkey; ALTER TABLE office.task ADD COLUMN extra int; ALTER TABLE office.list ADD COLUMN extra int; ALTER TABLE office.step ADD COLUMN extra int")
+	exec(t, conn, "UPDATE office.list SET name = 'z'")
+	exec(t, conn, "DELETE FROM office.step")
+	require.Equal(t, "DELETE step", value[string](t, conn, "SELECT op || ' ' || table_name FROM sync.rows WHERE table_name = 'step' ORDER BY bundle_seq DESC LIMIT 1"))
+}
+
 // TestPartitionsThatWent: rows that went with a detached or dropped partition are deleted for clients by sync.refresh_table, and the
 // detached partition is an ordinary table again.
 func TestPartitionsThatWent(t *testing.T) {

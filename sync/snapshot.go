@@ -25,8 +25,8 @@ func (s *SyncService) CreateSnapshotSession(ctx context.Context, actor Actor) (*
 
 // CreateSnapshotSessionWithRequest freezes the scope at its newest bundle, for
 // the client to read in chunks. With a source replacement, the caller's source is
-// retired in the same transaction. A second session of the same source replaces
-// its first.
+// retired in the same transaction. Of more than eight sessions of one source, the
+// oldest end.
 func (s *SyncService) CreateSnapshotSessionWithRequest(ctx context.Context, actor Actor, req *SnapshotSessionCreateRequest) (*SnapshotSession, error) {
 	end, err := s.begin()
 	if err != nil {

@@ -309,7 +309,7 @@ BEGIN
     IF p_op = 'I' THEN
         -- What a payload does not name keeps the value it has in the base row: the column's default.
         -- A domain may have a default of its own. One that takes no null must not be given one, so it is given what the payload names.
-        SELECT string_agg(CASE WHEN a.attidentity = 'd' THEN format('nextval(%s::regclass)', pg_get_serial_sequence(p_table.relation::text, a.attname)::regclass::oid)
+        SELECT string_agg(CASE WHEN a.attidentity = 'd' THEN format('pg_catalog.nextval(pg_catalog.pg_get_serial_sequence(%L, %L))', p_table.relation, a.attname)
                                WHEN a.attgenerated <> '' OR a.attidentity <> '' OR a.attnum IS NOT DISTINCT FROM p_table.scope_attnum THEN 'NULL'
                                ELSE coalesce(pg_get_expr(d.adbin, d.adrelid), pg_get_expr(t.typdefaultbin, 0),
                                    CASE WHEN t.typtype = 'd' THEN format('(SELECT x.%1$I FROM json_to_record(s.payload::json) AS x(%1$I %2$s))', a.attname, t.oid::regtype) END, 'NULL') END,
@@ -969,7 +969,7 @@ CREATE FUNCTION sync.emit_body(p_table sync.table_catalog) RETURNS text
     SELECT format($f$
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.emit_statement(sync.entry_to_write(%2$s), false) USING $1, $2, $3, $4;
+        EXECUTE sync.emit_statement(sync.entry_to_write(%2$s, true), false) USING $1, $2, $3, $4;
     ELSIF %5$s THEN
         PERFORM set_config('enable_seqscan', 'on', true);
         %4$s;
@@ -1175,7 +1175,7 @@ BEGIN
 END
 $_$;
 COMMENT ON FUNCTION sync.end_registration(p_table sync.table_catalog) IS 'Ends a catalog entry and removes what was made for its table.';
-CREATE FUNCTION sync.entry_to_write(p_table_id integer) RETURNS sync.table_catalog
+CREATE FUNCTION sync.entry_to_write(p_table_id integer, p_may_be_orphaned boolean DEFAULT false) RETURNS sync.table_catalog
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -1189,12 +1189,13 @@ BEGIN
     FOR v_depth IN 1..33 LOOP
         PERFORM sync.require_scope(v_entry);
         EXIT WHEN v_entry.scope_via IS NULL;
-        v_entry := sync.catalog_entry(sync.parent_with_scope(v_entry));
+        v_entry := sync.catalog_entry(sync.parent_with_scope(v_entry, p_may_be_orphaned));
+        EXIT WHEN v_entry.table_id IS NULL;
     END LOOP;
     RETURN v_table;
 END
 $$;
-COMMENT ON FUNCTION sync.entry_to_write(p_table_id integer) IS 'Catalog entry of a table for code made afresh; refuses one that was dropped or has lost what says whose a row is.';
+COMMENT ON FUNCTION sync.entry_to_write(p_table_id integer, p_may_be_orphaned boolean) IS 'Catalog entry of a table for code made afresh; refuses one that was dropped or has lost what says whose a row is.';
 CREATE FUNCTION sync.expected_triggers(p_table_id integer) RETURNS TABLE(relation regclass, trigger_name name, function_name text, definition text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1332,7 +1333,8 @@ BEGIN
         SELECT f.table_id, f.columns, f.parent_columns FROM sync.foreign_keys f
         WHERE f.parent_table_id = p_table_id AND NOT coalesce(v_parent.scope_column = ANY (f.parent_columns), false)
     LOOP
-        v_child := sync.entry_to_write(v_reference.table_id);
+        v_child := sync.catalog_entry(v_reference.table_id);
+        PERFORM sync.require_scope(v_child);
         v_rows := format('FROM unnest($1, $2) AS k(key_bytes, is_moved) JOIN %s AS p ON p.%I = %s JOIN %s AS t ON %s', v_parent.relation, v_parent.key_column,
             sync.key_expression(v_parent, 'k.key_bytes'), v_child.relation,
             (SELECT string_agg(format('t.%I = p.%I', c.child_column, c.parent_column), ' AND ')
@@ -1652,21 +1654,21 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.open_implicit(p_source_id text) IS 'Opens a bundle for each scope among the captured keys of this transaction that has none yet, and returns how many it opened.';
-CREATE FUNCTION sync.parent_with_scope(p_table sync.table_catalog) RETURNS integer
+CREATE FUNCTION sync.parent_with_scope(p_table sync.table_catalog, p_may_be_orphaned boolean DEFAULT false) RETURNS integer
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 DECLARE
     v_parent_id integer := (SELECT f.parent_table_id FROM sync.foreign_keys f WHERE f.table_id = p_table.table_id AND f.columns = ARRAY[p_table.scope_via] AND f.parent_table_id IS NOT NULL);
 BEGIN
-    IF v_parent_id IS NULL THEN
+    IF v_parent_id IS NULL AND NOT p_may_be_orphaned THEN
         PERFORM sync.fail('OV030', format('table %s is synced, but its column %I, which says whose a row is, refers to no registered table any more', p_table.relation, p_table.scope_via), NULL,
             format('ALTER TABLE %1$s ADD FOREIGN KEY (%2$I) REFERENCES ...; or SELECT sync.unregister_table(%3$L);', p_table.relation, p_table.scope_via, p_table.relation));
     END IF;
     RETURN v_parent_id;
 END
 $_$;
-COMMENT ON FUNCTION sync.parent_with_scope(p_table sync.table_catalog) IS 'Table through which a table finds its scope; raises OV030 if its foreign key is gone.';
+COMMENT ON FUNCTION sync.parent_with_scope(p_table sync.table_catalog, p_may_be_orphaned boolean) IS 'Table through which a table finds its scope; raises OV030 if its foreign key is gone.';
 CREATE FUNCTION sync.prune(p_retained_bundles bigint DEFAULT 10000, p_max_bundles bigint DEFAULT 1000) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2684,7 +2686,7 @@ DECLARE
     v_is_lost boolean;
 BEGIN
     IF %1$s THEN
-        EXECUTE sync.resolve_statement(sync.entry_to_write(%2$s)) INTO keys, scopes, v_is_lost USING $1;
+        EXECUTE sync.resolve_statement(sync.entry_to_write(%2$s, true)) INTO keys, scopes, v_is_lost USING $1;
     ELSE
         %3$s INTO keys, scopes, v_is_lost;
     END IF;
@@ -2881,8 +2883,8 @@ DECLARE
     v_statement text;
 BEGIN
     IF %1$s THEN
-        PERFORM sync.entry_to_write(f.parent_table_id) FROM sync.foreign_keys f WHERE f.table_id = %2$s AND f.parent_table_id IS NOT NULL;
-        FOREACH v_statement IN ARRAY sync.settle_statements(sync.entry_to_write(%2$s)) LOOP
+        PERFORM sync.entry_to_write(f.parent_table_id, true) FROM sync.foreign_keys f WHERE f.table_id = %2$s AND f.parent_table_id IS NOT NULL;
+        FOREACH v_statement IN ARRAY sync.settle_statements(sync.entry_to_write(%2$s, true)) LOOP
             EXECUTE v_statement USING $1, $2, $3;
         END LOOP;
     ELSE
