@@ -2883,7 +2883,7 @@ DECLARE
     v_statement text;
 BEGIN
     IF %1$s THEN
-        PERFORM sync.entry_to_write(f.parent_table_id, true) FROM sync.foreign_keys f WHERE f.table_id = %2$s AND f.parent_table_id IS NOT NULL;
+        PERFORM sync.entry_to_write(f.parent_table_id) FROM sync.foreign_keys f WHERE f.table_id = %2$s AND f.parent_table_id IS NOT NULL;
         FOREACH v_statement IN ARRAY sync.settle_statements(sync.entry_to_write(%2$s, true)) LOOP
             EXECUTE v_statement USING $1, $2, $3;
         END LOOP;
