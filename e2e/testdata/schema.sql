@@ -2691,6 +2691,7 @@ BEGIN
         %3$s INTO keys, scopes, v_is_lost;
     END IF;
     IF v_is_lost THEN
+        PERFORM sync.entry_to_write(%2$s); -- which knows of a worse reason
         PERFORM sync.fail('OV033', %4$L, NULL, 'Write the parent first.');
     END IF;
 END
