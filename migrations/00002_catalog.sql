@@ -329,9 +329,123 @@ COMMENT ON COLUMN sync.table_columns.is_key IS 'Identifies the row within its sc
 COMMENT ON COLUMN sync.table_columns.is_scope IS 'Says whose row it is; clients can never write it.';
 COMMENT ON COLUMN sync.table_columns.is_sent IS 'Travels to clients.';
 COMMENT ON COLUMN sync.table_columns.is_generated IS 'Generated always, as an expression or an identity: sent to clients, ignored when pushed.';
+
+--
+-- Tables that have lost what sync needs.
+--
+-- sync.require_scope refuses a table whose key, or what says whose a row is, was dropped.
+-- Errors: OV030 with the remedy. Locks: none.
+CREATE FUNCTION sync.require_scope(p_table sync.table_catalog)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_column name;
+BEGIN
+    SELECT c.name INTO v_column
+    FROM unnest(ARRAY[p_table.key_column, p_table.scope_column, p_table.scope_via]) AS c(name)
+    WHERE c.name IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = c.name);
+    IF FOUND THEN
+        PERFORM sync.fail('OV030', format('table %s is synced, but its column %I was dropped', p_table.relation, v_column), NULL,
+            format('Put the column back; or SELECT sync.unregister_table(%L); and register the table anew.', p_table.relation));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.require_scope(sync.table_catalog) IS 'Refuses a table whose key or scope column was dropped.';
+
+-- sync.require_columns refuses writes of a table whose key, or what says whose a row is, was dropped or got another type.
+-- Errors: OV030 with the remedy. Locks: none.
+CREATE FUNCTION sync.require_columns(p_table sync.table_catalog)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM sync.require_scope(p_table);
+    IF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = p_table.key_column AND a.atttypid = p_table.key_type::regtype) THEN
+        PERFORM sync.fail('OV030', format('table %s is synced, but its key column %I has another type now', p_table.relation, p_table.key_column), NULL,
+            format('SELECT sync.refresh_table(%L);', p_table.relation));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.require_columns(sync.table_catalog) IS 'Refuses writes of a table whose key or scope column was dropped, or whose key got another type.';
+
+-- sync.entry_to_write returns a table's catalog entry, as sync.catalog_entry, for code made afresh: what that code names is there.
+-- With p_may_be_orphaned it need not refer to a parent any more: whose its deleted rows were is known without.
+-- Errors: OV012 the table was dropped; OV030 its key or scope column, or that of a parent, was dropped, or it refers to no parent any more.
+-- Locks: none.
+CREATE FUNCTION sync.entry_to_write(p_table_id integer, p_may_be_orphaned boolean DEFAULT false)
+RETURNS sync.table_catalog
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    v_entry sync.table_catalog := v_table;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = v_table.relation) THEN
+        PERFORM sync.fail_unregistered(v_table.schema_name, v_table.table_name);
+    END IF;
+    FOR v_depth IN 1..33 LOOP
+        PERFORM sync.require_scope(v_entry);
+        EXIT WHEN v_entry.scope_via IS NULL;
+        v_entry := sync.catalog_entry(sync.parent_with_scope(v_entry, p_may_be_orphaned));
+        EXIT WHEN v_entry.table_id IS NULL;
+    END LOOP;
+    RETURN v_table;
+END
+$$;
+COMMENT ON FUNCTION sync.entry_to_write(integer, boolean) IS 'Catalog entry of a table for code made afresh; refuses one that was dropped or has lost what says whose a row is.';
+
+-- sync.parent_with_scope returns the table through which a table finds its scope.
+-- Errors: OV030 its foreign key is gone, unless p_may_be_orphaned: null then. Locks: none.
+CREATE FUNCTION sync.parent_with_scope(p_table sync.table_catalog, p_may_be_orphaned boolean DEFAULT false)
+RETURNS integer
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_parent_id integer := (SELECT f.parent_table_id FROM sync.foreign_keys f WHERE f.table_id = p_table.table_id AND f.columns = ARRAY[p_table.scope_via] AND f.parent_table_id IS NOT NULL);
+BEGIN
+    IF v_parent_id IS NULL AND NOT p_may_be_orphaned THEN
+        PERFORM sync.fail('OV030', format('table %s is synced, but its column %I, which says whose a row is, refers to no registered table any more', p_table.relation, p_table.scope_via), NULL,
+            format('ALTER TABLE %1$s ADD FOREIGN KEY (%2$I) REFERENCES ...; or SELECT sync.unregister_table(%3$L);', p_table.relation, p_table.scope_via, p_table.relation));
+    END IF;
+    RETURN v_parent_id;
+END
+$$;
+COMMENT ON FUNCTION sync.parent_with_scope(sync.table_catalog, boolean) IS 'Table through which a table finds its scope; raises OV030 if its foreign key is gone.';
+
+-- sync.require_named refuses payloads of a push that name a column which the table has no more. They were judged by the table as it was
+-- when it was registered or refreshed, and what they say under an old name would be lost.
+-- Errors: OV012 with the column. Locks: none.
+CREATE FUNCTION sync.require_named(p_table sync.table_catalog, p_payloads text[])
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_column text;
+BEGIN
+    SELECT k.name INTO v_column
+    FROM (SELECT DISTINCT n.name FROM unnest(p_payloads) AS p(payload) CROSS JOIN LATERAL json_object_keys(p.payload::json) AS n(name)) AS k
+    WHERE NOT EXISTS (SELECT FROM sync.table_columns c WHERE c.table_id = p_table.table_id AND c.column_name = k.name) LIMIT 1;
+    IF FOUND THEN
+        PERFORM sync.fail('OV012', format('table %I.%I has no column %I any more', p_table.schema_name, p_table.table_name, v_column), NULL,
+            format('Push without it; the server learns the new columns by SELECT sync.refresh_table(%L);', p_table.relation));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.require_named(sync.table_catalog, text[]) IS 'Refuses payloads that name a column which the table has no more.';
 -- +goose StatementEnd
 
 -- +goose Down
+DROP FUNCTION sync.require_named(sync.table_catalog, text[]);
+DROP FUNCTION sync.parent_with_scope(sync.table_catalog, boolean);
+DROP FUNCTION sync.entry_to_write(integer, boolean);
+DROP FUNCTION sync.require_columns(sync.table_catalog);
+DROP FUNCTION sync.require_scope(sync.table_catalog);
 DROP VIEW sync.table_columns;
 DROP VIEW sync.table_order;
 DROP VIEW sync.foreign_keys;
