@@ -1,4 +1,5 @@
--- The catalog of registered tables, and discovery: foreign keys and the order of tables, read from pg_catalog.
+-- The catalog of registered tables; discovery, which is foreign keys and the order of tables, read from pg_catalog; and what a table
+-- may not have lost since.
 --
 -- Locks: creates new objects only.
 
