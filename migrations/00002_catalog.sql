@@ -159,8 +159,41 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.altered_condition(oid, bigint, integer) IS 'SQL condition that a table has another fingerprint than this one.';
 
+-- sync.runs_code tells whether a default or a check of a table, or of the types of its columns, calls a function of the application, which may
+-- write what it likes. Not one in C: extensions make keys by such.
+-- Volatile, as sync.columns_fingerprint.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.runs_code(p_relation oid)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN EXISTS (
+        WITH RECURSIVE types AS (
+            SELECT a.atttypid AS oid FROM pg_attribute a WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+            UNION
+            SELECT part.oid FROM types y JOIN pg_type t ON t.oid = y.oid
+            CROSS JOIN LATERAL (SELECT t.typbasetype UNION ALL SELECT t.typelem
+                                UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS part(oid)
+        ), expressions AS (
+            SELECT 'pg_attrdef'::regclass AS classid, d.oid FROM pg_attrdef d WHERE d.adrelid = p_relation
+            UNION ALL SELECT 'pg_constraint'::regclass, k.oid FROM pg_constraint k WHERE k.conrelid = p_relation AND k.contype = 'c'
+            UNION ALL SELECT 'pg_constraint'::regclass, k.oid FROM types y JOIN pg_constraint k ON k.contypid = y.oid
+            UNION ALL SELECT 'pg_type'::regclass, t.oid FROM types y JOIN pg_type t ON t.oid = y.oid WHERE t.typtype = 'd'
+        )
+        SELECT FROM expressions e
+        JOIN pg_depend d ON d.classid = e.classid AND d.objid = e.oid
+        LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+        JOIN pg_proc f ON f.oid = o.oprcode OR d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
+        JOIN pg_language l ON l.oid = f.prolang
+        WHERE l.lanname NOT IN ('internal', 'c') AND f.pronamespace <> 'sync'::regnamespace);
+END
+$$;
+COMMENT ON FUNCTION sync.runs_code(oid) IS 'Whether a default or a check of a table calls a function of the application.';
+
 -- sync.nothing_follows tells whether a statement of this kind (I, U or D) on the table can do nothing but write the rows that it names, in the
--- scope that it names: no trigger of the application, no foreign-key action, no rule, no children, and no text equal to another.
+-- scope that it names: no trigger or function of the application, no foreign-key action, no rule, no children, and no text equal to another.
 -- Volatile, so that it sees what was committed until now.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.nothing_follows(p_relation oid, p_op "char")
@@ -176,7 +209,8 @@ BEGIN
               AND f.pronamespace <> 'sync'::regnamespace
               -- Those only look.
               AND (NOT g.tgisinternal OR f.proname !~ '^(RI_FKey_(check|noaction|restrict)_|unique_key_recheck$)'))
-        AND NOT EXISTS (SELECT FROM pg_attribute a JOIN pg_collation l ON l.oid = a.attcollation WHERE a.attrelid = p_relation AND NOT l.collisdeterministic);
+        AND NOT EXISTS (SELECT FROM pg_attribute a JOIN pg_collation l ON l.oid = a.attcollation WHERE a.attrelid = p_relation AND NOT l.collisdeterministic)
+        AND NOT (p_op <> 'D' AND sync.runs_code(p_relation));
 END
 $$;
 COMMENT ON FUNCTION sync.nothing_follows(oid, "char") IS 'Whether a statement on the table can do nothing but write the rows that it names.';
@@ -453,6 +487,7 @@ DROP VIEW sync.foreign_keys;
 DROP FUNCTION sync.discover(oid[], jsonb);
 DROP FUNCTION sync.stands_alone(regclass, "char", integer);
 DROP FUNCTION sync.nothing_follows(oid, "char");
+DROP FUNCTION sync.runs_code(oid);
 DROP FUNCTION sync.altered_condition(oid, bigint, integer);
 DROP FUNCTION sync.is_altered(regclass, bigint, integer);
 DROP FUNCTION sync.is_altered_now(regclass, bigint, integer);

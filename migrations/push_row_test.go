@@ -14,6 +14,7 @@ import (
 func TestWhatFollowsAStatement(t *testing.T) {
 	t.Parallel()
 	const function = "CREATE FUNCTION public.hand() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; "
+	const code = "CREATE FUNCTION public.code(integer) RETURNS integer LANGUAGE sql AS 'SELECT 1'; "
 	for name, c := range map[string]struct{ ddl, alone string }{
 		"nothing":                {"", "IUD"},
 		"before a row":           {function + "CREATE TRIGGER hand BEFORE UPDATE ON public.note FOR EACH ROW EXECUTE FUNCTION public.hand()", "ID"},
@@ -27,6 +28,12 @@ func TestWhatFollowsAStatement(t *testing.T) {
 		"rows that go along":     {"CREATE TABLE public.child (u text, n text, FOREIGN KEY (u, n) REFERENCES public.note ON DELETE CASCADE)", "IU"},
 		"rows that lose theirs":  {"CREATE TABLE public.child (u text, n text, FOREIGN KEY (u, n) REFERENCES public.note ON DELETE SET NULL (n) ON UPDATE CASCADE)", "I"},
 		"a unique key, deferred": {"ALTER TABLE public.note ADD UNIQUE (_sync_scope_id, body) DEFERRABLE", "IUD"},
+		"a default in C":         {"ALTER TABLE public.note ADD n uuid DEFAULT gen_random_uuid(), ADD at timestamptz DEFAULT now() CHECK (at > '1999-01-01')", "IUD"},
+		"a default":              {code + "ALTER TABLE public.note ADD n integer DEFAULT public.code(1)", "D"},
+		"a check":                {code + "ALTER TABLE public.note ADD CHECK (public.code(1) > 0)", "D"},
+		"an operator":            {code + "CREATE OPERATOR public.! (rightarg = integer, function = public.code); ALTER TABLE public.note ADD n integer CHECK (operator(public.!) n > 0)", "D"},
+		"a domain of a domain":   {code + "CREATE DOMAIN public.inner AS integer CHECK (public.code(VALUE) > 0); CREATE DOMAIN public.outer AS public.inner; ALTER TABLE public.note ADD n public.outer[]", "D"},
+		"a part of a column":     {code + "CREATE DOMAIN public.d AS integer DEFAULT public.code(1); CREATE TYPE public.c AS (d public.d); ALTER TABLE public.note ADD n public.c", "D"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -36,6 +43,23 @@ func TestWhatFollowsAStatement(t *testing.T) {
 				FROM unnest('{I,U,D}'::"char"[]) WITH ORDINALITY AS o(op, place) WHERE sync.nothing_follows('public.note'::regclass, o.op)`))
 		})
 	}
+}
+
+// TestARowPushedWithADefaultThatWrites: what the default of a column writes is part of the push of one row, in another table and in the same.
+func TestARowPushedWithADefaultThatWrites(t *testing.T) {
+	t.Parallel()
+	conn := initialized(t, registered(t, note+"CREATE TABLE public.counter (LIKE public.note INCLUDING ALL)", "public.note", "public.counter"), "u")
+	writeBundle(t, conn, "u", "INSERT INTO public.counter (id, body) VALUES ('c', '0')", "INSERT INTO public.note (id, body) VALUES ('last', '')")
+	exec(t, conn, `CREATE FUNCTION public.count() RETURNS text LANGUAGE plpgsql AS $$
+		BEGIN
+			UPDATE public.counter SET body = body::integer + 1;
+			UPDATE public.note SET body = 'older' WHERE id = 'last';
+			RETURN 'x';
+		END $$;
+		ALTER TABLE public.note ALTER body SET DEFAULT public.count(); SELECT sync.refresh_table('public.note')`)
+	require.Nil(t, push(t, conn, "u", "phone", stagedRow{"public.note", "I", 0, "a", `{"id":"a"}`}))
+	require.ElementsMatch(t, []string{"I note a", "U counter c", "U note last"}, newest(t, conn, "u"))
+	requireSound(t, conn)
 }
 
 // TestARowPushedAsHandsComeAndGo: a session that has pushed into a table notices that a trigger or a foreign key has its hand in it now.
