@@ -54,6 +54,35 @@ func (q *Queries) PushChunkStage(ctx context.Context, db DBTX, arg PushChunkStag
 	return next_row_ordinal, err
 }
 
+const PushCloseRows = `-- name: PushCloseRows :exec
+SELECT sync.push_close_rows($1::text[], $2::bigint[], $3::bytea[], $4::bigint[],
+    $5::bigint, $6::bigint, $7::bigint)
+`
+
+type PushCloseRowsParams struct {
+	SourceIds       []string
+	SourceBundleIds []int64
+	BundleHashes    [][]byte
+	ByteCounts      []int64
+	RetainedBundles int64
+	LiveRowDelta    int64
+	LiveByteDelta   int64
+}
+
+// Enters the bundles of PushCommitRows, given as arrays that go together.
+func (q *Queries) PushCloseRows(ctx context.Context, db DBTX, arg PushCloseRowsParams) error {
+	_, err := db.Exec(ctx, PushCloseRows,
+		arg.SourceIds,
+		arg.SourceBundleIds,
+		arg.BundleHashes,
+		arg.ByteCounts,
+		arg.RetainedBundles,
+		arg.LiveRowDelta,
+		arg.LiveByteDelta,
+	)
+	return err
+}
+
 const PushCommit = `-- name: PushCommit :one
 SELECT c.bundle_seq::bigint AS bundle_seq, c.source_bundle_id::bigint AS source_bundle_id, c.row_count::bigint AS row_count, c.live_row_delta::bigint AS live_row_delta, c.bytes_before::bigint AS bytes_before
 FROM sync.push_commit($1::uuid, $2::text, $3::text, $4::bigint, $5::interval, $6::bigint) AS c
@@ -95,6 +124,97 @@ func (q *Queries) PushCommit(ctx context.Context, db DBTX, arg PushCommitParams)
 		&i.BytesBefore,
 	)
 	return i, err
+}
+
+const PushCommitRows = `-- name: PushCommitRows :many
+SELECT c.bundle_seq::bigint AS bundle_seq, c.source_bundle_id::bigint AS source_bundle_id, c.live_row_delta::bigint AS live_row_delta, c.bytes_before::bigint AS bytes_before
+FROM sync.push_commit_rows($1::uuid[], $2::text, $3::text[]) AS c
+`
+
+type PushCommitRowsParams struct {
+	PushIds   []uuid.UUID
+	UserID    string
+	SourceIds []string
+}
+
+type PushCommitRowsRow struct {
+	BundleSeq      int64
+	SourceBundleID int64
+	LiveRowDelta   int64
+	BytesBefore    int64
+}
+
+// Commits pushes of one row each, given as arrays that go together, as a bundle each. No row: they cannot be committed at once.
+func (q *Queries) PushCommitRows(ctx context.Context, db DBTX, arg PushCommitRowsParams) ([]PushCommitRowsRow, error) {
+	rows, err := db.Query(ctx, PushCommitRows, arg.PushIds, arg.UserID, arg.SourceIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []PushCommitRowsRow
+	for rows.Next() {
+		var i PushCommitRowsRow
+		if err := rows.Scan(
+			&i.BundleSeq,
+			&i.SourceBundleID,
+			&i.LiveRowDelta,
+			&i.BytesBefore,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const PushCommittedRows = `-- name: PushCommittedRows :many
+SELECT r.bundle_seq, r.row_ordinal, r.table_id, r.op::text AS op, r.key_bytes, r.payload, coalesce(octet_length(r.payload), 0)::integer AS payload_bytes
+FROM sync.bundle_rows r
+WHERE r.user_pk = (SELECT b.user_pk FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit)
+  AND r.bundle_seq >= (SELECT b.bundle_seq FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit)
+ORDER BY r.bundle_seq, r.row_ordinal
+`
+
+type PushCommittedRowsRow struct {
+	BundleSeq    int64
+	RowOrdinal   int32
+	TableID      int32
+	Op           string
+	KeyBytes     []byte
+	Payload      *string
+	PayloadBytes int32
+}
+
+// Rows of the bundles that PushCommitRows made, in order, in the form of BundleOpenRows.
+func (q *Queries) PushCommittedRows(ctx context.Context, db DBTX) ([]PushCommittedRowsRow, error) {
+	rows, err := db.Query(ctx, PushCommittedRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []PushCommittedRowsRow
+	for rows.Next() {
+		var i PushCommittedRowsRow
+		if err := rows.Scan(
+			&i.BundleSeq,
+			&i.RowOrdinal,
+			&i.TableID,
+			&i.Op,
+			&i.KeyBytes,
+			&i.Payload,
+			&i.PayloadBytes,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const PushLockTimeout = `-- name: PushLockTimeout :exec

@@ -194,8 +194,8 @@ COMMENT ON FUNCTION sync.guard_statement(sync.table_catalog) IS 'Text of the con
 
 -- sync.apply_statement returns the statement that applies staged rows of one operation (I, U or D), and logs them as they stand when it
 -- ends: that is how they end, unless a trigger or a foreign key touches them again, and then the caller makes the log anew.
--- Its parameters are $1 user_id, $2 user_pk, $3 bundle_seq; then $5 push_id, $6 first and $7 last row_ordinal, $8 row_ordinals. With p_single
--- it applies a row that is given to it, as most pushes have only one: $5 key, $6 payload.
+-- Its parameters are $1 user_id, $2 user_pk, $3 bundle_seq; then $5 push_id, $6 first and $7 last row_ordinal, $8 row_ordinals, and $9 how many
+-- ordinals a bundle has before the next one begins. With p_single it applies a row that is given to it, as most pushes have only one: $5 key, $6 payload.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.apply_statement(p_table sync.table_catalog, p_op "char", p_single boolean)
 RETURNS text
@@ -217,9 +217,10 @@ DECLARE
     v_key text := sync.key_bytes_expression(p_table, '"T"') || ' AS key_bytes';
     v_payload text := format('(SELECT row_to_json(w.*)::text FROM (SELECT %s) AS w) AS payload', sync.wire_columns(p_table, '"T"'));
     v_log text := format('INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
-        SELECT $2, $3, %s, %s, %L::"char", a.key_bytes, %s FROM applied a',
+        SELECT $2, %s, %s, %L::"char", a.key_bytes, %s FROM applied a',
         -- Rows are inserted in push order, and come back so.
-        CASE WHEN p_single THEN '0' WHEN p_op = 'I' THEN '$8[row_number() OVER ()]' ELSE 'a.row_ordinal' END, p_table.table_id, p_op, CASE WHEN p_op = 'D' THEN 'NULL' ELSE 'a.payload' END);
+        CASE WHEN p_single THEN '$3, 0' ELSE format('$3 + %1$s / $9, %1$s %% $9', CASE WHEN p_op = 'I' THEN '$8[row_number() OVER ()]' ELSE 'a.row_ordinal' END) END,
+        p_table.table_id, p_op, CASE WHEN p_op = 'D' THEN 'NULL' ELSE 'a.payload' END);
 BEGIN
     IF p_op = 'I' THEN
         -- What a payload does not name keeps the value it has in the base row: the column's default.
@@ -498,7 +499,7 @@ BEGIN
 END
 $f$, sync.stale_condition(p_table, false), p_table.table_id,
         sync.apply_statement(p_table, 'I', p_single), sync.apply_statement(p_table, 'U', p_single), sync.apply_statement(p_table, 'D', p_single),
-        sync.relation_literal(p_table.relation), p_single, CASE WHEN p_single THEN '' ELSE ', $7, $8' END,
+        sync.relation_literal(p_table.relation), p_single, CASE WHEN p_single THEN '' ELSE ', $7, $8, $9' END,
         CASE WHEN p_single THEN format('CASE WHEN v_applied = 1 THEN %s END', sync.alone_condition(p_table, '$4')) ELSE 'v_applied' END,
         CASE WHEN p_single THEN 'ARRAY[$6]'
              ELSE format('ARRAY(SELECT s.payload FROM sync.chunk_rows s WHERE s.push_id = $5 AND s.table_id = %s AND s.op = $4 AND s.row_ordinal BETWEEN $6 AND $7)', p_table.table_id) END)

@@ -261,7 +261,7 @@ BEGIN
         v_id, sync.capture_row_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.emit_%s(p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_only_missing boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS %L', v_id, sync.emit_body(p_table));
-    EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_user_id text, p_user_pk bigint, p_bundle_seq bigint, p_op "char", p_push_id uuid, p_from integer, p_to integer, p_ordinals integer[]) RETURNS bigint
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_user_id text, p_user_pk bigint, p_bundle_seq bigint, p_op "char", p_push_id uuid, p_from integer, p_to integer, p_ordinals integer[], p_bundle_size integer) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
         v_id, v_path, sync.apply_body(p_table, false));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_row_%s(p_user_id text, p_user_pk bigint, p_bundle_seq bigint, p_op "char", p_key bytea, p_payload text) RETURNS boolean
@@ -273,7 +273,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
     EXECUTE format('COMMENT ON FUNCTION sync.capture_row_%s() IS %L', v_id, format('Trigger function of partitions added to %s since: notes the key of a row.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.capture_%s() IS %L', v_id, format('Trigger function of %s: notes the keys that a statement touched.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint[], integer[], bytea[], boolean) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
-    EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[]) IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
+    EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[], integer) IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.apply_row_%s(text, bigint, bigint, "char", bytea, text) IS %L', v_id, format('Applies the row of a push that has only one to %s.', v_name));
     IF sync.settle_body(p_table) IS NOT NULL THEN
         EXECUTE format('CREATE OR REPLACE FUNCTION sync.settle_%s(p_user_pks bigint[], p_unused integer[], p_keys bytea[]) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
@@ -416,7 +416,7 @@ BEGIN
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_row_%s()', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean)', v_id);
-    EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[])', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[], integer)', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_row_%s(text, bigint, bigint, "char", bytea, text)', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.resolve_%s(bytea[])', v_id);

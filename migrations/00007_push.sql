@@ -392,7 +392,7 @@ BEGIN
         ELSIF v_group.unregistered_at IS NOT NULL THEN
             PERFORM sync.fail_unregistered(v_group.schema_name, v_group.table_name);
         END IF;
-        EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5, $6, $7, $8)', v_group.table_id)
+        EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5, $6, $7, $8, 2147483647)', v_group.table_id)
         INTO v_row_count
         USING p_user_id, p_user_pk, p_bundle_seq, v_group.op, p_push_id, v_group.first_row, v_group.last_row, v_group.ordinals;
         v_group_count := v_group_count + 1;
@@ -626,9 +626,171 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.push_commit(uuid, text, text, bigint, interval, bigint) IS 'Judges a staged push, applies it and writes its log; sync.bundle_close then ends it.';
+
+--
+-- Pushes of one row, committed together.
+--
+-- sync.rows_are_independent tells whether statements of these kinds (a text of I, U and D) do the same to rows of a registered table one after
+-- the other, in any order, and all at once, as long as their keys are different: nothing but these rows is written, and no constraint
+-- compares one of them with another.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.rows_are_independent(p_table_id integer, p_ops text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table sync.table_catalog;
+BEGIN
+    SELECT t.* INTO v_table FROM sync.table_catalog t
+    WHERE t.table_id = p_table_id AND t.unregistered_at IS NULL AND t.scope_via IS NULL AND NOT t.has_to_settle AND t.relation_oid = t.relation;
+    RETURN FOUND
+        AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = v_table.relation AND c.relrowsecurity)
+        AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = v_table.relation AND k.contype = 'f' AND k.confrelid = k.conrelid)
+        AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = v_table.relation
+                        AND (i.indisexclusion OR i.indisunique AND NOT v_table.key_attnum = ANY (i.indkey)))
+        AND (strpos(p_ops, 'I') = 0 OR sync.nothing_follows(v_table.relation, 'I'))
+        AND (strpos(p_ops, 'U') = 0 OR sync.nothing_follows(v_table.relation, 'U'))
+        AND (strpos(p_ops, 'D') = 0 OR sync.nothing_follows(v_table.relation, 'D'));
+END
+$$;
+COMMENT ON FUNCTION sync.rows_are_independent(integer, text) IS 'Whether statements on rows of a table that have different keys do the same one after the other and all at once.';
+
+-- sync.push_commit_rows is sync.push_commit for pushes of one row from several sources of one scope, whose rows are independent: they are
+-- applied at once, and logged as a bundle each, in the order given. The caller, whose transaction has written nothing before, reads the rows,
+-- and ends with sync.push_close_rows.
+-- Returns each bundle as sync.push_commit does. No row comes back, and nothing is written, where they cannot be committed so: for one of
+-- them is larger, refused, or not independent.
+-- Errors: 40001 a row or a session is not there any more; whatever the tables refuse, for which one it does not say.
+-- Locks: the scope's row first, then the sessions and the rows written, until the transaction ends.
+CREATE FUNCTION sync.push_commit_rows(p_push_ids uuid[], p_user_id text, p_source_ids text[])
+RETURNS TABLE (bundle_seq bigint, source_bundle_id bigint, live_row_delta bigint, bytes_before bigint)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+-- As sync.push_commit.
+SET timezone = 'UTC'
+SET datestyle = 'ISO, MDY'
+SET intervalstyle = 'postgres'
+SET lc_monetary = 'C'
+SET extra_float_digits = 1
+SET bytea_output = 'hex'
+SET array_nulls = on
+SET xmloption = 'content'
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET jit = off
+AS $$
+DECLARE
+    v_user record;
+    v_rows record;
+    v_group record;
+    v_count integer := cardinality(p_push_ids);
+    v_ended integer;
+    v_applied integer := 0;
+    v_row_count integer;
+BEGIN
+    SELECT u.user_pk, u.state, u.next_bundle_seq INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
+    -- Read once the scope is locked, since sources move on only under that lock.
+    SELECT min(r.table_id) AS table_id, count(DISTINCT r.table_id) AS table_count, count(DISTINCT r.key_bytes) AS row_count,
+           bool_or(sync.is_conflict(r.op, r.base_row_version, r.newest_bundle_seq, r.newest_op)) AS is_conflict,
+           array_agg(r.source_bundle_id) AS source_bundle_ids, array_agg(r.bytes_before) AS bytes_before,
+           array_agg(r.table_id) AS table_ids, string_agg(r.op::text, '') AS ops, array_agg(r.base_row_version) AS base_row_versions,
+           array_agg(r.key_bytes) AS keys, array_agg(r.payload) AS payloads
+    INTO v_rows
+    FROM (
+        SELECT p.source_bundle_id, p.table_id, p.op, p.base_row_version, p.key_bytes, p.payload,
+               newest.bundle_seq AS newest_bundle_seq, newest.op AS newest_op, coalesce(newest.payload_bytes, 0)::bigint AS bytes_before
+        FROM ROWS FROM (unnest(p_push_ids), unnest(p_source_ids)) WITH ORDINALITY AS m(push_id, source_id, place)
+        CROSS JOIN LATERAL (SELECT s.* FROM sync.push_sessions s WHERE s.push_id = m.push_id OFFSET 0) AS p
+        LEFT JOIN LATERAL (SELECT x.state, x.last_source_bundle_id FROM sync.source_state x WHERE x.user_pk = p.user_pk AND x.source_id = p.source_id OFFSET 0) AS s ON true
+        LEFT JOIN LATERAL (
+            SELECT l.bundle_seq, l.op, octet_length(l.payload) AS payload_bytes FROM sync.bundle_rows l
+            WHERE l.user_pk = (SELECT v_user.user_pk) AND l.table_id = p.table_id AND l.key_bytes = p.key_bytes
+            ORDER BY l.bundle_seq DESC LIMIT 1
+        ) AS newest ON true
+        WHERE p.user_pk = v_user.user_pk AND p.source_id = m.source_id AND p.expires_at > clock_timestamp() AND p.initialization_id IS NULL
+          AND p.planned_row_count = 1 AND p.staged_row_count = 1
+          AND p.source_bundle_id = coalesce(s.last_source_bundle_id, 0) + 1 AND s.state IS DISTINCT FROM 'retired'
+        ORDER BY m.place
+    ) AS r;
+    IF v_user.state IS DISTINCT FROM 'initialized' OR v_rows.row_count <> v_count OR v_rows.table_count <> 1 OR v_rows.is_conflict
+       OR NOT sync.rows_are_independent(v_rows.table_id, v_rows.ops) THEN
+        RETURN;
+    END IF;
+    DELETE FROM sync.push_sessions p WHERE p.push_id = ANY (p_push_ids);
+    GET DIAGNOSTICS v_ended = ROW_COUNT;
+    INSERT INTO sync.push_chunks (push_id, start_row_ordinal, table_ids, ops, base_row_versions, keys, payloads)
+    VALUES (p_push_ids[1], 0, v_rows.table_ids, v_rows.ops, v_rows.base_row_versions, v_rows.keys, v_rows.payloads);
+    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id, pushed_table_id, is_implicit)
+    VALUES (pg_current_xact_id(), v_user.user_pk, p_user_id, v_user.next_bundle_seq, p_source_ids[1], v_rows.source_bundle_ids[1], p_push_ids[1], v_rows.table_id, false);
+    SET CONSTRAINTS ALL DEFERRED;
+    IF EXISTS (SELECT FROM sync.table_catalog t WHERE t.policy = 'capture' AND t.unregistered_at IS NULL) THEN
+        PERFORM sync.give_way();
+    END IF;
+    FOR v_group IN
+        SELECT o.op::"char" AS op, array_agg(o.place::integer - 1 ORDER BY o.place) AS ordinals
+        FROM string_to_table(v_rows.ops, NULL) WITH ORDINALITY AS o(op, place) GROUP BY o.op
+    LOOP
+        EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5, 0, $6, $7, 1)', v_rows.table_id)
+        INTO v_row_count
+        USING p_user_id, v_user.user_pk, v_user.next_bundle_seq, v_group.op, p_push_ids[1], v_count - 1, v_group.ordinals;
+        v_applied := v_applied + v_row_count;
+    END LOOP;
+    PERFORM sync.fire_deferred();
+    IF v_ended <> v_count OR v_applied <> v_count OR EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
+        RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'these pushes cannot be committed together', HINT = 'Commit each alone.';
+    END IF;
+    RETURN QUERY
+    SELECT v_user.next_bundle_seq + n.place - 1, n.source_bundle_id, CASE n.op WHEN 'I' THEN 1 WHEN 'D' THEN -1 ELSE 0 END::bigint, n.bytes_before
+    FROM ROWS FROM (unnest(v_rows.source_bundle_ids), string_to_table(v_rows.ops, NULL), unnest(v_rows.bytes_before)) WITH ORDINALITY AS n(source_bundle_id, op, bytes_before, place);
+END
+$$;
+COMMENT ON FUNCTION sync.push_commit_rows(uuid[], text, text[]) IS 'Commits pushes of one row that are independent of each other, a bundle each; sync.push_close_rows then ends them.';
+
+-- sync.push_close_rows enters the bundles of sync.push_commit_rows, given as arrays that go together, and moves their scope and sources on. The
+-- deltas are those of all of them.
+-- Errors: none of its own. Locks: the scope's row, which the transaction holds already.
+CREATE FUNCTION sync.push_close_rows(p_source_ids text[], p_source_bundle_ids bigint[], p_bundle_hashes bytea[], p_byte_counts bigint[],
+    p_retained_bundles bigint, p_live_row_delta bigint, p_live_byte_delta bigint)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET jit = off
+AS $$
+DECLARE
+    v_first sync.open_bundles;
+    v_last_seq bigint;
+BEGIN
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() RETURNING b.* INTO v_first;
+    v_last_seq := v_first.bundle_seq + cardinality(p_source_ids) - 1;
+    INSERT INTO sync.bundle_log (user_pk, bundle_seq, source_id, source_bundle_id, row_count, byte_count, bundle_hash)
+    SELECT v_first.user_pk, v_first.bundle_seq + n.place - 1, n.source_id, n.source_bundle_id, 1, n.byte_count, n.bundle_hash
+    FROM ROWS FROM (unnest(p_source_ids), unnest(p_source_bundle_ids), unnest(p_byte_counts), unnest(p_bundle_hashes))
+        WITH ORDINALITY AS n(source_id, source_bundle_id, byte_count, bundle_hash, place);
+    UPDATE sync.user_state u
+    SET next_bundle_seq = v_last_seq + 1,
+        retained_bundle_floor = greatest(u.retained_bundle_floor, v_last_seq - p_retained_bundles),
+        live_row_count = u.live_row_count + p_live_row_delta,
+        live_byte_count = u.live_byte_count + p_live_byte_delta,
+        bundle_byte_count = u.bundle_byte_count + (SELECT sum(n.byte_count) FROM unnest(p_byte_counts) AS n(byte_count)),
+        last_bundle_at = now()
+    WHERE u.user_pk = v_first.user_pk;
+    INSERT INTO sync.source_state (user_pk, source_id, last_source_bundle_id, is_device)
+    SELECT v_first.user_pk, n.source_id, n.source_bundle_id, true
+    FROM ROWS FROM (unnest(p_source_ids), unnest(p_source_bundle_ids)) AS n(source_id, source_bundle_id)
+    ON CONFLICT ON CONSTRAINT source_state_pkey DO UPDATE
+    SET last_source_bundle_id = excluded.last_source_bundle_id, is_device = true, state = 'active', updated_at = now();
+    DELETE FROM sync.push_chunks c WHERE c.push_id = v_first.push_id;
+END
+$$;
+COMMENT ON FUNCTION sync.push_close_rows(text[], bigint[], bytea[], bigint[], bigint, bigint, bigint) IS 'Enters the bundles of sync.push_commit_rows, and moves their scope and sources on.';
 -- +goose StatementEnd
 
 -- +goose Down
+DROP FUNCTION sync.push_close_rows(text[], bigint[], bytea[], bigint[], bigint, bigint, bigint);
+DROP FUNCTION sync.push_commit_rows(uuid[], text, text[]);
+DROP FUNCTION sync.rows_are_independent(integer, text);
 DROP FUNCTION sync.push_commit(uuid, text, text, bigint, interval, bigint);
 DROP FUNCTION sync.give_way();
 DROP FUNCTION sync.push_apply_row(integer, "char", bigint, bytea, text, bigint, text, bigint);

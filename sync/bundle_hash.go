@@ -17,7 +17,7 @@ import (
 type bundleHasher struct {
 	canonicalizer canonicalizer
 	digest        hash.Hash
-	row           []byte
+	row, key      []byte
 	rows          int64
 	bytes         int64
 }
@@ -84,37 +84,55 @@ func (h *bundleHasher) sum() (sum [sha256.Size]byte, byteCount, rows int64) {
 	return sum, h.bytes, h.rows
 }
 
+// addLogRow is addRow for a row of the log.
+func (h *bundleHasher) addLogRow(row *logRow, table *catalogTable) error {
+	h.key = table.appendKeyJSON(h.key[:0], row.key)
+	if err := h.addRow(table.schema, table.table, table.keyColumn, h.key, wireOp(row.op), row.bundleSeq, row.payload); err != nil {
+		return &notCanonicalError{table: table, key: table.keyString(row.key), err: err}
+	}
+	return nil
+}
+
 // hashRows reads the rows of a bundle in order and makes its hash. each, if not
 // nil, sees every row; what it is given is valid only until it returns.
-func (s *SyncService) hashRows(ctx context.Context, rows pgx.Rows, each func(logRow, *catalogTable)) (*bundleHasher, error) {
-	defer rows.Close()
-	known, err := s.currentCatalog(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (s *SyncService) hashRows(ctx context.Context, rows pgx.Rows, each func(*logRow, *catalogTable)) (*bundleHasher, error) {
 	hasher := newBundleHasher()
-	var row logRow
-	var key []byte
-	var table *catalogTable
-	for rows.Next() {
-		if err := row.scan(rows); err != nil {
-			return nil, err
-		}
-		if table == nil || table.id != row.tableID {
-			if known, err = s.catalogWith(ctx, known, row.tableID); err != nil {
-				return nil, err
-			}
-			table = known.byID[row.tableID]
-		}
-		key = table.appendKeyJSON(key[:0], row.key)
-		if err := hasher.addRow(table.schema, table.table, table.keyColumn, key, wireOp(row.op), row.bundleSeq, row.payload); err != nil {
-			return nil, &notCanonicalError{table: table, key: table.keyString(row.key), err: err}
+	return hasher, s.forEachLogRow(ctx, rows, func(row *logRow, table *catalogTable) error {
+		if err := hasher.addLogRow(row, table); err != nil {
+			return err
 		}
 		if each != nil {
 			each(row, table)
 		}
+		return nil
+	})
+}
+
+// forEachLogRow reads rows of the log, each with its table, until use fails. What it
+// is given is valid only until it returns.
+func (s *SyncService) forEachLogRow(ctx context.Context, rows pgx.Rows, use func(*logRow, *catalogTable) error) error {
+	defer rows.Close()
+	known, err := s.currentCatalog(ctx)
+	if err != nil {
+		return err
 	}
-	return hasher, rows.Err()
+	var row logRow
+	var table *catalogTable
+	for rows.Next() {
+		if err := row.scan(rows); err != nil {
+			return err
+		}
+		if table == nil || table.id != row.tableID {
+			if known, err = s.catalogWith(ctx, known, row.tableID); err != nil {
+				return err
+			}
+			table = known.byID[row.tableID]
+		}
+		if err := use(&row, table); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
 }
 
 // logRow is one row of the log, as the queries that stream it give it. Its

@@ -56,7 +56,7 @@ func requireSoundLog(t testing.TB, pool *pgxpool.Pool) {
 			SELECT count(*) FROM app.notes n
 			FULL JOIN (SELECT DISTINCT ON (r.user_pk, r.key_bytes) u.user_id AS _sync_scope_id, encode(r.key_bytes, 'hex')::uuid AS id, r.op, r.payload::json ->> 'title' AS title
 			           FROM sync.bundle_rows r JOIN sync.user_state u USING (user_pk) ORDER BY r.user_pk, r.key_bytes, r.bundle_seq DESC) AS l USING (_sync_scope_id, id)
-			WHERE n.title IS DISTINCT FROM l.title OR coalesce(l.op, 'D') = 'D'`,
+			WHERE n.title IS DISTINCT FROM l.title OR (n.id IS NULL) <> (coalesce(l.op, 'D') = 'D')`,
 		"live rows are counted": `
 			SELECT count(*) FROM sync.user_state u WHERE u.live_row_count <> (SELECT count(*) FROM app.notes n WHERE n._sync_scope_id = u.user_id)`,
 		"nothing is left open": `SELECT (SELECT count(*) FROM sync.open_bundles) + (SELECT count(*) FROM sync.captured_keys)`,

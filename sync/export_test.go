@@ -11,7 +11,7 @@ func WaitingCommits(s *SyncService, scope string) (waiting int) {
 	s.scopes.mu.Lock()
 	defer s.scopes.mu.Unlock()
 	for i, place := range s.scopes.scopes[scope] {
-		if i > 0 && place.commit != nil && !place.commit.wasTaken {
+		if i > 0 && place.commit != nil && !place.commit.isTaken {
 			waiting++
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -60,135 +59,6 @@ func (s *SyncService) CommitPushSession(ctx context.Context, actor Actor, pushID
 	return push.resp, nil
 }
 
-// commitInTurn commits a push, and with it those that wait behind it. The caller
-// has the turn of the scope.
-func (s *SyncService) commitInTurn(ctx context.Context, push *pushCommit) error {
-	together := !push.wasTaken // which was in vain then
-	return retry(ctx, func(attempt int) error {
-		group, err := s.commitPushes(ctx, push, together, s.stages("push_commit", attempt))
-		together = false
-		if len(group) > 1 && !isSettled(err) {
-			// One of them is refused. Each tries again alone, to have an answer of its own.
-			group, err = s.commitPushes(ctx, push, together, s.stages("push_commit", attempt))
-		}
-		if isSettled(err) {
-			s.settle(group, err)
-		}
-		return err
-	})
-}
-
-// settle tells all who wait for a group what became of it.
-func (s *SyncService) settle(group []*pushCommit, err error) {
-	for _, push := range group {
-		push.err = err
-		if err == nil {
-			s.bundleCommitted(push.actor.UserID, push.resp.BundleSeq, push.resp.SourceID, push.resp.SourceBundleID)
-		}
-		close(push.done)
-	}
-}
-
-// commitLostError says that the connection was lost during COMMIT, so that nobody
-// knows whether it was done.
-type commitLostError struct{ err error }
-
-func (e *commitLostError) Error() string {
-	return "the connection was lost during the commit: create the push session again, which says whether it was done: " + e.err.Error()
-}
-
-func (e *commitLostError) Unwrap() error { return e.err }
-
-// isSettled says of what commitPushes returned that nothing is to be tried again: the
-// pushes are committed, or may be.
-func isSettled(err error) bool {
-	_, isLost := errors.AsType[*commitLostError](err)
-	return err == nil || isLost
-}
-
-// Pushes of one scope that wait for each other are committed together, since what
-// each waits for is the disk. They are few and small, so that the first does not wait
-// long for the last, and little is done in vain if one is refused. More would be
-// faster for a scope that many devices push to, at the cost of the users beside it:
-// their answers come all at once, and so do the requests that follow.
-const (
-	maxGroupPushes = 4
-	maxGroupRows   = 100
-
-	// groupCommitTimeout bounds a commit that does not end with its own request.
-	groupCommitTimeout = 30 * time.Second
-)
-
-// pushCommit is a push that is to be committed.
-type pushCommit struct {
-	actor    Actor
-	id       uuid.UUID
-	wasTaken bool // by takeCommit; read by its own goroutine once it has the turn
-
-	resp *PushSessionCommitResponse // as err, valid once done is closed
-	err  error                      // a *commitLostError or nil
-	done chan struct{}              // closed by who committed it
-}
-
-// commitPushes is one try of CommitPushSession in one transaction, together with
-// the pushes of its scope that wait or not. Each becomes a bundle of its own; if
-// one is refused, nothing is committed. The caller has the turn of the scope.
-//
-// A push takes one round trip, whatever the number of its rows: it is applied, and
-// its rows are streamed here to make their hash. The next round trip enters its
-// bundle, and applies the next push or commits.
-func (s *SyncService) commitPushes(ctx context.Context, push *pushCommit, together bool, clock *stageClock) (group []*pushCommit, err error) {
-	conn, err := s.pool.Acquire(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Release()
-	clock.done(ctx, "acquire", 1, nil)
-	defer rollbackUnlessCommitted(conn, &err)
-
-	batch := &pgx.Batch{}
-	batch.Queue(beginReadCommitted)
-	if s.config.UploadLockTimeout > 0 {
-		batch.Queue(db.PushLockTimeout, s.config.UploadLockTimeout.Milliseconds())
-	}
-	rows, rowsAtMost := int64(0), int64(maxPlannedRows)
-	for scope := push.actor.UserID; push != nil; {
-		batch, err = s.applyPush(ctx, conn, batch, push, rowsAtMost, clock)
-		if errors.Is(err, pgx.ErrNoRows) && len(group) > 0 {
-			break // too large: it has to wait for its turn
-		}
-		group = append(group, push)
-		if err != nil {
-			return group, err
-		}
-		rows += push.resp.RowCount
-		rowsAtMost = maxGroupRows - rows
-		push = nil
-		if together && len(group) < maxGroupPushes && rowsAtMost > 0 {
-			push = s.scopes.takeCommit(scope)
-		}
-	}
-	batch.Queue("commit").Exec(func(tag pgconn.CommandTag) error {
-		if tag.String() != "COMMIT" { // of a transaction that had failed
-			return pgx.ErrTxCommitRollback
-		}
-		return nil
-	})
-	if len(group) > 1 {
-		// Where the client of this request goes away now, the others' are still there, and
-		// are to be told what became of their pushes.
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), groupCommitTimeout)
-		defer cancel()
-	}
-	err = conn.SendBatch(ctx, batch).Close()
-	clock.done(ctx, "commit", len(group), err)
-	if err != nil && conn.Conn().IsClosed() {
-		err = &commitLostError{err}
-	}
-	return group, err
-}
-
 // applyPush sends a batch and with it what applies a push. It returns the next
 // batch, which enters the push's bundle. Where more rows are planned than rowsAtMost
 // the push is left alone, with pgx.ErrNoRows, and the transaction goes on.
@@ -214,7 +84,7 @@ func (s *SyncService) applyPush(ctx context.Context, conn *pgxpool.Conn, batch *
 		return next, closeBatch(results, err)
 	}
 	var liveBytes int64
-	hasher, err := s.hashRows(ctx, rows, func(row logRow, _ *catalogTable) { liveBytes += int64(row.payloadBytes) })
+	hasher, err := s.hashRows(ctx, rows, func(row *logRow, _ *catalogTable) { liveBytes += int64(row.payloadBytes) })
 	clock.done(ctx, "hash", int(applied.RowCount), err)
 	if err = closeBatch(results, err); err != nil {
 		return next, err

@@ -180,6 +180,33 @@ func TestPushesThatWaitForEachOtherAreCommittedTogether(t *testing.T) {
 	together.requireSound(t)
 }
 
+// TestPushesOfOneRowAreAppliedAtOnce commits pushes that have nothing to do with
+// each other by one statement, and requires what the same pushes one after the other
+// make.
+func TestPushesOfOneRowAreAppliedAtOnce(t *testing.T) {
+	t.Parallel()
+	gone := noteRow(oversync.OpDelete, 2, 1, "")
+	gone.Payload = nil
+	pushes := []oversync.PushRequestRow{
+		insertNote(10, "new"), updateNote(1, 1, "changed"), insertNote(11, "new too"), gone, updateNote(3, 1, "as well"), insertNote(12, "last"),
+	}
+	together, apart := newPushGroup(t), newPushGroup(t)
+	for _, row := range pushes {
+		together.stage(t, row)
+	}
+	require.Equal(t, []int{6}, together.commitAll(t))
+	for i, outcome := range together.results {
+		require.NoError(t, outcome.err)
+		require.Equal(t, int64(i+2), outcome.committed.BundleSeq)
+		require.Equal(t, newDevice(t, apart.service, "anna", together.devices[i].actor.SourceID).mustPush(t, pushes[i]), outcome.committed)
+	}
+	reader := oversync.Actor{UserID: "anna", SourceID: "reader"}
+	have := (&device{service: together.service, actor: reader}).mustPull(t)
+	require.Equal(t, (&device{service: apart.service, actor: reader}).mustPull(t), have)
+	require.Equal(t, scalar[string](t, apart.outside, stateOfAnna), scalar[string](t, together.outside, stateOfAnna))
+	together.requireSound(t)
+}
+
 const stateOfAnna = `SELECT row_to_json(u)::text FROM (SELECT next_bundle_seq, live_row_count, live_byte_count, bundle_byte_count FROM sync.user_state WHERE user_id = 'anna') AS u`
 
 // TestARefusedPushLeavesTheOthersAlone has pushes in a group that are refused, each
@@ -309,7 +336,7 @@ func TestALargePushIsNotPartOfAGroup(t *testing.T) {
 	for i := range 10 {
 		g.stage(t, insertNote(20+i, "x"))
 	}
-	require.Equal(t, []int{1, 1, 1, 4, 4, 2}, g.commitAll(t), "two large pushes, with a small one between them, and small ones")
+	require.Equal(t, []int{1, 1, 1, 8, 2}, g.commitAll(t), "two large pushes, with a small one between them, and small ones")
 	for i, outcome := range g.results {
 		require.NoError(t, outcome.err, "device %d", i)
 	}
@@ -333,8 +360,8 @@ func TestAGroupWhoseTransactionIsAborted(t *testing.T) {
 				RETURN QUERY SELECT c.* FROM sync.push_commit_as_it_is(p_push_id, p_user_id, p_source_id, p_max_rows, p_lease_ttl, p_planned_at_most) AS c;
 			END IF;
 		END $$`)
-	for n := range 3 {
-		g.stage(t, insertNote(10+n, "x"))
+	for n := range 3 { // which are not applied at once
+		g.stage(t, inTable("tasks", insertNote(10+n, "x")))
 	}
 	require.Equal(t, []int{1, 1, 1}, g.commitAll(t))
 	for i, outcome := range g.results {

@@ -3,6 +3,7 @@ package oversync
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -17,6 +18,7 @@ import (
 type scopeQueue struct {
 	mu     sync.Mutex
 	scopes map[string][]*scopePlace // in the order in which they came; the first has the turn
+	users  map[string]int           // how many places a user has, in the queues of its scope and of its sources
 }
 
 // scopePlace is somebody's place in the queue of a scope.
@@ -28,6 +30,12 @@ type scopePlace struct {
 // enterSource waits for the turn of a source in its scope.
 func (q *scopeQueue) enterSource(ctx context.Context, actor Actor) (leave func(), err error) {
 	return q.enter(ctx, actor.UserID+"\x00"+actor.SourceID) // no id has a control character
+}
+
+// userOf returns whose queue one is, by its name.
+func userOf(scope string) string {
+	user, _, _ := strings.Cut(scope, "\x00")
+	return user
 }
 
 // enter waits for the turn of a scope. The caller must call leave when done. It
@@ -70,19 +78,38 @@ func isClosed(done <-chan struct{}) bool {
 	}
 }
 
-// takeCommit returns the push that has waited longest for the turn of a scope and was
-// not taken before, or nil. The caller has the turn, and closes the push's done if it
-// commits it. If it cannot, nothing has to be done: the push still waits for its turn.
-func (q *scopeQueue) takeCommit(scope string) *pushCommit {
+// takeCommits returns the pushes that have waited longest for the turn of a scope and
+// were not taken before. The caller has the turn, and closes the done of each that it
+// commits. If it cannot, nothing has to be done: they still wait for their turn.
+func (q *scopeQueue) takeCommits(scope string, atMost int) (pushes []*pushCommit) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, place := range q.scopes[scope][1:] {
-		if push := place.commit; push != nil && !push.wasTaken {
-			push.wasTaken = true
-			return push
+		if len(pushes) >= atMost {
+			break
+		}
+		if push := place.commit; push != nil && !push.isTaken {
+			push.isTaken = true
+			pushes = append(pushes, push)
 		}
 	}
-	return nil
+	return pushes
+}
+
+// returnCommits lets pushes be taken again that the caller took and did not try.
+func (q *scopeQueue) returnCommits(pushes []*pushCommit) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, push := range pushes {
+		push.isTaken = false
+	}
+}
+
+// isAlone says that nobody but one user has a place.
+func (q *scopeQueue) isAlone(user string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.users) == 1 && q.users[user] > 0
 }
 
 // join takes the last place in the queue of a scope.
@@ -91,8 +118,9 @@ func (q *scopeQueue) join(scope string, commit *pushCommit) *scopePlace {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.scopes == nil {
-		q.scopes = make(map[string][]*scopePlace)
+		q.scopes, q.users = make(map[string][]*scopePlace), make(map[string]int)
 	}
+	q.users[userOf(scope)]++
 	q.scopes[scope] = append(q.scopes[scope], place)
 	if len(q.scopes[scope]) == 1 {
 		close(place.turn)
@@ -104,6 +132,10 @@ func (q *scopeQueue) join(scope string, commit *pushCommit) *scopePlace {
 func (q *scopeQueue) leave(scope string, place *scopePlace) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	user := userOf(scope)
+	if q.users[user]--; q.users[user] == 0 {
+		delete(q.users, user)
+	}
 	places := q.scopes[scope]
 	i := slices.Index(places, place)
 	places = slices.Delete(places, i, i+1)

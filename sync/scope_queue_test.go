@@ -42,14 +42,18 @@ func TestScopeQueueGivesTurnsInOrder(t *testing.T) {
 				if len(model) == 0 {
 					t.Skip("nobody has the turn")
 				}
-				var want *pushCommit
+				var want []*pushCommit
+				atMost := rapid.IntRange(0, 3).Draw(t, "at most")
 				for _, place := range model[1:] {
-					if place.commit != nil && !place.commit.wasTaken {
-						want = place.commit
-						break
+					if place.commit != nil && !place.commit.isTaken && len(want) < atMost {
+						want = append(want, place.commit)
 					}
 				}
-				require.Same(t, want, queue.takeCommit("anna"))
+				require.Equal(t, want, queue.takeCommits("anna", atMost))
+				for _, push := range want {
+					require.True(t, push.isTaken)
+				}
+				queue.returnCommits(want[rapid.IntRange(0, len(want)).Draw(t, "kept"):])
 			},
 			"": func(t *rapid.T) {
 				for i, place := range model {

@@ -227,7 +227,7 @@ func (tx *lentTx) refuse() error {
 }
 
 // keepRow copies a row of the log into the result.
-func (w *serverWrite) keepRow(row logRow, table *catalogTable) {
+func (w *serverWrite) keepRow(row *logRow, table *catalogTable) {
 	w.bundle.Rows = append(w.bundle.Rows, BundleRow{
 		Schema: table.schema, Table: table.table, Key: SyncKey{table.keyColumn: table.keyString(row.key)},
 		Op: wireOp(row.op), RowVersion: row.bundleSeq, Payload: json.RawMessage(bytes.Clone(row.payload)),

@@ -277,7 +277,7 @@ BEGIN
 END
 $f$, sync.stale_condition(p_table, false), p_table.table_id,
         sync.apply_statement(p_table, 'I', p_single), sync.apply_statement(p_table, 'U', p_single), sync.apply_statement(p_table, 'D', p_single),
-        sync.relation_literal(p_table.relation), p_single, CASE WHEN p_single THEN '' ELSE ', $7, $8' END,
+        sync.relation_literal(p_table.relation), p_single, CASE WHEN p_single THEN '' ELSE ', $7, $8, $9' END,
         CASE WHEN p_single THEN format('CASE WHEN v_applied = 1 THEN %s END', sync.alone_condition(p_table, '$4')) ELSE 'v_applied' END,
         CASE WHEN p_single THEN 'ARRAY[$6]'
              ELSE format('ARRAY(SELECT s.payload FROM sync.chunk_rows s WHERE s.push_id = $5 AND s.table_id = %s AND s.op = $4 AND s.row_ordinal BETWEEN $6 AND $7)', p_table.table_id) END)
@@ -302,9 +302,10 @@ DECLARE
     v_key text := sync.key_bytes_expression(p_table, '"T"') || ' AS key_bytes';
     v_payload text := format('(SELECT row_to_json(w.*)::text FROM (SELECT %s) AS w) AS payload', sync.wire_columns(p_table, '"T"'));
     v_log text := format('INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
-        SELECT $2, $3, %s, %s, %L::"char", a.key_bytes, %s FROM applied a',
+        SELECT $2, %s, %s, %L::"char", a.key_bytes, %s FROM applied a',
         -- Rows are inserted in push order, and come back so.
-        CASE WHEN p_single THEN '0' WHEN p_op = 'I' THEN '$8[row_number() OVER ()]' ELSE 'a.row_ordinal' END, p_table.table_id, p_op, CASE WHEN p_op = 'D' THEN 'NULL' ELSE 'a.payload' END);
+        CASE WHEN p_single THEN '$3, 0' ELSE format('$3 + %1$s / $9, %1$s %% $9', CASE WHEN p_op = 'I' THEN '$8[row_number() OVER ()]' ELSE 'a.row_ordinal' END) END,
+        p_table.table_id, p_op, CASE WHEN p_op = 'D' THEN 'NULL' ELSE 'a.payload' END);
 BEGIN
     IF p_op = 'I' THEN
         -- What a payload does not name keeps the value it has in the base row: the column's default.
@@ -1145,7 +1146,7 @@ BEGIN
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_row_%s()', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean)', v_id);
-    EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[])', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[], integer)', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_row_%s(text, bigint, bigint, "char", bytea, text)', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.resolve_%s(bytea[])', v_id);
@@ -1475,7 +1476,7 @@ BEGIN
         v_id, sync.capture_row_body(p_table));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.emit_%s(p_user_pks bigint[], p_ordinals integer[], p_keys bytea[], p_only_missing boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS %L', v_id, sync.emit_body(p_table));
-    EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_user_id text, p_user_pk bigint, p_bundle_seq bigint, p_op "char", p_push_id uuid, p_from integer, p_to integer, p_ordinals integer[]) RETURNS bigint
+    EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_%s(p_user_id text, p_user_pk bigint, p_bundle_seq bigint, p_op "char", p_push_id uuid, p_from integer, p_to integer, p_ordinals integer[], p_bundle_size integer) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
         v_id, v_path, sync.apply_body(p_table, false));
     EXECUTE format('CREATE OR REPLACE FUNCTION sync.apply_row_%s(p_user_id text, p_user_pk bigint, p_bundle_seq bigint, p_op "char", p_key bytea, p_payload text) RETURNS boolean
@@ -1487,7 +1488,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
     EXECUTE format('COMMENT ON FUNCTION sync.capture_row_%s() IS %L', v_id, format('Trigger function of partitions added to %s since: notes the key of a row.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.capture_%s() IS %L', v_id, format('Trigger function of %s: notes the keys that a statement touched.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.emit_%s(bigint[], integer[], bytea[], boolean) IS %L', v_id, format('Writes effects of %s from its live rows into the log.', v_name));
-    EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[]) IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
+    EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[], integer) IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.apply_row_%s(text, bigint, bigint, "char", bytea, text) IS %L', v_id, format('Applies the row of a push that has only one to %s.', v_name));
     IF sync.settle_body(p_table) IS NOT NULL THEN
         EXECUTE format('CREATE OR REPLACE FUNCTION sync.settle_%s(p_user_pks bigint[], p_unused integer[], p_keys bytea[]) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
@@ -1611,7 +1612,8 @@ BEGIN
               AND f.pronamespace <> 'sync'::regnamespace
               -- Those only look.
               AND (NOT g.tgisinternal OR f.proname !~ '^(RI_FKey_(check|noaction|restrict)_|unique_key_recheck$)'))
-        AND NOT EXISTS (SELECT FROM pg_attribute a JOIN pg_collation l ON l.oid = a.attcollation WHERE a.attrelid = p_relation AND NOT l.collisdeterministic);
+        AND NOT EXISTS (SELECT FROM pg_attribute a JOIN pg_collation l ON l.oid = a.attcollation WHERE a.attrelid = p_relation AND NOT l.collisdeterministic)
+        AND NOT (p_op <> 'D' AND sync.runs_code(p_relation));
 END
 $_$;
 COMMENT ON FUNCTION sync.nothing_follows(p_relation oid, p_op "char") IS 'Whether a statement on the table can do nothing but write the rows that it names.';
@@ -1805,7 +1807,7 @@ BEGIN
         ELSIF v_group.unregistered_at IS NOT NULL THEN
             PERFORM sync.fail_unregistered(v_group.schema_name, v_group.table_name);
         END IF;
-        EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5, $6, $7, $8)', v_group.table_id)
+        EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5, $6, $7, $8, 2147483647)', v_group.table_id)
         INTO v_row_count
         USING p_user_id, p_user_pk, p_bundle_seq, v_group.op, p_push_id, v_group.first_row, v_group.last_row, v_group.ordinals;
         v_group_count := v_group_count + 1;
@@ -1897,6 +1899,39 @@ BEGIN
 END
 $_$;
 COMMENT ON FUNCTION sync.push_apply_row(p_table_id integer, p_op "char", p_base_row_version bigint, p_key_bytes bytea, p_payload text, p_user_pk bigint, p_user_id text, p_bundle_seq bigint) IS 'Judges, applies and logs the row of a push that has only one.';
+CREATE FUNCTION sync.push_close_rows(p_source_ids text[], p_source_bundle_ids bigint[], p_bundle_hashes bytea[], p_byte_counts bigint[], p_retained_bundles bigint, p_live_row_delta bigint, p_live_byte_delta bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET jit TO 'off'
+    AS $$
+DECLARE
+    v_first sync.open_bundles;
+    v_last_seq bigint;
+BEGIN
+    DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() RETURNING b.* INTO v_first;
+    v_last_seq := v_first.bundle_seq + cardinality(p_source_ids) - 1;
+    INSERT INTO sync.bundle_log (user_pk, bundle_seq, source_id, source_bundle_id, row_count, byte_count, bundle_hash)
+    SELECT v_first.user_pk, v_first.bundle_seq + n.place - 1, n.source_id, n.source_bundle_id, 1, n.byte_count, n.bundle_hash
+    FROM ROWS FROM (unnest(p_source_ids), unnest(p_source_bundle_ids), unnest(p_byte_counts), unnest(p_bundle_hashes))
+        WITH ORDINALITY AS n(source_id, source_bundle_id, byte_count, bundle_hash, place);
+    UPDATE sync.user_state u
+    SET next_bundle_seq = v_last_seq + 1,
+        retained_bundle_floor = greatest(u.retained_bundle_floor, v_last_seq - p_retained_bundles),
+        live_row_count = u.live_row_count + p_live_row_delta,
+        live_byte_count = u.live_byte_count + p_live_byte_delta,
+        bundle_byte_count = u.bundle_byte_count + (SELECT sum(n.byte_count) FROM unnest(p_byte_counts) AS n(byte_count)),
+        last_bundle_at = now()
+    WHERE u.user_pk = v_first.user_pk;
+    INSERT INTO sync.source_state (user_pk, source_id, last_source_bundle_id, is_device)
+    SELECT v_first.user_pk, n.source_id, n.source_bundle_id, true
+    FROM ROWS FROM (unnest(p_source_ids), unnest(p_source_bundle_ids)) AS n(source_id, source_bundle_id)
+    ON CONFLICT ON CONSTRAINT source_state_pkey DO UPDATE
+    SET last_source_bundle_id = excluded.last_source_bundle_id, is_device = true, state = 'active', updated_at = now();
+    DELETE FROM sync.push_chunks c WHERE c.push_id = v_first.push_id;
+END
+$$;
+COMMENT ON FUNCTION sync.push_close_rows(p_source_ids text[], p_source_bundle_ids bigint[], p_bundle_hashes bytea[], p_byte_counts bigint[], p_retained_bundles bigint, p_live_row_delta bigint, p_live_byte_delta bigint) IS 'Enters the bundles of sync.push_commit_rows, and moves their scope and sources on.';
 CREATE FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval, p_planned_at_most bigint DEFAULT 2147483647) RETURNS TABLE(bundle_seq bigint, source_bundle_id bigint, row_count bigint, live_row_delta bigint, bytes_before bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2009,6 +2044,87 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.push_commit(p_push_id uuid, p_user_id text, p_source_id text, p_max_rows bigint, p_lease_ttl interval, p_planned_at_most bigint) IS 'Judges a staged push, applies it and writes its log; sync.bundle_close then ends it.';
+CREATE FUNCTION sync.push_commit_rows(p_push_ids uuid[], p_user_id text, p_source_ids text[]) RETURNS TABLE(bundle_seq bigint, source_bundle_id bigint, live_row_delta bigint, bytes_before bigint)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO, MDY'
+    SET "IntervalStyle" TO 'postgres'
+    SET lc_monetary TO 'C'
+    SET extra_float_digits TO '1'
+    SET bytea_output TO 'hex'
+    SET array_nulls TO 'on'
+    SET xmloption TO 'content'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET jit TO 'off'
+    AS $_$
+DECLARE
+    v_user record;
+    v_rows record;
+    v_group record;
+    v_count integer := cardinality(p_push_ids);
+    v_ended integer;
+    v_applied integer := 0;
+    v_row_count integer;
+BEGIN
+    SELECT u.user_pk, u.state, u.next_bundle_seq INTO v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
+    -- Read once the scope is locked, since sources move on only under that lock.
+    SELECT min(r.table_id) AS table_id, count(DISTINCT r.table_id) AS table_count, count(DISTINCT r.key_bytes) AS row_count,
+           bool_or(sync.is_conflict(r.op, r.base_row_version, r.newest_bundle_seq, r.newest_op)) AS is_conflict,
+           array_agg(r.source_bundle_id) AS source_bundle_ids, array_agg(r.bytes_before) AS bytes_before,
+           array_agg(r.table_id) AS table_ids, string_agg(r.op::text, '') AS ops, array_agg(r.base_row_version) AS base_row_versions,
+           array_agg(r.key_bytes) AS keys, array_agg(r.payload) AS payloads
+    INTO v_rows
+    FROM (
+        SELECT p.source_bundle_id, p.table_id, p.op, p.base_row_version, p.key_bytes, p.payload,
+               newest.bundle_seq AS newest_bundle_seq, newest.op AS newest_op, coalesce(newest.payload_bytes, 0)::bigint AS bytes_before
+        FROM ROWS FROM (unnest(p_push_ids), unnest(p_source_ids)) WITH ORDINALITY AS m(push_id, source_id, place)
+        CROSS JOIN LATERAL (SELECT s.* FROM sync.push_sessions s WHERE s.push_id = m.push_id OFFSET 0) AS p
+        LEFT JOIN LATERAL (SELECT x.state, x.last_source_bundle_id FROM sync.source_state x WHERE x.user_pk = p.user_pk AND x.source_id = p.source_id OFFSET 0) AS s ON true
+        LEFT JOIN LATERAL (
+            SELECT l.bundle_seq, l.op, octet_length(l.payload) AS payload_bytes FROM sync.bundle_rows l
+            WHERE l.user_pk = (SELECT v_user.user_pk) AND l.table_id = p.table_id AND l.key_bytes = p.key_bytes
+            ORDER BY l.bundle_seq DESC LIMIT 1
+        ) AS newest ON true
+        WHERE p.user_pk = v_user.user_pk AND p.source_id = m.source_id AND p.expires_at > clock_timestamp() AND p.initialization_id IS NULL
+          AND p.planned_row_count = 1 AND p.staged_row_count = 1
+          AND p.source_bundle_id = coalesce(s.last_source_bundle_id, 0) + 1 AND s.state IS DISTINCT FROM 'retired'
+        ORDER BY m.place
+    ) AS r;
+    IF v_user.state IS DISTINCT FROM 'initialized' OR v_rows.row_count <> v_count OR v_rows.table_count <> 1 OR v_rows.is_conflict
+       OR NOT sync.rows_are_independent(v_rows.table_id, v_rows.ops) THEN
+        RETURN;
+    END IF;
+    DELETE FROM sync.push_sessions p WHERE p.push_id = ANY (p_push_ids);
+    GET DIAGNOSTICS v_ended = ROW_COUNT;
+    INSERT INTO sync.push_chunks (push_id, start_row_ordinal, table_ids, ops, base_row_versions, keys, payloads)
+    VALUES (p_push_ids[1], 0, v_rows.table_ids, v_rows.ops, v_rows.base_row_versions, v_rows.keys, v_rows.payloads);
+    INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, push_id, pushed_table_id, is_implicit)
+    VALUES (pg_current_xact_id(), v_user.user_pk, p_user_id, v_user.next_bundle_seq, p_source_ids[1], v_rows.source_bundle_ids[1], p_push_ids[1], v_rows.table_id, false);
+    SET CONSTRAINTS ALL DEFERRED;
+    IF EXISTS (SELECT FROM sync.table_catalog t WHERE t.policy = 'capture' AND t.unregistered_at IS NULL) THEN
+        PERFORM sync.give_way();
+    END IF;
+    FOR v_group IN
+        SELECT o.op::"char" AS op, array_agg(o.place::integer - 1 ORDER BY o.place) AS ordinals
+        FROM string_to_table(v_rows.ops, NULL) WITH ORDINALITY AS o(op, place) GROUP BY o.op
+    LOOP
+        EXECUTE format('SELECT sync.apply_%s($1, $2, $3, $4, $5, 0, $6, $7, 1)', v_rows.table_id)
+        INTO v_row_count
+        USING p_user_id, v_user.user_pk, v_user.next_bundle_seq, v_group.op, p_push_ids[1], v_count - 1, v_group.ordinals;
+        v_applied := v_applied + v_row_count;
+    END LOOP;
+    PERFORM sync.fire_deferred();
+    IF v_ended <> v_count OR v_applied <> v_count OR EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id()) THEN
+        RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'these pushes cannot be committed together', HINT = 'Commit each alone.';
+    END IF;
+    RETURN QUERY
+    SELECT v_user.next_bundle_seq + n.place - 1, n.source_bundle_id, CASE n.op WHEN 'I' THEN 1 WHEN 'D' THEN -1 ELSE 0 END::bigint, n.bytes_before
+    FROM ROWS FROM (unnest(v_rows.source_bundle_ids), string_to_table(v_rows.ops, NULL), unnest(v_rows.bytes_before)) WITH ORDINALITY AS n(source_bundle_id, op, bytes_before, place);
+END
+$_$;
+COMMENT ON FUNCTION sync.push_commit_rows(p_push_ids uuid[], p_user_id text, p_source_ids text[]) IS 'Commits pushes of one row that are independent of each other, a bundle each; sync.push_close_rows then ends them.';
 CREATE FUNCTION sync.push_create(p_user_id text, p_source_id text, p_source_bundle_id bigint, p_planned_row_count bigint, p_initialization_id text, p_session_ttl interval, p_lease_ttl interval) RETURNS TABLE(push_id uuid, bundle_seq bigint, row_count bigint, bundle_hash bytea)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2772,6 +2888,53 @@ CREATE FUNCTION sync.resolve_statement(p_table sync.table_catalog) RETURNS text
           CROSS JOIN LATERAL (SELECT * FROM %3$s AS x WHERE x.%4$I = %5$s OFFSET 0) AS t) AS r$f$, p_table.table_id, sync.scope_expression(p_table, 't'), p_table.relation, p_table.key_column, sync.key_expression(p_table, 'k.key_bytes'))
 $_$;
 COMMENT ON FUNCTION sync.resolve_statement(p_table sync.table_catalog) IS 'Text of the query that finds the scopes of keys.';
+CREATE FUNCTION sync.rows_are_independent(p_table_id integer, p_ops text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_table sync.table_catalog;
+BEGIN
+    SELECT t.* INTO v_table FROM sync.table_catalog t
+    WHERE t.table_id = p_table_id AND t.unregistered_at IS NULL AND t.scope_via IS NULL AND NOT t.has_to_settle AND t.relation_oid = t.relation;
+    RETURN FOUND
+        AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = v_table.relation AND c.relrowsecurity)
+        AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = v_table.relation AND k.contype = 'f' AND k.confrelid = k.conrelid)
+        AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = v_table.relation
+                        AND (i.indisexclusion OR i.indisunique AND NOT v_table.key_attnum = ANY (i.indkey)))
+        AND (strpos(p_ops, 'I') = 0 OR sync.nothing_follows(v_table.relation, 'I'))
+        AND (strpos(p_ops, 'U') = 0 OR sync.nothing_follows(v_table.relation, 'U'))
+        AND (strpos(p_ops, 'D') = 0 OR sync.nothing_follows(v_table.relation, 'D'));
+END
+$$;
+COMMENT ON FUNCTION sync.rows_are_independent(p_table_id integer, p_ops text) IS 'Whether statements on rows of a table that have different keys do the same one after the other and all at once.';
+CREATE FUNCTION sync.runs_code(p_relation oid) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RETURN EXISTS (
+        WITH RECURSIVE types AS (
+            SELECT a.atttypid AS oid FROM pg_attribute a WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+            UNION
+            SELECT part.oid FROM types y JOIN pg_type t ON t.oid = y.oid
+            CROSS JOIN LATERAL (SELECT t.typbasetype UNION ALL SELECT t.typelem
+                                UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS part(oid)
+        ), expressions AS (
+            SELECT 'pg_attrdef'::regclass AS classid, d.oid FROM pg_attrdef d WHERE d.adrelid = p_relation
+            UNION ALL SELECT 'pg_constraint'::regclass, k.oid FROM pg_constraint k WHERE k.conrelid = p_relation AND k.contype = 'c'
+            UNION ALL SELECT 'pg_constraint'::regclass, k.oid FROM types y JOIN pg_constraint k ON k.contypid = y.oid
+            UNION ALL SELECT 'pg_type'::regclass, t.oid FROM types y JOIN pg_type t ON t.oid = y.oid WHERE t.typtype = 'd'
+        )
+        SELECT FROM expressions e
+        JOIN pg_depend d ON d.classid = e.classid AND d.objid = e.oid
+        LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+        JOIN pg_proc f ON f.oid = o.oprcode OR d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
+        JOIN pg_language l ON l.oid = f.prolang
+        WHERE l.lanname NOT IN ('internal', 'c') AND f.pronamespace <> 'sync'::regnamespace);
+END
+$$;
+COMMENT ON FUNCTION sync.runs_code(p_relation oid) IS 'Whether a default or a check of a table calls a function of the application.';
 CREATE FUNCTION sync.scope_condition(p_table sync.table_catalog, p_alias text, p_user_id text, p_is_lookup boolean DEFAULT false) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
