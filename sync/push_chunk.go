@@ -26,11 +26,11 @@ func (s *SyncService) UploadPushChunkJSON(ctx context.Context, actor Actor, push
 	if !utf8.Valid(body) {
 		return nil, &PushChunkInvalidError{Message: "the body is not UTF-8"}
 	}
-	start, rows, err := parsePushChunk(body)
+	start, rows, count, err := parsePushChunk(body, s.config.MaxRowsPerPushChunk)
 	if err != nil {
 		return nil, &PushChunkInvalidError{Message: err.Error()}
 	}
-	return s.uploadPushChunk(ctx, actor, pushID, start, rows)
+	return s.uploadPushChunk(ctx, actor, pushID, start, rows, count)
 }
 
 // UploadPushChunk stages the next rows of a push. Everything about them that can
@@ -46,7 +46,7 @@ func (s *SyncService) UploadPushChunk(ctx context.Context, actor Actor, pushID s
 			return nil, &PushChunkInvalidError{Message: fmt.Sprintf("row %d of the chunk: the payload is not UTF-8", i)}
 		}
 	}
-	return s.uploadPushChunk(ctx, actor, pushID, req.StartRowOrdinal, pushedRows(req.Rows))
+	return s.uploadPushChunk(ctx, actor, pushID, req.StartRowOrdinal, pushedRows(req.Rows), len(req.Rows))
 }
 
 // pushedRows gives rows of a request in Go the form in which they are judged.
@@ -66,7 +66,9 @@ func pushedRows(rows []PushRequestRow) []pushedRow {
 	return pushed
 }
 
-func (s *SyncService) uploadPushChunk(ctx context.Context, actor Actor, pushID string, start int64, rows []pushedRow) (*PushSessionChunkResponse, error) {
+// uploadPushChunk stages rows. count is how many there were: with more than a chunk
+// may have, rows need not be all of them.
+func (s *SyncService) uploadPushChunk(ctx context.Context, actor Actor, pushID string, start int64, rows []pushedRow, count int) (*PushSessionChunkResponse, error) {
 	end, err := s.begin()
 	if err != nil {
 		return nil, err
@@ -79,7 +81,7 @@ func (s *SyncService) uploadPushChunk(ctx context.Context, actor Actor, pushID s
 	if !ok {
 		return nil, &PushSessionNotFoundError{PushID: pushID}
 	}
-	if err := s.checkChunkShape(start, rows); err != nil {
+	if err := s.checkChunkShape(start, count); err != nil {
 		return nil, err
 	}
 	leave, err := s.scopes.enterSource(ctx, actor)
@@ -135,14 +137,14 @@ func (s *SyncService) stageRows(ctx context.Context, actor Actor, id uuid.UUID, 
 }
 
 // checkChunkShape judges what is not about a single row.
-func (s *SyncService) checkChunkShape(start int64, rows []pushedRow) error {
+func (s *SyncService) checkChunkShape(start int64, count int) error {
 	switch {
-	case len(rows) == 0:
+	case count == 0:
 		return &PushChunkInvalidError{Message: "the chunk has no rows: send at least one"}
 	case start < 0:
 		return &PushChunkInvalidError{Message: "start_row_ordinal is negative: the first row of a push is 0"}
-	case len(rows) > s.config.MaxRowsPerPushChunk:
-		return &PushChunkInvalidError{Message: fmt.Sprintf("the chunk has %d rows: send at most %d at a time", len(rows), s.config.MaxRowsPerPushChunk)}
+	case count > s.config.MaxRowsPerPushChunk:
+		return &PushChunkInvalidError{Message: fmt.Sprintf("the chunk has %d rows: send at most %d at a time", count, s.config.MaxRowsPerPushChunk)}
 	}
 	return nil
 }

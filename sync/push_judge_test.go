@@ -28,7 +28,7 @@ func judgeCatalog() *catalog {
 
 // judgeBody judges a request's body as UploadPushChunkJSON does.
 func judgeBody(c *catalog, body []byte) (int64, *stagedRows, error) {
-	start, rows, err := parsePushChunk(body)
+	start, rows, _, err := parsePushChunk(body, maxChunkRows)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -134,6 +134,47 @@ func TestJudgedRows(t *testing.T) {
 		`{"name":"\u00e9 <","data":"\\x6162","score":1.50,"id":"abcdef00-0000-4000-8000-000000000001"}`,
 		`{"slug":"a\"é","body":null}`, ``, `{"slug":""}`,
 	}, staged.payloads)
+}
+
+// A row takes more memory than it may have bytes in the body.
+func TestRowsPastTheLimitAreOnlyCounted(t *testing.T) {
+	t.Parallel()
+	const rows = 1_000_000
+	body := []byte(`{"rows":[{}` + strings.Repeat(`,{}`, rows-1) + `],"start_row_ordinal":7}`)
+	start, kept, count, err := parsePushChunk(body, 10)
+	require.NoError(t, err)
+	require.EqualValues(t, 7, start)
+	require.Equal(t, rows, count)
+	require.Len(t, kept, 10)
+	require.LessOrEqual(t, cap(kept), 20)
+
+	_, _, _, err = parsePushChunk([]byte(`{"rows":[{},{},{]}`), 2)
+	requireBodyError(t, err, "not valid JSON")
+}
+
+func TestNamesInARequestAreBounded(t *testing.T) {
+	t.Parallel()
+	var names strings.Builder
+	for i := range maxOpenNames {
+		fmt.Fprintf(&names, `"n%d":1,`, i)
+	}
+	for _, body := range []string{
+		`{"rows":[{"key":{` + names.String() + `"last":1}}]}`, `{"rows":[{` + names.String() + `"last":1}]}`, `{` + names.String() + `"last":1}`,
+	} {
+		_, _, _, err := parsePushChunk([]byte(body), maxChunkRows)
+		requireBodyError(t, err, "too many names")
+		requireBodyError(t, DecodeRequest([]byte(body), &ConnectRequest{}), "too many names")
+	}
+	// A payload is judged by the columns of its table.
+	_, _, _, err := parsePushChunk([]byte(`{"rows":[{"payload":{`+names.String()+`"last":1}}]}`), maxChunkRows)
+	require.NoError(t, err)
+}
+
+func requireBodyError(t *testing.T, err error, message string) {
+	t.Helper()
+	var bad *RequestBodyError
+	require.ErrorAs(t, err, &bad)
+	require.Contains(t, bad.Message, message)
 }
 
 // benchChunk is the body of a chunk of rows, and the request it stands for.

@@ -27,9 +27,10 @@ type pushedKey struct {
 // parsePushChunk reads a PushSessionChunkRequest from a request's body, as
 // DecodeRequest does, but makes no values of what the database takes as text. It
 // costs no allocation per row. Every failure is a *RequestBodyError. The rows
-// hold parts of the body.
-func parsePushChunk(body []byte) (start int64, rows []pushedRow, err error) {
-	p := chunkParser{body: body}
+// hold parts of the body. Rows past maxRows are only counted, since a row can be
+// three bytes of the body and takes many times that here.
+func parsePushChunk(body []byte, maxRows int) (start int64, rows []pushedRow, count int, err error) {
+	p := chunkParser{body: body, maxRows: maxRows}
 	err = p.envelope.body(body, func(i int) (int, error) {
 		return p.object(body, i, 0, func(name string, i int) (int, error) {
 			switch {
@@ -42,15 +43,17 @@ func parsePushChunk(body []byte) (start int64, rows []pushedRow, err error) {
 			}
 		})
 	})
-	return p.start, p.rows, requestBodyError(err)
+	return p.start, p.rows, p.count, requestBodyError(err)
 }
 
 // chunkParser goes once over the body of a chunk.
 type chunkParser struct {
 	envelope
-	body  []byte
-	start int64
-	rows  []pushedRow
+	body    []byte
+	maxRows int
+	start   int64
+	rows    []pushedRow
+	count   int // of all rows, those past maxRows included
 	// texts are the schemas, tables and operations so far. Few of them differ.
 	texts map[string]string
 }
@@ -71,6 +74,9 @@ func (p *chunkParser) list(i int) (int, error) {
 		return p.wrongType("rows", i, 1)
 	}
 	return p.array(p.body, i, 1, func(i int) (int, error) {
+		if p.count++; p.count > p.maxRows {
+			return skipValue(p.body, i, 2)
+		}
 		p.rows = append(p.rows, pushedRow{})
 		return p.row(i, &p.rows[len(p.rows)-1])
 	})

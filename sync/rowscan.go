@@ -87,6 +87,11 @@ type envelope struct {
 // doubled ones faster than a comparison with each.
 const manyNames = 16
 
+// maxOpenNames bounds the names of all objects that are open at once, since each is
+// kept until its object ends. No request has a hundredth of them. Objects may be
+// nested as deep as JSON may be.
+const maxOpenNames = 16_384
+
 // body passes a whole body, which object passes from its opening brace on, and
 // refuses one that is not exactly one object.
 func (e *envelope) body(body []byte, object func(i int) (int, error)) error {
@@ -213,6 +218,9 @@ func (e *envelope) object(body []byte, i, depth int, member func(name string, i 
 // addName adds a name to the innermost object, whose names start at base. It
 // returns the set to pass in with the object's next name.
 func (e *envelope) addName(name string, base int, seen map[string]bool) (map[string]bool, error) {
+	if len(e.names) == maxOpenNames {
+		return seen, &RequestBodyError{"there are too many names in one object: send those that the request has"}
+	}
 	doubled := false
 	if len(e.names)-base < manyNames {
 		for _, other := range e.names[base:] {
