@@ -78,6 +78,8 @@ type rowJudge struct {
 	key       []byte
 	payload   []byte // in the form that json_populate_record reads
 
+	payloadDigits, chunkDigits int // that exponents stand for, of the row and of all so far
+
 	keyBytes [16]byte
 	text     []byte
 	decoded  []byte
@@ -189,7 +191,7 @@ func parseUUIDKey(text []byte) (_ uuid.UUID, ok bool) {
 // judgePayload checks the columns and writes the payload anew: names in lower
 // case, key filled in, base64 as the database reads bytes.
 func (j *rowJudge) judgePayload(payload []byte) error {
-	j.payload = append(j.payload[:0], '{')
+	j.payload, j.payloadDigits = append(j.payload[:0], '{'), 0
 	if err := scanPayload(payload, j.judgeColumn); err != nil {
 		return err
 	}
@@ -241,6 +243,7 @@ func (j *rowJudge) judgeColumn(rawName, value []byte) error {
 	default:
 		j.startColumn(column.name)
 		j.payload = append(j.payload, value...)
+		return j.countExponents(value)
 	}
 	return nil
 }

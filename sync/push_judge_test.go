@@ -170,6 +170,37 @@ func TestNamesInARequestAreBounded(t *testing.T) {
 	require.NoError(t, err)
 }
 
+func TestDigitsOfExponentsAreBounded(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int{
+		`1`: 0, `true`: 0, `"1e5"`: 0, `"a\"1e5"`: 0, `-1.5E-07`: 7, `1e+3`: 3, `[1e2,false,{"1e9":[2e3]},"x1e4",1e0]`: 5, `[true,1e10]`: 10,
+	} {
+		require.Equal(t, want, exponentDigits([]byte(text)), text)
+	}
+	require.Greater(t, exponentDigits([]byte(`1e`+strings.Repeat("9", 1000))), maxPayloadExponentDigits)
+
+	row := func(slug int, number string, times int) string {
+		return fmt.Sprintf(`{"table":"notes","key":{"slug":"%d"},"op":"INSERT","payload":{"body":[%s0]}}`, slug, strings.Repeat(number+",", times))
+	}
+	judge := func(rows ...string) error {
+		_, _, err := judgeBody(judgeCatalog(), []byte(`{"rows":[`+strings.Join(rows, ",")+`]}`))
+		return err
+	}
+	require.NoError(t, judge(row(1, "1.7976931348623157e308", 3000), row(2, "4.9e-324", 3000), row(3, `"1e-16383"`, 20_000)))
+	var bad *PushChunkInvalidError
+	require.ErrorAs(t, judge(row(1, "1", 1), row(2, "1e-16383", 20_000)), &bad)
+	require.Contains(t, bad.Message, "row 1 of the chunk: the exponents of its numbers")
+	require.ErrorAs(t, judge(row(1, "1e999999999999999999999", 1)), &bad)
+
+	rows := make([]string, 20)
+	for i := range rows {
+		rows[i] = row(i, "1e-16383", 60)
+	}
+	require.NoError(t, judge(rows[:17]...))
+	require.ErrorAs(t, judge(rows...), &bad)
+	require.Contains(t, bad.Message, "row 17 of the chunk: the exponents of the chunk's numbers")
+}
+
 func requireBodyError(t *testing.T, err error, message string) {
 	t.Helper()
 	var bad *RequestBodyError
