@@ -86,6 +86,48 @@ func TestFloodOfOneUserLeavesConnections(t *testing.T) {
 	require.EqualValues(t, devices, scalar[int](t, setup, "SELECT max(l.bundle_seq) FROM sync.bundle_log l JOIN sync.user_state u USING (user_pk) WHERE u.user_id = 'flooder'"))
 }
 
+// TestManySourcesOfOneUserLeaveConnections stages chunks of a user from more sources than
+// there are connections, while another transaction keeps all of them waiting in the
+// database. Another user must be served meanwhile.
+func TestManySourcesOfOneUserLeaveConnections(t *testing.T) {
+	t.Parallel()
+	pool := newPoolWith(t, twoConnections)
+	service := newService(t, pool, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
+	setup := newPoolWith(t, func(config *pgxpool.Config) { config.ConnConfig.Database = pool.Config().ConnConfig.Database })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // what a hang would run into
+	defer cancel()
+	flood := make([]*device, 20)
+	sessions := make([]string, len(flood))
+	for i := range flood {
+		flood[i] = newDevice(t, service, "flooder", fmt.Sprint("device-", i))
+		session, err := service.CreatePushSession(ctx, flood[i].actor, &oversync.PushSessionCreateRequest{SourceBundleID: 1, PlannedRowCount: 1})
+		require.NoError(t, err)
+		sessions[i] = session.PushID
+	}
+	lock, err := setup.Begin(ctx)
+	require.NoError(t, err)
+	_, err = lock.Exec(ctx, "SELECT FROM sync.push_sessions p FOR UPDATE")
+	require.NoError(t, err)
+	var chunks errgroup.Group
+	for i, d := range flood {
+		chunks.Go(func() error {
+			_, err := service.UploadPushChunk(ctx, d.actor, sessions[i], &oversync.PushSessionChunkRequest{Rows: []oversync.PushRequestRow{insertNote(i, "flood")}})
+			return err
+		})
+	}
+	for waiting := 0; waiting == 0; {
+		require.NoError(t, ctx.Err())
+		waiting = scalar[int](t, setup, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+	}
+	other := newDevice(t, service, "other", "phone")
+	_, err = other.push(ctx, insertNote(1, "in peace"))
+	require.NoError(t, err)
+	_, err = other.pull(ctx)
+	require.NoError(t, err)
+	require.NoError(t, lock.Rollback(ctx))
+	require.NoError(t, chunks.Wait())
+}
+
 // With two connections, one of them taken by a long transaction of a user, nothing
 // else that this user asks for may wait for its locks on the other one.
 func TestWaitersForALongTransactionHoldNoConnection(t *testing.T) {

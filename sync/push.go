@@ -51,6 +51,11 @@ func (s *SyncService) CreatePushSession(ctx context.Context, actor Actor, req *P
 		}
 		defer leave()
 	}
+	leaveShare, err := s.shares.enter(ctx, actor.UserID)
+	if err != nil {
+		return nil, err
+	}
+	defer leaveShare()
 	var row db.PushSessionCreateRow
 	err = retry(ctx, func(attempt int) error {
 		clock := s.stages("push_create", attempt)
@@ -106,6 +111,11 @@ func (s *SyncService) DeletePushSession(ctx context.Context, actor Actor, pushID
 		return err
 	}
 	defer leave()
+	leaveShare, err := s.shares.enter(ctx, actor.UserID)
+	if err != nil {
+		return err
+	}
+	defer leaveShare()
 	err = s.queries.PushSessionDelete(ctx, s.pool, db.PushSessionDeleteParams{PushID: id, UserID: actor.UserID, SourceID: actor.SourceID})
 	return typedError(err, actor, pushID)
 }

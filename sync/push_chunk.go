@@ -23,10 +23,12 @@ type stagedRows struct {
 
 // UploadPushChunkJSON is UploadPushChunk on a request body as it came over HTTP.
 func (s *SyncService) UploadPushChunkJSON(ctx context.Context, actor Actor, pushID string, body []byte) (*PushSessionChunkResponse, error) {
-	if !utf8.Valid(body) {
-		return nil, &PushChunkInvalidError{Message: "the body is not UTF-8"}
+	leave, err := s.shares.enter(ctx, actor.UserID) // a large body takes as long to read as to store
+	if err != nil {
+		return nil, err
 	}
 	start, rows, count, err := parsePushChunk(body, s.config.MaxRowsPerPushChunk)
+	leave()
 	if err != nil {
 		return nil, &PushChunkInvalidError{Message: err.Error()}
 	}
@@ -89,6 +91,11 @@ func (s *SyncService) uploadPushChunk(ctx context.Context, actor Actor, pushID s
 		return nil, err
 	}
 	defer leave()
+	leaveShare, err := s.shares.enter(ctx, actor.UserID)
+	if err != nil {
+		return nil, err
+	}
+	defer leaveShare()
 	known, err := s.currentCatalog(ctx)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // pushedRow is a row as a client sent it, before it is judged. Its slices may be
@@ -30,6 +31,9 @@ type pushedKey struct {
 // hold parts of the body. Rows past maxRows are only counted, since a row can be
 // three bytes of the body and takes many times that here.
 func parsePushChunk(body []byte, maxRows int) (start int64, rows []pushedRow, count int, err error) {
+	if !utf8.Valid(body) {
+		return 0, nil, 0, &RequestBodyError{"it is not UTF-8"}
+	}
 	p := chunkParser{body: body, maxRows: maxRows}
 	err = p.envelope.body(body, func(i int) (int, error) {
 		return p.object(body, i, 0, func(name string, i int) (int, error) {

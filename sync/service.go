@@ -44,6 +44,7 @@ type SyncService struct {
 	catalog      atomic.Pointer[catalog]
 	catalogReads scopeQueue // by reloadCatalogAside
 	scopes       scopeQueue
+	shares       *userShares
 	heads        scopeHeads
 	status       statusMemory
 	warnedOfHeld atomic.Pointer[time.Time] // by warnOfHeldConnection
@@ -79,6 +80,7 @@ func NewRuntimeService(pool *pgxpool.Pool, config *ServiceConfig, logger *slog.L
 		pool:      pool,
 		queries:   db.New(),
 		config:    config.withDefaults(),
+		shares:    newUserShares(pool.Config().MaxConns),
 		logger:    logger,
 		watch:     newWatchHub(),
 		lifecycle: lifecycleRunning,
