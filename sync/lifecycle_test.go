@@ -3,6 +3,7 @@ package oversync_test
 import (
 	"context"
 	"errors"
+	"math"
 	"testing"
 	"time"
 
@@ -26,8 +27,52 @@ func TestNewRuntimeServiceRefusesWhatCannotBeMeant(t *testing.T) {
 	require.ErrorContains(t, err, "config")
 	_, err = oversync.NewRuntimeService(pool, &oversync.ServiceConfig{PushSessionTTL: -time.Second}, nil)
 	require.ErrorContains(t, err, "PushSessionTTL")
+	_, err = oversync.NewRuntimeService(pool, &oversync.ServiceConfig{UploadLockTimeout: 600 * time.Hour}, nil)
+	require.ErrorContains(t, err, "UploadLockTimeout")
+	_, err = oversync.NewRuntimeService(pool, &oversync.ServiceConfig{RetentionPruneBatchSize: math.MaxInt64}, nil)
+	require.ErrorContains(t, err, "RetentionPruneBatchSize")
 	_, err = oversync.NewRuntimeService(pool, &oversync.ServiceConfig{RegisteredTables: tables("app.")}, nil)
 	require.ErrorIs(t, err, &oversync.UnsupportedSchemaError{})
+}
+
+// TestLargestSettings takes every setting to the largest that is accepted, and a device
+// through all that reads them.
+func TestLargestSettings(t *testing.T) {
+	t.Parallel()
+	service := newService(t, pgtest.NewPool(t), notesDDL, &oversync.ServiceConfig{
+		RegisteredTables: tables("app.notes"),
+		MaxRowsPerBundle: math.MaxInt, MaxBytesPerBundle: math.MaxInt,
+		DefaultRowsPerPushChunk: math.MaxInt, MaxRowsPerPushChunk: math.MaxInt,
+		PushSessionTTL: math.MaxInt64, InitializationLeaseTTL: math.MaxInt64, SnapshotSessionTTL: math.MaxInt64,
+		DefaultRowsPerCommittedBundleChunk: math.MaxInt, MaxRowsPerCommittedBundleChunk: math.MaxInt,
+		DefaultRowsPerSnapshotChunk: math.MaxInt, MaxRowsPerSnapshotChunk: math.MaxInt,
+		MaxRowsPerSnapshotSession: math.MaxInt64, MaxBytesPerSnapshotSession: math.MaxInt64,
+		RetainedBundlesPerUser: math.MaxInt64, RetentionPruneBatchSize: math.MaxInt32,
+		UploadLockTimeout: math.MaxInt32 * time.Millisecond,
+	})
+	phone := &device{service: service, actor: oversync.Actor{UserID: "anna", SourceID: "phone"}, next: 1}
+	start, err := service.Connect(t.Context(), phone.actor, &oversync.ConnectRequest{HasLocalPendingRows: true})
+	require.NoError(t, err)
+	session, err := service.CreatePushSession(t.Context(), phone.actor, &oversync.PushSessionCreateRequest{
+		SourceBundleID: 1, PlannedRowCount: 2, InitializationID: start.InitializationID,
+	})
+	require.NoError(t, err)
+	_, err = service.UploadPushChunk(t.Context(), phone.actor, session.PushID, &oversync.PushSessionChunkRequest{
+		Rows: []oversync.PushRequestRow{insertNote(1, "one"), insertNote(2, "two")},
+	})
+	require.NoError(t, err)
+	_, err = service.CommitPushSession(t.Context(), phone.actor, session.PushID)
+	require.NoError(t, err)
+	require.Len(t, phone.mustPull(t), 1)
+	rows, err := service.GetCommittedBundleRows(t.Context(), phone.actor, 1, nil, math.MaxInt)
+	require.NoError(t, err)
+	require.Len(t, rows.Rows, 2)
+	snapshot, err := service.CreateSnapshotSession(t.Context(), phone.actor)
+	require.NoError(t, err)
+	chunk, err := service.GetSnapshotChunk(t.Context(), phone.actor, snapshot.SnapshotID, 0, math.MaxInt)
+	require.NoError(t, err)
+	require.Len(t, chunk.Rows, 2)
+	require.NoError(t, oversync.PrunePass(t.Context(), service))
 }
 
 func TestBootstrapByManyServicesAtOnce(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,7 +63,8 @@ type SyncService struct {
 // caller's to close. It reads and writes nothing: call Bootstrap before serving,
 // unless the tables are registered in SQL. A nil logger is slog.Default().
 //
-// It fails if the pool or the config is nil, or if a setting is negative.
+// It fails if the pool or the config is nil, or if a setting is negative or more than the
+// database can take.
 func NewRuntimeService(pool *pgxpool.Pool, config *ServiceConfig, logger *slog.Logger) (*SyncService, error) {
 	if pool == nil {
 		return nil, errors.New("oversync: a connection pool is required")
@@ -112,6 +114,13 @@ func (c *ServiceConfig) validate() error {
 		if value < 0 {
 			return fmt.Errorf("oversync: %s is negative: set a positive value, or 0 for its default", name)
 		}
+	}
+	// What the database cannot take would be refused at every push, or in the background.
+	if c.UploadLockTimeout.Milliseconds() > math.MaxInt32 {
+		return fmt.Errorf("oversync: UploadLockTimeout is %v: set at most %v, or 0 for no bound", c.UploadLockTimeout, math.MaxInt32*time.Millisecond)
+	}
+	if c.RetentionPruneBatchSize > math.MaxInt32 {
+		return fmt.Errorf("oversync: RetentionPruneBatchSize is %d: set at most %d", c.RetentionPruneBatchSize, math.MaxInt32)
 	}
 	for _, table := range c.RegisteredTables {
 		if table.Table == "" || len(table.SyncKeyColumns) > 1 {

@@ -170,6 +170,12 @@ func isServerFault(err *pgconn.PgError) bool {
 	if isRaised(err) {
 		return false
 	}
+	// Else only what fails as the rows are written can be theirs, which the context of the
+	// error says, or a constraint that is checked at the end. A setting that the database
+	// refuses has codes of values too.
+	if !strings.Contains(err.Where, "sync.push_commit(") && !pgerrcode.IsIntegrityConstraintViolation(err.Code) {
+		return true
+	}
 	switch err.Code[:2] {
 	case "08", "40", "53", "57", "58", "F0", "XX":
 		return true
