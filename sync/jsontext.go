@@ -238,7 +238,7 @@ func decodeEscape(text []byte, i int) (r rune, n int, err error) {
 }
 
 // hasHalfSurrogate says whether a string in a valid JSON text stands for no Unicode
-// text, since it holds half of a surrogate pair.
+// text, since it holds half of a surrogate pair. Backslashes are in strings alone.
 func hasHalfSurrogate(quoted []byte) bool {
 	for i := 0; ; {
 		next := bytes.IndexByte(quoted[i:], '\\')

@@ -229,6 +229,9 @@ func (j *rowJudge) judgeColumn(rawName, value []byte) error {
 	if jsonStringContainsNUL(value) {
 		return fmt.Errorf("column %s has a character U+0000 in it, which the database cannot store", column.name)
 	}
+	if hasHalfSurrogate(value) {
+		return fmt.Errorf("column %s has half of a surrogate pair in it, which is no character", column.name)
+	}
 	switch {
 	case column.isKey:
 		if !j.isKey(value) {
@@ -272,7 +275,7 @@ func (j *rowJudge) judgeBytes(column *judgedColumn, value []byte) error {
 
 // isKey says whether a JSON value names the row's own key.
 func (j *rowJudge) isKey(value []byte) bool {
-	if value[0] != '"' || hasHalfSurrogate(value) {
+	if value[0] != '"' {
 		return false
 	}
 	j.text = appendStringValue(j.text[:0], value)

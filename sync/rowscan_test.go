@@ -33,7 +33,7 @@ func TestDecodeRequest(t *testing.T) {
 		require.NoError(t, DecodeRequest([]byte(`{"rows":[{"key":{"id":"`+text+`"}}]}`), &req), text)
 	}
 	require.NoError(t, DecodeRequest([]byte(`{"foo":1,"FOO":2}`), &req), "a later version of the protocol may")
-	require.NoError(t, DecodeRequest([]byte(`{"rows":[{"payload":"\ud800"}]}`), &req), "the database judges it")
+	require.NoError(t, DecodeRequest([]byte(`{"rows":[{"payload":"\ud800"}]}`), &req), "the columns of its table are judged later")
 }
 
 func TestDecodeRequestRefuses(t *testing.T) {
