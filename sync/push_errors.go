@@ -17,7 +17,7 @@ type PushSessionNotFoundError struct {
 }
 
 func (e *PushSessionNotFoundError) Error() string {
-	return fmt.Sprintf("there is no push session %q: create a new one", e.PushID)
+	return fmt.Sprintf("there is no push session %q: create a new one", shorten(e.PushID))
 }
 
 // PushSessionForbiddenError refuses the push session of another user or source.

@@ -113,7 +113,7 @@ func (j *rowJudge) row(number int, row *pushedRow) error {
 	hasPayload := row.payload != nil && !bytes.Equal(row.payload, []byte("null"))
 	switch {
 	case len(row.op) != len(OpInsert): // all three have; what only Unicode folds to one has more
-		return fmt.Errorf("op %q is not INSERT, UPDATE or DELETE", row.op)
+		return fmt.Errorf("op %q is not INSERT, UPDATE or DELETE", shorten(row.op))
 	case strings.EqualFold(row.op, OpInsert):
 		j.op = 'I'
 	case strings.EqualFold(row.op, OpUpdate):
@@ -126,7 +126,7 @@ func (j *rowJudge) row(number int, row *pushedRow) error {
 		}
 		return nil
 	default:
-		return fmt.Errorf("op %q is not INSERT, UPDATE or DELETE", row.op)
+		return fmt.Errorf("op %q is not INSERT, UPDATE or DELETE", shorten(row.op))
 	}
 	if !hasPayload {
 		return fmt.Errorf("the payload is missing")
@@ -140,7 +140,7 @@ func (j *rowJudge) findTable(schema, table string) error {
 	}
 	name := Key(schema, table)
 	if j.table = j.catalog.byName[name]; j.table == nil {
-		return fmt.Errorf("table %s is not registered", name)
+		return fmt.Errorf("table %s is not registered", shorten(name))
 	}
 	j.schemaName, j.tableName = schema, table
 	if j.columns = j.tables[j.table]; j.columns == nil {
@@ -171,7 +171,7 @@ func (j *rowJudge) judgeKey(key *pushedKey) error {
 	default:
 		parsed, ok := parseUUIDKey(key.text)
 		if !ok {
-			return fmt.Errorf("the key %q is not a UUID", key.text)
+			return fmt.Errorf("the key %q is not a UUID", shorten(string(key.text)))
 		}
 		j.keyBytes = parsed
 		j.key = j.keyBytes[:]
@@ -219,7 +219,7 @@ func (j *rowJudge) judgeColumn(rawName, value []byte) error {
 	}
 	switch {
 	case column == nil || len(column.name) != len(rawName): // the latter is not ASCII, and only Unicode folds it to one
-		return fmt.Errorf("table %s.%s has no column %q", j.table.schema, j.table.table, rawName)
+		return fmt.Errorf("table %s.%s has no column %q", j.table.schema, j.table.table, shorten(string(rawName)))
 	case column.isHidden:
 		return fmt.Errorf("column %s is the server's and must not be sent", column.name)
 	case column.namedBy == j.rowNumber:

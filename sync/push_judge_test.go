@@ -170,6 +170,34 @@ func TestNamesInARequestAreBounded(t *testing.T) {
 	require.NoError(t, err)
 }
 
+func TestMessagesRepeatLittleOfWhatWasSent(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("<é", 100_000)
+	text := `"` + long + `"`
+	for _, body := range []string{
+		`{"rows":[{"table":` + text + `}]}`,
+		`{"rows":[{"table":"notes","key":{"slug":"a"},"op":` + text + `}]}`,
+		`{"rows":[{"table":"notes","key":{"slug":"a"},"op":"insert` + strings.Repeat("t", 100_000) + `"}]}`,
+		`{"rows":[{"table":"notes","key":{"slug":"a"},"op":"INSERT","payload":{` + text + `:1}}]}`,
+		`{"rows":[{"table":"users","schema":"business","key":{"id":` + text + `},"op":"INSERT"}]}`,
+		`{` + text + `:1,` + text + `:2}`,
+	} {
+		_, _, err := judgeBody(judgeCatalog(), []byte(body))
+		require.Error(t, err)
+		require.Less(t, len(err.Error()), 300)
+	}
+	for _, err := range []error{
+		&PushSessionNotFoundError{long}, &SnapshotSessionNotFoundError{long},
+		DecodeRequestKnownFields([]byte(`{`+text+`:1}`), &SnapshotSessionCreateRequest{}),
+		DecodeRequest([]byte(`{"has_local_pending_rows":1`+strings.Repeat("0", 100_000)+`}`), &ConnectRequest{}),
+	} {
+		require.Less(t, len(err.Error()), 300)
+		require.True(t, utf8.ValidString(err.Error()))
+	}
+	require.Equal(t, strings.Repeat("é", 50), shorten(strings.Repeat("é", 50)))
+	require.Equal(t, "a"+strings.Repeat("é", 49)+"…", shorten("a"+strings.Repeat("é", 50)))
+}
+
 func TestDigitsOfExponentsAreBounded(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]int{

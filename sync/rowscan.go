@@ -70,9 +70,9 @@ func requestBodyError(err error) error {
 		return known
 	case errors.As(err, &wrongType):
 		return &RequestBodyError{fmt.Sprintf("%q at byte %d has the wrong type: %s does not fit there",
-			wrongType.Field, wrongType.Offset, wrongType.Value)}
+			shorten(wrongType.Field), wrongType.Offset, shorten(wrongType.Value))}
 	default:
-		return &RequestBodyError{strings.TrimPrefix(err.Error(), "json: ")}
+		return &RequestBodyError{shorten(strings.TrimPrefix(err.Error(), "json: "))}
 	}
 }
 
@@ -238,7 +238,7 @@ func (e *envelope) addName(name string, base int, seen map[string]bool) (map[str
 		seen[member] = true
 	}
 	if doubled {
-		return seen, &RequestBodyError{fmt.Sprintf("the name %q occurs twice in one object: send it once", name)}
+		return seen, &RequestBodyError{fmt.Sprintf("the name %q occurs twice in one object: send it once", shorten(name))}
 	}
 	e.names = append(e.names, name)
 	return seen, nil

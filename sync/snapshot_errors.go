@@ -18,7 +18,7 @@ type SnapshotSessionNotFoundError struct {
 }
 
 func (e *SnapshotSessionNotFoundError) Error() string {
-	return fmt.Sprintf("there is no snapshot %q: create a new one", e.SnapshotID)
+	return fmt.Sprintf("there is no snapshot %q: create a new one", shorten(e.SnapshotID))
 }
 
 // SnapshotSessionForbiddenError refuses the snapshot of another user.
