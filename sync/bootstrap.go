@@ -126,6 +126,9 @@ func bootstrapError(err error) error {
 	if !ok {
 		return fmt.Errorf("register the configured tables: %w", err)
 	}
+	if pgErr.Code == pgerrcode.ReadOnlySQLTransaction {
+		return fmt.Errorf("the tables cannot be registered in a read-only session: connect to the primary, with default_transaction_read_only = off: %w", err)
+	}
 	if pgErr.Code == pgerrcode.InsufficientPrivilege {
 		return &UnsupportedSchemaError{Message: pgErr.Message + ": register the tables as their owner, with SELECT sync.register_table(…)"}
 	}

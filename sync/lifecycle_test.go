@@ -75,6 +75,51 @@ func TestLargestSettings(t *testing.T) {
 	require.NoError(t, oversync.PrunePass(t.Context(), service))
 }
 
+// A name is quoted without its U+0000, and would be that of another table.
+func TestNamesWithNULAreRefused(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewPool(t)
+	for _, config := range []oversync.ServiceConfig{
+		{RegisteredTables: tables("app.no\x00tes")}, {RegisteredTables: tables("a\x00pp.notes")},
+		{RegisteredTables: []oversync.RegisteredTable{{Schema: "app", Table: "notes", SyncKeyColumns: []string{"i\x00d"}}}},
+		{DependencyOverrides: map[string][]string{"app.notes": {"app.\x00tags"}}}, {DependencyOverrides: map[string][]string{"app.n\x00otes": nil}},
+	} {
+		_, err := oversync.NewRuntimeService(pool, &config, nil)
+		require.ErrorContains(t, err, "U+0000")
+		requireType[*oversync.UnsupportedSchemaError](t, err)
+	}
+}
+
+func TestTheConfigIsTheServicesOwn(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewPool(t)
+	_, err := pool.Exec(t.Context(), notesDDL)
+	require.NoError(t, err)
+	config := &oversync.ServiceConfig{
+		RegisteredTables:    []oversync.RegisteredTable{{Schema: "app", Table: "notes", SyncKeyColumns: []string{"id"}}},
+		DependencyOverrides: map[string][]string{},
+	}
+	service, err := oversync.NewRuntimeService(pool, config, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, service.Close(context.Background())) })
+	config.RegisteredTables[0].SyncKeyColumns[0] = "nothing"
+	config.RegisteredTables[0].Table = "others"
+	config.DependencyOverrides["app.others"] = []string{"app.notes"}
+	require.NoError(t, service.Bootstrap(t.Context()))
+	require.True(t, service.IsTableRegistered("app", "notes"))
+}
+
+// What PostgreSQL says of a read-only session tells nobody what to change.
+func TestBootstrapInAReadOnlySession(t *testing.T) {
+	t.Parallel()
+	pool := newPoolWith(t, func(config *pgxpool.Config) { config.ConnConfig.RuntimeParams["default_transaction_read_only"] = "on" })
+	_, err := pool.Exec(t.Context(), "BEGIN READ WRITE;"+notesDDL+"COMMIT;")
+	require.NoError(t, err)
+	service, err := oversync.NewRuntimeService(pool, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")}, nil)
+	require.NoError(t, err)
+	require.ErrorContains(t, service.Bootstrap(t.Context()), "default_transaction_read_only = off")
+}
+
 func TestBootstrapByManyServicesAtOnce(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.NewPool(t)

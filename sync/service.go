@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -126,13 +129,30 @@ func (c *ServiceConfig) validate() error {
 		if table.Table == "" || len(table.SyncKeyColumns) > 1 {
 			return &UnsupportedSchemaError{Message: fmt.Sprintf("registered table %q needs a name and at most one sync key column", Key(table.Schema, table.Table))}
 		}
+		// A quoted name would lose it, and be that of another table.
+		if strings.Contains(table.Schema+table.Table+strings.Join(table.SyncKeyColumns, ""), "\x00") {
+			return &UnsupportedSchemaError{Message: fmt.Sprintf("registered table %q has a character U+0000 in its name or key: take it out", Key(table.Schema, table.Table))}
+		}
+	}
+	for child, parents := range c.DependencyOverrides {
+		if strings.Contains(child+strings.Join(parents, ""), "\x00") {
+			return &UnsupportedSchemaError{Message: fmt.Sprintf("the dependency override of %q has a character U+0000 in a name: take it out", child)}
+		}
 	}
 	return nil
 }
 
-// withDefaults returns the config with its zeros filled in.
+// withDefaults returns a copy of the config with its zeros filled in.
 func (c *ServiceConfig) withDefaults() ServiceConfig {
 	filled := *c
+	filled.RegisteredTables = slices.Clone(c.RegisteredTables)
+	for i, table := range filled.RegisteredTables {
+		filled.RegisteredTables[i].SyncKeyColumns = slices.Clone(table.SyncKeyColumns)
+	}
+	filled.DependencyOverrides = maps.Clone(c.DependencyOverrides)
+	for child, parents := range filled.DependencyOverrides {
+		filled.DependencyOverrides[child] = slices.Clone(parents)
+	}
 	setDefault(&filled.MaxRowsPerPushChunk, maxChunkRows)
 	setDefault(&filled.DefaultRowsPerPushChunk, min(defaultChunkRows, filled.MaxRowsPerPushChunk))
 	setDefault(&filled.MaxRowsPerCommittedBundleChunk, maxChunkRows)
