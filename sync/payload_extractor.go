@@ -203,6 +203,9 @@ func floatToInt64(f float64) (int64, error) {
 func toFloat64(value any) (float64, error) {
 	switch v := value.(type) {
 	case float64:
+		if math.IsInf(v, 0) || math.IsNaN(v) { // which a map may hold, if no JSON
+			return 0, errNotFinite
+		}
 		return v, nil
 	case int64:
 		return float64(v), nil
@@ -217,6 +220,9 @@ func toFloat64(value any) (float64, error) {
 }
 
 func parseFloat64(text string) (float64, error) {
+	if strings.ContainsAny(text, "xX") { // a number to Go, and to nobody else here
+		return 0, errors.New("send a number in decimal digits")
+	}
 	f, err := strconv.ParseFloat(text, 64)
 	if err != nil {
 		return 0, err

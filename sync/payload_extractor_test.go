@@ -1,6 +1,7 @@
 package oversync
 
 import (
+	"encoding/json"
 	"math"
 	"testing"
 
@@ -163,4 +164,13 @@ func TestPayloadExtractorFromMap(t *testing.T) {
 	require.Equal(t, 2.5, *p.Float64Field("fraction"))
 	require.Equal(t, 3.0, *p.Float64Field("int"))
 	require.True(t, *p.BoolField("int64"))
+}
+
+func TestPayloadExtractorTakesNoNumberThatJSONLacks(t *testing.T) {
+	t.Parallel()
+	p := NewPayloadExtractorFromMap(map[string]any{"inf": math.Inf(1), "nan": math.NaN(), "hex": "0x10p0", "number": json.Number("0x10p0")})
+	for _, field := range []string{"inf", "nan", "hex", "number"} {
+		require.Nil(t, p.Float64Field(field), field)
+		require.Nil(t, p.Int64Field(field), field)
+	}
 }
