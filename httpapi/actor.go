@@ -27,7 +27,7 @@ type ActorMiddlewareConfig struct {
 // Oversync-Source-ID header, both without surrounding white space.
 //
 // It answers 401 authentication_failed without a user, and 400 invalid_request
-// when the header is missing or blank, or when either id is longer than 255
+// when the header is missing, blank or there with different values, or when either id is longer than 255
 // bytes, is not UTF-8 or holds a control character.
 func ActorMiddleware(cfg ActorMiddlewareConfig) func(http.Handler) http.Handler {
 	userID := cfg.UserIDFromContext
@@ -41,7 +41,13 @@ func ActorMiddleware(cfg ActorMiddlewareConfig) func(http.Handler) http.Handler 
 				writeUnauthenticated(w, "the request carries no authenticated user")
 				return
 			}
-			source := strings.TrimSpace(r.Header.Get(oversync.SourceIDHeader))
+			header, ok := singleHeader(r, oversync.SourceIDHeader)
+			if !ok {
+				writeError(w, http.StatusBadRequest, codeInvalidRequest,
+					"the header "+oversync.SourceIDHeader+" is there with different values: send one")
+				return
+			}
+			source := strings.TrimSpace(header)
 			if source == "" {
 				writeError(w, http.StatusBadRequest, codeInvalidRequest,
 					"send the header "+oversync.SourceIDHeader+" with the id of this device")
@@ -59,6 +65,18 @@ func ActorMiddleware(cfg ActorMiddlewareConfig) func(http.Handler) http.Handler 
 			next.ServeHTTP(w, r.WithContext(oversync.ContextWithActor(r.Context(), actor)))
 		})
 	}
+}
+
+// singleHeader returns the value of a header. ok is false if there are different ones:
+// a proxy that judges by another than this server would be deceived.
+func singleHeader(r *http.Request, name string) (value string, ok bool) {
+	values := r.Header.Values(name)
+	for _, other := range values {
+		if other != values[0] {
+			return "", false
+		}
+	}
+	return r.Header.Get(name), true
 }
 
 // checkID refuses what the database or a log line could not hold faithfully.

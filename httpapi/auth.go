@@ -17,7 +17,7 @@ import (
 // Authenticator finds out who sends a request.
 //
 // Authenticate returns a context that carries the user id (see
-// ContextWithUserID). Any error answers 401 authentication_failed; its text is
+// ContextWithUserID). Any error, and a nil context, answers 401 authentication_failed; its text is
 // shown to the caller, so it must not hold secrets. It is called once for each
 // request under /sync/, from many goroutines.
 type Authenticator interface {
@@ -58,6 +58,10 @@ func AuthMiddleware(auth Authenticator) func(http.Handler) http.Handler {
 			ctx, err := auth.Authenticate(r)
 			if err != nil {
 				writeUnauthenticated(w, err.Error())
+				return
+			}
+			if ctx == nil { // with which no request can go on
+				writeUnauthenticated(w, errNoUser.Error())
 				return
 			}
 			next.ServeHTTP(w, r.WithContext(ctx))
@@ -189,7 +193,11 @@ func claimText(claims jwt.MapClaims, name string) (string, error) {
 }
 
 func bearerToken(r *http.Request) (string, error) {
-	scheme, token, _ := strings.Cut(strings.TrimSpace(r.Header.Get("Authorization")), " ")
+	header, ok := singleHeader(r, "Authorization")
+	if !ok {
+		return "", errors.New("the header Authorization is there with different values: send one")
+	}
+	scheme, token, _ := strings.Cut(strings.TrimSpace(header), " ")
 	token = strings.TrimSpace(token)
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return "", errors.New("send a token in the header Authorization: Bearer <token>")

@@ -80,6 +80,37 @@ func TestHS256(t *testing.T) {
 	require.NoError(t, err, "the scheme has no case")
 }
 
+func TestAnAuthenticatorWithoutAnswerLetsNobodyPass(t *testing.T) {
+	t.Parallel()
+	nobody := AuthenticatorFunc(func(*http.Request) (context.Context, error) { return nil, nil }) //nolint:nilnil // what is tested
+	rec := httptest.NewRecorder()
+	AuthMiddleware(nobody)(http.NotFoundHandler()).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/", nil))
+	require.Equal(t, http.StatusUnauthorized, rec.Code)
+	require.Contains(t, rec.Body.String(), `"error":"authentication_failed"`)
+}
+
+func TestHeadersWithDifferentValuesAreRefused(t *testing.T) {
+	t.Parallel()
+	auth, err := NewHS256(HS256Config{Secret: testSecret})
+	require.NoError(t, err)
+	soon := time.Now().Add(time.Hour).Unix()
+	token := mint(t, jwt.SigningMethodHS256, testSecret, jwt.MapClaims{"sub": "user-1", "exp": soon})
+	handler := AuthMiddleware(auth)(ActorMiddleware(ActorMiddlewareConfig{})(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
+	status := func(authorizations, sources []string) int {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header["Authorization"] = authorizations
+		r.Header[http.CanonicalHeaderKey(oversync.SourceIDHeader)] = sources
+		rec := httptest.NewRecorder()
+		handler.ServeHTTP(rec, r)
+		return rec.Code
+	}
+	good, other := "Bearer "+token, "Bearer x"
+	require.Equal(t, 200, status([]string{good}, []string{"a"}))
+	require.Equal(t, 200, status([]string{good, good}, []string{"a", "a"}), "a proxy may double a header")
+	require.Equal(t, 401, status([]string{good, other}, []string{"a"}))
+	require.Equal(t, 400, status([]string{good}, []string{"a", "b"}))
+}
+
 func swapPayload(t *testing.T, token, payload string) string {
 	t.Helper()
 	parts := strings.Split(token, ".")
