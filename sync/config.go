@@ -71,7 +71,7 @@ type ServiceConfig struct {
 	RetentionPruneBatchSize int64
 
 	// UploadLockTimeout bounds each wait for a lock in a transaction that applies a
-	// push. With zero, only the request's context bounds it.
+	// push, to 2^31-1 ms at most. With zero, only the request's context bounds it.
 	UploadLockTimeout time.Duration
 
 	// BundleChangeWatch sets up the watch. It is off by default.
@@ -131,7 +131,9 @@ type ScopeManagerConfig struct {
 // ScopeWriteOptions says on whose behalf the server writes into a scope.
 type ScopeWriteOptions struct {
 	// WriterID becomes the source id of the bundle. One writer keeps one id, so
-	// that its bundles form one sequence. It must not be blank.
+	// that its bundles form one sequence. It must not be blank, nor the source id of a
+	// device: the write takes the number of that device's next push, which then counts
+	// as committed though its rows are not.
 	WriterID string
 }
 

@@ -80,9 +80,11 @@ func TestNamesWithNULAreRefused(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.NewPool(t)
 	for _, config := range []oversync.ServiceConfig{
-		{RegisteredTables: tables("app.no\x00tes")}, {RegisteredTables: tables("a\x00pp.notes")},
+		{RegisteredTables: tables("app.no\x00tes")},
+		{RegisteredTables: tables("a\x00pp.notes")},
 		{RegisteredTables: []oversync.RegisteredTable{{Schema: "app", Table: "notes", SyncKeyColumns: []string{"i\x00d"}}}},
-		{DependencyOverrides: map[string][]string{"app.notes": {"app.\x00tags"}}}, {DependencyOverrides: map[string][]string{"app.n\x00otes": nil}},
+		{DependencyOverrides: map[string][]string{"app.notes": {"app.\x00tags"}}},
+		{DependencyOverrides: map[string][]string{"app.n\x00otes": nil}},
 	} {
 		_, err := oversync.NewRuntimeService(pool, &config, nil)
 		require.ErrorContains(t, err, "U+0000")

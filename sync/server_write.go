@@ -81,8 +81,11 @@ func (m *ScopeManager) ExecWrite(ctx context.Context, scopeID string, opts Scope
 		return nil, err
 	}
 	defer end()
-	actor, err := Actor{UserID: scopeID, SourceID: opts.WriterID}.validate()
-	if err != nil {
+	var actor Actor
+	if actor.UserID, err = validateID("the scope", scopeID); err != nil {
+		return nil, &ScopeWriteInvalidError{Message: err.Error()}
+	}
+	if actor.SourceID, err = validateSource("the writer", opts.WriterID); err != nil {
 		return nil, &ScopeWriteInvalidError{Message: err.Error()}
 	}
 	if fn == nil {

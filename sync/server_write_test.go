@@ -476,3 +476,12 @@ func TestServerWriteOvertakesAPush(t *testing.T) {
 	require.Equal(t, oversync.SourceSequenceChangedError{UserID: "anna", SourceID: "phone", Expected: 2, Actual: 1}, *changed)
 	w.requireUnchanged(t, 1)
 }
+
+func TestExecWriteNamesWhatIsBlank(t *testing.T) {
+	t.Parallel()
+	manager := oversync.NewScopeManager(newNotes(t), oversync.ScopeManagerConfig{})
+	for _, c := range []struct{ scope, writer, want string }{{" ", "job", "the scope is missing"}, {"anna", "", "the writer is missing"}} {
+		_, err := manager.ExecWrite(t.Context(), c.scope, oversync.ScopeWriteOptions{WriterID: c.writer}, func(pgx.Tx) error { return nil })
+		require.Equal(t, c.want, requireAs[*oversync.ScopeWriteInvalidError](t, err).Message)
+	}
+}

@@ -98,7 +98,9 @@ type Bundle struct {
 }
 
 // BundleSource says whose bundle a server-side transaction is. SourceBundleID
-// must be the next one of that source, starting at 1.
+// must be the next one of that source, starting at 1. A writer needs a SourceID that no
+// device has: else it takes the number of the device's next push, which then counts as
+// committed though its rows are not.
 type BundleSource struct {
 	SourceID       string
 	SourceBundleID int64
