@@ -222,8 +222,9 @@ func temporary(err error) bool {
 		errors.Is(err, context.DeadlineExceeded)
 }
 
-// writeFailure answers err, and logs it if it is not the caller's doing. The
-// service returns errors and does not log them, so each appears once.
+// writeFailure answers err, and logs it: as an error if it is not the caller's doing,
+// else as a refusal. The service returns errors and does not log them, so each appears
+// once.
 func (h *HTTPSyncHandlers) writeFailure(w http.ResponseWriter, r *http.Request, failedCode string, err error) {
 	a := answerFor(err, failedCode)
 	// A client that left takes its queries down with it, in errors of all kinds.
@@ -234,11 +235,63 @@ func (h *HTTPSyncHandlers) writeFailure(w http.ResponseWriter, r *http.Request, 
 			slog.String("request_id", RequestIDFromContext(r.Context())),
 			slog.Any("error", err))
 	}
+	if a.status < http.StatusInternalServerError {
+		h.logRefusal(r, strings.TrimSuffix(failedCode, "_failed"), a, err)
+	}
 	if a.retryAfter {
 		w.Header().Set("Retry-After", "1")
 	}
 	// The client may be gone; there is nobody left to tell.
 	_ = writeJSON(w, a.status, a.body)
+}
+
+// logRefusal leaves a trace of what a client was refused, which is nowhere in the
+// database. It is one short line, since clients can cause any number of them, and
+// without the error's own text, which may hold values of a row.
+func (h *HTTPSyncHandlers) logRefusal(r *http.Request, operation string, a answer, err error) {
+	actor, _ := oversync.ActorFromContext(r.Context())
+	attrs := []slog.Attr{
+		slog.String("operation", operation),
+		slog.Int("status", a.status),
+		slog.String("code", codeOf(a.body)),
+		slog.String("user_id", actor.UserID),
+		slog.String("source_id", actor.SourceID),
+		slog.String("request_id", RequestIDFromContext(r.Context())),
+	}
+	add := func(key, value string) {
+		if value != "" {
+			attrs = append(attrs, slog.String(key, value))
+		}
+	}
+	if e, ok := errors.AsType[*oversync.PushRejectedError](err); ok {
+		add("sqlstate", e.Rejection.SQLState)
+		add("schema", e.Rejection.Schema)
+		add("table", e.Rejection.Table)
+		add("constraint", e.Rejection.Constraint)
+	}
+	if e, ok := errors.AsType[*oversync.PushConflictError](err); ok && e.Conflict != nil {
+		add("schema", e.Conflict.Schema)
+		add("table", e.Conflict.Table)
+	}
+	h.logger.LogAttrs(r.Context(), slog.LevelInfo, "refused", attrs...)
+}
+
+// codeOf returns the code in the body of an error's answer.
+func codeOf(body any) string {
+	switch b := body.(type) {
+	case oversync.ErrorResponse:
+		return b.Error
+	case oversync.PushConflictResponse:
+		return b.Error
+	case oversync.PushRejectedResponse:
+		return b.Error
+	case oversync.SourceRetiredResponse:
+		return b.Error
+	case oversync.SnapshotLimitExceededResponse:
+		return b.Error
+	default:
+		return ""
+	}
 }
 
 func writeError(w http.ResponseWriter, status int, code, message string) {

@@ -107,9 +107,50 @@ func TestEveryTypedErrorHasItsAnswer(t *testing.T) {
 			require.Equal(t, "application/json", rec.Header().Get("Content-Type"))
 			require.Equal(t, tc.body, starMessage(t, tc.body, rec.Body.String()), "%T", tc.err)
 			require.NotContains(t, rec.Body.String(), "987654", "a client that is ahead must not get its number back")
-			require.Empty(t, logs.String(), "an error of the caller is not logged: %T", tc.err)
+			if tc.status >= 500 {
+				require.Empty(t, logs.String(), "an error that passes by itself is not logged: %T", tc.err)
+				continue
+			}
+			var line struct{ Level, Msg, Operation, Code string }
+			require.NoError(t, json.Unmarshal(logs.Bytes(), &line), "one line for each refusal: %T", tc.err)
+			require.Equal(t, "INFO refused pull", line.Level+" "+line.Msg+" "+line.Operation)
+			require.Contains(t, tc.body, `{"error":"`+line.Code+`"`, "%T", tc.err)
 		}
 	}
+}
+
+// What was refused is nowhere in the database, so the log says whose request it was and
+// what of the database stood in its way, but nothing of the row.
+func TestARefusalIsLogged(t *testing.T) {
+	t.Parallel()
+	h, logs := testHandlers()
+	refuse := func(err error) map[string]any {
+		logs.Reset()
+		r := httptest.NewRequest(http.MethodPost, "/", nil)
+		r.Header.Set(RequestIDHeader, "req-1")
+		actor := oversync.Actor{UserID: "u", SourceID: "phone"}
+		r = r.WithContext(oversync.ContextWithActor(r.Context(), actor))
+		RequestID(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h.serveActor(w, r, http.MethodPost, "push_session_commit", func(http.ResponseWriter, oversync.Actor) error { return err })
+		})).ServeHTTP(httptest.NewRecorder(), r)
+		var line map[string]any
+		require.NoError(t, json.Unmarshal(logs.Bytes(), &line))
+		delete(line, "time")
+		return line
+	}
+	require.Equal(t, map[string]any{
+		"level": "INFO", "msg": "refused", "operation": "push_session_commit", "status": 422.0, "code": "push_rejected",
+		"user_id": "u", "source_id": "phone", "request_id": "req-1",
+		"sqlstate": "23505", "schema": "business", "table": "users", "constraint": "users_email_key",
+	}, refuse(&oversync.PushRejectedError{Message: "private", Rejection: oversync.PushRejection{
+		SQLState: "23505", Schema: "business", Table: "users", Column: "email", Constraint: "users_email_key", Key: oversync.SyncKey{"id": "private"},
+	}}))
+	require.Equal(t, map[string]any{
+		"level": "INFO", "msg": "refused", "operation": "push_session_commit", "status": 409.0, "code": "push_conflict",
+		"user_id": "u", "source_id": "phone", "request_id": "req-1", "schema": "business", "table": "posts",
+	}, refuse(&oversync.PushConflictError{Message: "private", Conflict: &oversync.PushConflictDetails{
+		Schema: "business", Table: "posts", Key: oversync.SyncKey{"id": "private"}, ServerRow: json.RawMessage(`"private"`),
+	}}))
 }
 
 // starMessage puts * for the message where the case does not fix it.

@@ -23,8 +23,8 @@ type RouterConfig struct {
 	// Authenticator finds the user of each request under /sync/. Required: with
 	// nil every such request is answered 401.
 	Authenticator Authenticator
-	// Logger takes failures at error level and requests at debug level. Nil
-	// discards.
+	// Logger takes failures at error level, what clients were refused at info level,
+	// and requests at debug level. Nil discards.
 	Logger *slog.Logger
 	// MaxBodyBytes bounds a request body; DefaultMaxBodyBytes if zero.
 	MaxBodyBytes int64
