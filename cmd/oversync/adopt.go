@@ -38,7 +38,7 @@ func (c *tableAdoptCmd) Run(ctx context.Context, a *app) (err error) {
 	for _, table := range c.Tables {
 		id, err := queries.TableID(ctx, conn, table)
 		if errors.Is(err, pgx.ErrNoRows) {
-			return fmt.Errorf("adopt %s: it is not registered: run %s table register %s", table, a.program, table)
+			return fmt.Errorf("adopt %s: it is not registered: run %s table register %s", table, a.program, argument(table))
 		}
 		if err != nil {
 			return fmt.Errorf("adopt %s: %w", table, schemaMissing(err))

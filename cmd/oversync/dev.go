@@ -112,12 +112,12 @@ oversync runs on %[2]s with a demo schema. Ctrl-C ends it. In another terminal:
     %[1]s demo --url %[2]s --token %[4]s
 
   Look into the database:
-    psql '%[3]s'
+    psql %[3]s
 
   Ask it what it can do:
     curl -H 'Authorization: Bearer %[4]s' -H 'Oversync-Source-ID: curl' %[2]s/sync/capabilities
 
-`, a.program, serverURL, databaseURL, token)
+`, a.program, serverURL, quoted(databaseURL), token)
 }
 
 // installDemo creates and registers the demo tables. Doing it again changes

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 )
@@ -35,4 +36,26 @@ func row(w io.Writer, cells ...any) {
 // its Flush, and for standard error there is nowhere else to tell it.
 func say(w io.Writer, format string, args ...any) {
 	_, _ = fmt.Fprintf(w, format, args...)
+}
+
+// plainWord is what a shell takes as it stands.
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./][A-Za-z0-9_@%+=:,./-]*$`)
+
+// argument writes a value as an argument of a command line to copy. A value may come
+// from a token, that is from anybody: a shell must not run it, nor may the command take
+// it for a flag.
+func argument(value string) string {
+	switch {
+	case plainWord.MatchString(value):
+		return value
+	case strings.HasPrefix(value, "-"):
+		return "-- " + quoted(value)
+	default:
+		return quoted(value)
+	}
+}
+
+// quoted is a value that no shell looks into.
+func quoted(value string) string {
+	return "'" + strings.ReplaceAll(value, "'", `'\''`) + "'"
 }

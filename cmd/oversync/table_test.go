@@ -205,6 +205,27 @@ func TestRefreshCheckVerifyAndRepair(t *testing.T) {
 	require.Equal(t, exitUsage, on("table", "register", "public.items", "--batch-rows", "0").status)
 }
 
+// A user's id comes from a token, and a remedy is there to be pasted into a shell.
+func TestARemedyRunsNothingOfAnID(t *testing.T) {
+	t.Parallel()
+	for id, want := range map[string]string{
+		"7": "7", "a@b.example": "a@b.example", "$(id)": "'$(id)'", "it's": `'it'\''s'`, "a b": "'a b'", "-rf": "-- '-rf'", "": "''",
+	} {
+		require.Equal(t, want, argument(id))
+	}
+	url := pgtest.NewDatabase(t)
+	conn := connect(t, url)
+	execute(t, conn, `CREATE TABLE public.notes (id uuid PRIMARY KEY, owner text NOT NULL);
+		SELECT sync.register_table('public.notes', scope => 'owner', policy => 'capture');
+		ALTER TABLE public.notes DISABLE TRIGGER USER;
+		INSERT INTO public.notes VALUES (gen_random_uuid(), '-$(id)')`)
+	r := oversyncCommand(t, "verify", "--all", "--database-url", url)
+	require.Contains(t, r.stderr, "oversync repair -- '-$(id)'")
+	execute(t, conn, `ALTER TABLE public.notes ENABLE TRIGGER USER`)
+	requireOK(t, oversyncCommand(t, "repair", "--database-url", url, "--", "-$(id)"))
+	requireOK(t, oversyncCommand(t, "verify", "--all", "--database-url", url))
+}
+
 func TestProgress(t *testing.T) {
 	t.Parallel()
 	var bar, lines bytes.Buffer

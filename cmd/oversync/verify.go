@@ -108,7 +108,7 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 		if first := differences[0].Scope; slices.ContainsFunc(differences, func(d differenceLine) bool { return d.Scope != first }) {
 			others = ", and so for each scope above"
 		}
-		err = errors.Join(err, fmt.Errorf("rows that differ from the log: %d; enter them with: %s repair %s%s", len(differences), a.program, differences[0].Scope, others))
+		err = errors.Join(err, fmt.Errorf("rows that differ from the log: %d; enter them with: %s repair %s%s", len(differences), a.program, argument(differences[0].Scope), others))
 	}
 	return err
 }
