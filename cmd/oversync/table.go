@@ -187,7 +187,7 @@ func (a *app) listTables(ctx context.Context, conn *pgx.Conn) error {
 	}
 	return a.print(tables, func(w io.Writer) {
 		if len(tables) == 0 {
-			say(w, "No table is registered. Register one with: %s table register schema.table\n", a.program)
+			a.sayNoTable(w)
 			return
 		}
 		row(w, "TABLE", "SYNC KEY", "KEY TYPE", "SCOPE", "POLICY", "CYCLE", "ADOPTION")
@@ -202,6 +202,10 @@ func (a *app) listTables(ctx context.Context, conn *pgx.Conn) error {
 			row(w, t.Table, t.SyncKey, t.KeyType, scope, t.Policy, cycle, t.Adoption)
 		}
 	})
+}
+
+func (a *app) sayNoTable(w io.Writer) {
+	say(w, "No table is registered. Register one with: %s table register schema.table\n", a.program)
 }
 
 // schemaMissing says what to do about a database that was never migrated.

@@ -226,6 +226,23 @@ func TestARemedyRunsNothingOfAnID(t *testing.T) {
 	requireOK(t, oversyncCommand(t, "verify", "--all", "--database-url", url))
 }
 
+// A typing error, or a database where nothing is registered, must not look like good health.
+func TestNothingToCheck(t *testing.T) {
+	t.Parallel()
+	_, on := newShop(t)
+	for _, args := range [][]string{{"check"}, {"verify", "--all"}} {
+		require.Equal(t, "No table is registered. Register one with: oversync table register schema.table\n", requireOK(t, on(args...)).stdout)
+		require.Equal(t, "[]\n", requireOK(t, on(append(args, "--json")...)).stdout)
+	}
+	requireOK(t, on("table", "register", "public.items", "--scope", "owner_id", "--external-references", "public.shelves", "--policy", "capture"))
+	for _, command := range []string{"verify", "repair"} {
+		r := on(command, "nosuchuser")
+		require.Equal(t, exitFailed, r.status)
+		require.Contains(t, r.stderr, `there is no scope "nosuchuser"`)
+		require.Empty(t, r.stdout)
+	}
+}
+
 func TestProgress(t *testing.T) {
 	t.Parallel()
 	var bar, lines bytes.Buffer

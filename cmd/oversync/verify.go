@@ -39,8 +39,16 @@ func (c *checkCmd) Run(ctx context.Context, a *app) (err error) {
 			failures++
 		}
 	}
+	tables, err := queries.TableList(ctx, conn)
+	if err != nil {
+		return err
+	}
 	err = a.print(findings, func(w io.Writer) {
-		if len(findings) == 0 {
+		switch {
+		case len(findings) > 0:
+		case len(tables) == 0:
+			a.sayNoTable(w)
+		default:
 			say(w, "All is well.\n")
 		}
 		for _, f := range findings {
@@ -83,6 +91,10 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	tables, err := queries.TableList(ctx, conn)
+	if err != nil {
+		return schemaMissing(err)
+	}
 	scopes := []string{c.Scope}
 	if c.All {
 		if scopes, err = queries.ScopeNames(ctx, conn); err != nil {
@@ -93,8 +105,18 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 	if err != nil {
 		return err
 	}
+	if !c.All && len(differences) == 0 {
+		if err := requireScope(ctx, conn, c.Scope); err != nil {
+			return err
+		}
+	}
 	err = a.print(differences, func(w io.Writer) {
-		if len(differences) == 0 {
+		switch {
+		case len(differences) > 0:
+		case len(tables) == 0:
+			a.sayNoTable(w)
+			return
+		default:
 			say(w, "The log has every row as it is.\n")
 			return
 		}
@@ -130,6 +152,16 @@ func (a *app) verify(ctx context.Context, conn *pgx.Conn, scopes []string) ([]di
 	return differences, nil
 }
 
+// requireScope fails for a scope that the log does not know. Without a row either, it is
+// nobody's: a typing error, which must not look like good health.
+func requireScope(ctx context.Context, conn *pgx.Conn, scope string) error {
+	heads, err := queries.ScopeHeads(ctx, conn, []string{scope})
+	if err == nil && len(heads) == 0 {
+		err = fmt.Errorf("there is no scope %q: no user of this id has connected, and no registered table has a row of it", scope)
+	}
+	return err
+}
+
 type repairCmd struct {
 	databaseFlags
 	Scope string `arg:"" help:"Scope (user id) whose differences enter the log."`
@@ -157,6 +189,11 @@ func (c *repairCmd) Run(ctx context.Context, a *app) (err error) {
 	rows, err := queries.ScopeRepair(ctx, conn, c.Scope)
 	if err != nil {
 		return fmt.Errorf("repair %s: %w", c.Scope, schemaMissing(err))
+	}
+	if rows == 0 {
+		if err := requireScope(ctx, conn, c.Scope); err != nil {
+			return err
+		}
 	}
 	return a.print(repaired{Scope: c.Scope, Rows: rows}, func(w io.Writer) {
 		say(w, "Rows of %s that entered the log: %d\n", c.Scope, rows)
