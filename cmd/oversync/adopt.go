@@ -41,7 +41,7 @@ func (c *tableAdoptCmd) Run(ctx context.Context, a *app) (err error) {
 			return fmt.Errorf("adopt %s: it is not registered: run %s table register %s", table, a.program, argument(table))
 		}
 		if err != nil {
-			return fmt.Errorf("adopt %s: %w", table, schemaMissing(err))
+			return fmt.Errorf("adopt %s: %w", table, err)
 		}
 		if err := queries.TableAdoptStart(ctx, conn, id); err != nil {
 			return fmt.Errorf("adopt %s: %w", table, err)
@@ -79,7 +79,7 @@ type adopted struct {
 func (a *app) adopt(ctx context.Context, conn *pgx.Conn, only map[int32]bool, batchRows int32) ([]adopted, error) {
 	tables, err := queries.TableList(ctx, conn)
 	if err != nil {
-		return nil, schemaMissing(err)
+		return nil, err
 	}
 	done := []adopted{}
 	for _, t := range tables {

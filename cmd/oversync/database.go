@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/oversync/oversync/migrations"
 )
 
 // databaseFlags say where the database is. An empty URL leaves everything to the
@@ -36,8 +38,21 @@ func (f databaseFlags) url() (string, error) {
 	return "", errors.New("no database is named: set DATABASE_URL, for example postgres://user:password@localhost/mydb")
 }
 
-// connect opens one connection, for commands that need no pool.
+// connect opens one connection to a database that has the schema of this program: on
+// half of it, or on a newer one, a command would say what is not so.
 func (f databaseFlags) connect(ctx context.Context) (*pgx.Conn, error) {
+	conn, err := f.connectUnchecked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := migrations.Check(ctx, conn); err != nil {
+		return nil, errors.Join(err, conn.Close(ctx))
+	}
+	return conn, nil
+}
+
+// connectUnchecked is connect for a database with any schema of ours, or none.
+func (f databaseFlags) connectUnchecked(ctx context.Context) (*pgx.Conn, error) {
 	url, err := f.url()
 	if err != nil {
 		return nil, err

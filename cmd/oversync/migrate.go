@@ -67,7 +67,7 @@ func (a *app) printChanges(verb, none string, changes []migrations.Change, failu
 type migrateStatusCmd struct{ databaseFlags }
 
 func (c *migrateStatusCmd) Run(ctx context.Context, a *app) (err error) {
-	conn, err := c.connect(ctx)
+	conn, err := c.connectUnchecked(ctx)
 	if err != nil {
 		return err
 	}

@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
-	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/oversync/oversync/db"
 )
@@ -88,7 +85,7 @@ func (f databaseFlags) onTables(ctx context.Context, a *app, tables []string, ve
 		return nil
 	})
 	if err != nil {
-		return schemaMissing(err)
+		return err
 	}
 	if adopt.Adopt != adoptLater {
 		if _, err := a.adopt(ctx, conn, changed, adopt.BatchRows); err != nil {
@@ -173,7 +170,7 @@ func (l *adoptionLine) String() string {
 func (a *app) listTables(ctx context.Context, conn *pgx.Conn) error {
 	list, err := queries.TableList(ctx, conn)
 	if err != nil {
-		return schemaMissing(err)
+		return err
 	}
 	tables := make([]tableLine, len(list))
 	for i, t := range list {
@@ -206,13 +203,4 @@ func (a *app) listTables(ctx context.Context, conn *pgx.Conn) error {
 
 func (a *app) sayNoTable(w io.Writer) {
 	say(w, "No table is registered. Register one with: %s table register schema.table\n", a.program)
-}
-
-// schemaMissing says what to do about a database that was never migrated.
-func schemaMissing(err error) error {
-	e, ok := errors.AsType[*pgconn.PgError](err)
-	if ok && (strings.Contains(e.Message, `schema "sync"`) && e.Code == pgerrcode.InvalidSchemaName || strings.Contains(e.Message, `relation "sync.`)) {
-		return errors.New("the database has no sync schema yet: run oversync migrate up")
-	}
-	return err
 }

@@ -243,6 +243,31 @@ func TestNothingToCheck(t *testing.T) {
 	}
 }
 
+// On half of the schema, or on a newer one, a command would say what is not so.
+func TestCommandsWantTheirSchema(t *testing.T) {
+	t.Parallel()
+	url := pgtest.NewEmptyDatabase(t)
+	refused := func(why string) {
+		t.Helper()
+		for _, args := range [][]string{
+			{"check"}, {"verify", "--all"}, {"repair", "u"}, {"table", "list"}, {"table", "adopt"}, {"table", "register", "public.items"}, {"table", "unregister", "public.items"},
+		} {
+			r := oversyncCommand(t, append(args, "--database-url", url)...)
+			require.Equal(t, exitFailed, r.status, args)
+			require.Contains(t, r.stderr, why, args)
+			require.Empty(t, r.stdout, args)
+		}
+	}
+	refused("no sync schema yet: run oversync migrate up")
+	requireOK(t, oversyncCommand(t, "migrate", "up", "--database-url", url))
+	requireOK(t, oversyncCommand(t, "migrate", "down", "--database-url", url))
+	refused("lacks 1 migration(s)")
+	requireOK(t, oversyncCommand(t, "migrate", "up", "--database-url", url))
+	execute(t, connect(t, url), "INSERT INTO public.oversync_goose_version (version_id, is_applied) VALUES (99999, true)")
+	refused("newer than this program")
+	require.Contains(t, oversyncCommand(t, "migrate", "status", "--database-url", url).stdout, "00001_schema.sql")
+}
+
 func TestProgress(t *testing.T) {
 	t.Parallel()
 	var bar, lines bytes.Buffer

@@ -30,7 +30,7 @@ func (c *checkCmd) Run(ctx context.Context, a *app) (err error) {
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
 	rows, err := queries.TableCheck(ctx, conn)
 	if err != nil {
-		return schemaMissing(err)
+		return err
 	}
 	findings, failures := make([]finding, len(rows)), 0
 	for i, r := range rows {
@@ -93,12 +93,12 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
 	tables, err := queries.TableList(ctx, conn)
 	if err != nil {
-		return schemaMissing(err)
+		return err
 	}
 	scopes := []string{c.Scope}
 	if c.All {
 		if scopes, err = queries.ScopeNames(ctx, conn); err != nil {
-			return schemaMissing(err)
+			return err
 		}
 	}
 	differences, err := a.verify(ctx, conn, scopes)
@@ -140,7 +140,7 @@ func (a *app) verify(ctx context.Context, conn *pgx.Conn, scopes []string) ([]di
 	for _, scope := range scopes {
 		rows, err := queries.ScopeVerify(ctx, conn, scope)
 		if err != nil {
-			return nil, fmt.Errorf("verify %s: %w", scope, schemaMissing(err))
+			return nil, fmt.Errorf("verify %s: %w", scope, err)
 		}
 		for _, r := range rows {
 			differences = append(differences, differenceLine{
@@ -188,7 +188,7 @@ func (c *repairCmd) Run(ctx context.Context, a *app) (err error) {
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
 	rows, err := queries.ScopeRepair(ctx, conn, c.Scope)
 	if err != nil {
-		return fmt.Errorf("repair %s: %w", c.Scope, schemaMissing(err))
+		return fmt.Errorf("repair %s: %w", c.Scope, err)
 	}
 	if rows == 0 {
 		if err := requireScope(ctx, conn, c.Scope); err != nil {
