@@ -209,6 +209,9 @@ func temporary(err error) bool {
 			// This process, or its machine, stood still in the middle of a commit.
 			pgerrcode.IdleInTransactionSessionTimeout:
 			return true
+		case pgerrcode.FeatureNotSupported:
+			// So a standby refuses to read an unlogged table.
+			return e.Routine == "get_relation_info"
 		}
 		return pgerrcode.IsConnectionException(e.Code) ||
 			pgerrcode.IsInsufficientResources(e.Code) ||

@@ -227,6 +227,8 @@ func TestTemporaryFaultsAskForARetry(t *testing.T) {
 		io.ErrUnexpectedEOF,
 		context.DeadlineExceeded,
 		&pgconn.ConnectError{},
+		// "cannot access temporary or unlogged relations during recovery": a standby.
+		&pgconn.PgError{Code: "0A000", Routine: "get_relation_info"},
 	}
 	for _, code := range []string{"40001", "40P01", "55P03", "57014", "25006", "25P03", "08006", "08P01", "53300", "53100", "57P01", "57P02", "57P03"} {
 		temporaryErrors = append(temporaryErrors, &pgconn.PgError{Code: code, Message: "x"})
@@ -241,7 +243,7 @@ func TestTemporaryFaultsAskForARetry(t *testing.T) {
 		require.Equal(t, 1, strings.Count(logs.String(), "\n"))
 	}
 	// A fault that a retry cannot mend.
-	for _, code := range []string{"42P01", "22003", "XX000"} {
+	for _, code := range []string{"42P01", "22003", "XX000", "0A000"} {
 		require.Equal(t, 500, answerFor(&pgconn.PgError{Code: code}, "pull_failed").status)
 	}
 }

@@ -139,6 +139,9 @@ func describe(err error) string {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		text += "\n  hint: Compare DATABASE_URL with the server: its host and port, the database, the role and its password."
 	}
+	if errors.Is(err, errStandby) {
+		text += "\n  hint: " + standbyHint
+	}
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		if e.Detail != "" {
 			text += "\n  detail: " + e.Detail
@@ -146,6 +149,8 @@ func describe(err error) string {
 		hint := e.Hint
 		switch {
 		case hint != "":
+		case refusedByStandby(e):
+			hint = standbyHint
 		case e.Code == pgerrcode.InsufficientPrivilege:
 			hint = "The role of DATABASE_URL lacks a privilege. Migrating needs CREATE on the database and on schema public; " +
 				"docs/operations.md, Privileges, has the GRANT statements for the rest."
@@ -157,6 +162,15 @@ func describe(err error) string {
 		}
 	}
 	return text
+}
+
+const standbyHint = "DATABASE_URL leads to a standby, or to a database that is read-only: name the primary, " +
+	"or several hosts with target_session_attrs=read-write."
+
+// refusedByStandby says whether PostgreSQL refuses because it takes no writes. A
+// standby cannot read an unlogged table either, as those of staged pushes are.
+func refusedByStandby(e *pgconn.PgError) bool {
+	return e.Code == pgerrcode.ReadOnlySQLTransaction || e.Code == pgerrcode.FeatureNotSupported && e.Routine == "get_relation_info"
 }
 
 func newLogger(w io.Writer, format, level string) *slog.Logger {

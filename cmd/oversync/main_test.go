@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/oversync/oversync/db/pgembed/pgtest"
@@ -177,6 +179,19 @@ func TestNothingThere(t *testing.T) {
 	require.Equal(t, exitFailed, r.status)
 	require.Contains(t, r.stderr, "hint: Compare DATABASE_URL with the server")
 	require.NotContains(t, r.stderr, "hidden")
+}
+
+// What PostgreSQL says of a role, a standby or a pooler does not say what to do.
+func TestHints(t *testing.T) {
+	t.Parallel()
+	for hint, err := range map[string]*pgconn.PgError{
+		"DATABASE_URL leads to a standby": {Code: "0A000", Routine: "get_relation_info"},
+		"name the primary":                {Code: "25006"},
+	} {
+		require.Contains(t, describe(fmt.Errorf("check: %w", err)), hint)
+	}
+	require.Contains(t, describe(errStandby), "name the primary")
+	require.NotContains(t, describe(&pgconn.PgError{Code: "0A000"}), "hint")
 }
 
 func TestToken(t *testing.T) {

@@ -41,6 +41,9 @@ const sendBufferBytes = 256 << 10
 // weakSecretBytes is the length below which a secret is weaker than HMAC SHA-256.
 const weakSecretBytes = 32
 
+// errStandby refuses to serve where every operation would fail: all of them write.
+var errStandby = errors.New("the database is a standby, which takes no writes")
+
 // serverFlags are the settings of the HTTP side, shared by serve and dev.
 type serverFlags struct {
 	Listen          string        `group:"server" default:"127.0.0.1:8080" env:"OVERSYNC_LISTEN" help:"Address to listen on. Port 0 takes a free one."`
@@ -89,6 +92,13 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 	defer pool.Close()
 	if err := migrations.Check(ctx, pool); err != nil {
 		return err
+	}
+	standby, err := queries.ServerInRecovery(ctx, pool)
+	if err != nil {
+		return err
+	}
+	if standby {
+		return errStandby
 	}
 	return serve(ctx, a.logger, pool, c.serverFlags, c.serviceFlags, func(string) {})
 }
