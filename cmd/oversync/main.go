@@ -14,11 +14,14 @@ import (
 	"os/signal"
 	"reflect"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/oversync/oversync/migrations"
 )
 
 // Exit statuses: scripts tell a wrong command line from a command that failed.
@@ -136,6 +139,9 @@ func describe(err error) string {
 	if _, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
 		return text + "\n  hint: Write it as postgres://user:password@host:5432/database; in a password, write @ / : # ? % as %40 %2F %3A %23 %3F %25."
 	}
+	if strings.Contains(text, "unsupported startup parameter") {
+		return text + "\n  hint: " + poolerHint
+	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		text += "\n  hint: Compare DATABASE_URL with the server: its host and port, the database, the role and its password."
 	}
@@ -151,6 +157,14 @@ func describe(err error) string {
 		case hint != "":
 		case refusedByStandby(e):
 			hint = standbyHint
+		case e.Code == pgerrcode.DuplicatePreparedStatement || e.Code == pgerrcode.InvalidSQLStatementName:
+			hint = poolerHint
+		case e.Code == pgerrcode.DuplicateSchema:
+			hint = "The schema is there, but " + migrations.VersionTable + " does not say so. Perhaps goose made it without -table " + migrations.VersionTable +
+				"; docs/operations.md, Install."
+		case e.Code == pgerrcode.InsufficientPrivilege && strings.HasPrefix(e.Message, "must be owner"):
+			hint = "Run it as the owner of that object, or as a member of that role: whoever registers or unregisters owns the table and the schema sync; " +
+				"docs/operations.md, Privileges."
 		case e.Code == pgerrcode.InsufficientPrivilege:
 			hint = "The role of DATABASE_URL lacks a privilege. Migrating needs CREATE on the database and on schema public; " +
 				"docs/operations.md, Privileges, has the GRANT statements for the rest."
@@ -163,6 +177,8 @@ func describe(err error) string {
 	}
 	return text
 }
+
+const poolerHint = "A pooler stands before the database, PgBouncer for one: docs/operations.md, Install, says how to set it up, and what to add to DATABASE_URL."
 
 const standbyHint = "DATABASE_URL leads to a standby, or to a database that is read-only: name the primary, " +
 	"or several hosts with target_session_attrs=read-write."

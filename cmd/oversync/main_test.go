@@ -187,11 +187,20 @@ func TestHints(t *testing.T) {
 	for hint, err := range map[string]*pgconn.PgError{
 		"DATABASE_URL leads to a standby": {Code: "0A000", Routine: "get_relation_info"},
 		"name the primary":                {Code: "25006"},
+		"Run it as the owner":             {Code: "42501", Message: "must be owner of table todos"},
+		"PgBouncer for one":               {Code: "42P05", Message: `prepared statement "stmtcache_1" already exists`},
+		"A pooler stands":                 {Code: "08P01", Message: "unsupported startup parameter: jit"},
 	} {
 		require.Contains(t, describe(fmt.Errorf("check: %w", err)), hint)
 	}
 	require.Contains(t, describe(errStandby), "name the primary")
 	require.NotContains(t, describe(&pgconn.PgError{Code: "0A000"}), "hint")
+
+	url := pgtest.NewEmptyDatabase(t)
+	execute(t, connect(t, url), "CREATE SCHEMA sync")
+	r := oversyncCommand(t, "migrate", "up", "--database-url", url)
+	require.Equal(t, exitFailed, r.status)
+	require.Contains(t, r.stderr, "hint: The schema is there, but public.oversync_goose_version does not say so.")
 }
 
 func TestToken(t *testing.T) {
