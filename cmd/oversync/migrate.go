@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"time"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/oversync/oversync/migrations"
 )
@@ -28,11 +32,15 @@ func (c *migrateUpCmd) Run(ctx context.Context, a *app) error {
 
 type migrateDownCmd struct {
 	databaseFlags
-	To *int64 `placeholder:"VERSION" help:"Take back every migration above this version. 0 removes the schema sync with all that was synced; the application's tables stay."`
+	To *int64 `placeholder:"VERSION" help:"Take back every migration above this version. Below 11, all tables are unregistered; 0 removes the schema sync with all that was synced. The application's tables stay."`
 }
 
 func (c *migrateDownCmd) Run(ctx context.Context, a *app) error {
 	url, err := c.url()
+	if err != nil {
+		return err
+	}
+	before, err := c.registered(ctx)
 	if err != nil {
 		return err
 	}
@@ -42,7 +50,31 @@ func (c *migrateDownCmd) Run(ctx context.Context, a *app) error {
 	} else {
 		changes, err = migrations.Down(ctx, url)
 	}
+	if len(before) > 0 && err == nil {
+		var after []string
+		if after, err = c.registered(ctx); err == nil && len(after) == 0 {
+			say(a.stderr, "No longer registered: %s. Their rows stay, and are not captured; register them again after migrate up.\n", strings.Join(before, ", "))
+		}
+	}
 	return a.printChanges("took back", "there is nothing to take back", changes, err)
+}
+
+// registered names the registered tables. Without the repair migration there are none:
+// taking it back unregisters them.
+func (c *migrateDownCmd) registered(ctx context.Context) (names []string, err error) {
+	conn, err := c.connectUnchecked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	tables, err := queries.TableList(ctx, conn)
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && (e.Code == pgerrcode.UndefinedTable || e.Code == pgerrcode.InvalidSchemaName) {
+		return nil, nil
+	}
+	for _, t := range tables {
+		names = append(names, t.TableName)
+	}
+	return names, err
 }
 
 // printChanges tells what was done even if it then failed.
