@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -43,7 +44,23 @@ func (s *SyncService) Bootstrap(ctx context.Context) error {
 	if _, err = s.reloadCatalog(ctx); err != nil {
 		return err
 	}
+	if err := s.warnOfMissingGrants(ctx); err != nil {
+		return err
+	}
 	s.startBackground()
+	return nil
+}
+
+// warnOfMissingGrants says which tables the service's role cannot write: without it, the
+// first to notice are the devices whose pushes fail.
+func (s *SyncService) warnOfMissingGrants(ctx context.Context) error {
+	grants, err := s.queries.ServerMissingGrants(ctx, s.pool)
+	if err != nil {
+		return fmt.Errorf("read what the role may do with the registered tables: %w", err)
+	}
+	for _, grant := range grants {
+		s.logger.LogAttrs(ctx, slog.LevelWarn, "the role lacks privileges on a registered table: pushes of its rows will fail", slog.String("remedy", grant))
+	}
 	return nil
 }
 

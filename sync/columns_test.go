@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 
@@ -172,4 +173,12 @@ func TestARowThatAPolicyRefuses(t *testing.T) {
 	require.Equal(t, "42501", requireAs[*pgconn.PgError](t, err).Code, "the server may not write at all")
 	_, isRejected := errors.AsType[*oversync.PushRejectedError](err)
 	require.False(t, isRejected)
+
+	exec(t, dba, `REVOKE USAGE ON SCHEMA app FROM `+role)
+	log := &lockedBuffer{}
+	service = openService(t, pool, oversync.ServiceConfig{}, slog.New(slog.NewTextHandler(log, nil)))
+	require.NoError(t, service.Bootstrap(t.Context()))
+	require.Contains(t, log.String(), `remedy="GRANT INSERT ON app.notes TO `+role+`;"`)
+	require.Contains(t, log.String(), `remedy="GRANT USAGE ON SCHEMA app TO `+role+`;"`)
+	require.Equal(t, 2, strings.Count(log.String(), "lacks privileges"))
 }

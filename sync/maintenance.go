@@ -72,8 +72,10 @@ func (s *SyncService) refreshCatalog(ctx context.Context) error {
 	if known := s.catalog.Load(); known != nil && known.version == version {
 		return nil
 	}
-	_, err = s.reloadCatalog(ctx)
-	return err
+	if _, err = s.reloadCatalog(ctx); err != nil {
+		return err
+	}
+	return s.warnOfMissingGrants(ctx)
 }
 
 // prunePass prunes the scopes after position, as many as one pass looks at, and
