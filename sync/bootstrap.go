@@ -269,6 +269,8 @@ const (
 	statusTimeout = 5 * time.Second
 	// statusMemoryTime is how long something may go unnoticed by the status.
 	statusMemoryTime = 2 * time.Second
+	// maxFindingsLogged is how many findings are logged; sync.check has the others.
+	maxFindingsLogged = 3
 	// manyScopes take some milliseconds to add up. Fewer are added up each time.
 	manyScopes = 10_000
 )
@@ -284,10 +286,31 @@ func (s *SyncService) setupErrors(ctx context.Context) (int64, error) {
 		return s.status.errors, nil
 	}
 	found, err := s.queries.StatusErrors(ctx, s.pool)
+	if err == nil && (found > 0) != (s.status.errors > 0) {
+		err = s.logSetup(ctx, found)
+	}
 	if err == nil {
 		s.status.errors, s.status.checked = found, time.Now()
 	}
 	return found, err
+}
+
+// logSetup says why the status has turned unhealthy, or that it is over: the answer
+// itself gives no reason, and takes every instance out of its load balancer.
+func (s *SyncService) logSetup(ctx context.Context, errorCount int64) error {
+	if errorCount == 0 {
+		s.logger.LogAttrs(ctx, slog.LevelInfo, "sync.check finds no error any more")
+		return nil
+	}
+	findings, err := s.queries.TableCheck(ctx, s.pool)
+	if err != nil {
+		return err
+	}
+	for _, f := range findings[:min(len(findings), maxFindingsLogged)] { // errors come first
+		s.logger.LogAttrs(ctx, slog.LevelError, "sync.check finds an error: the status is unhealthy", slog.Int64("errors", errorCount),
+			slog.String("severity", f.Severity), slog.String("object", f.Object), slog.String("problem", f.Problem), slog.String("remedy", f.Remedy))
+	}
+	return nil
 }
 
 // statusTotals returns what there is over all scopes.

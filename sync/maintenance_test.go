@@ -555,6 +555,35 @@ func TestFailingBackgroundWorkIsLoggedOnce(t *testing.T) {
 	require.Equal(t, 1, strings.Count(log.String(), "background work fails"), log.String())
 }
 
+// Health takes every instance out of its load balancer, and its answer gives no reason.
+func TestAnUnhealthyStatusSaysWhyInTheLog(t *testing.T) {
+	t.Parallel()
+	_, pool := newQuiet(t, oversync.ServiceConfig{})
+	log := &lockedBuffer{}
+	service := openService(t, pool, oversync.ServiceConfig{}, slog.New(slog.NewTextHandler(log, nil)))
+	becomes := func(want string) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			status, err := service.GetStatus(t.Context())
+			require.NoError(t, err)
+			return status.Status == want
+		}, time.Minute, 100*time.Millisecond)
+	}
+	becomes("healthy")
+	require.Empty(t, log.String())
+	exec(t, pool, `ALTER TABLE app.notes DISABLE TRIGGER USER`)
+	becomes("unhealthy")
+	becomes("unhealthy")
+	require.Contains(t, log.String(), "severity=error object=app.notes")
+	require.Contains(t, log.String(), "remedy=")
+	lines := strings.Count(log.String(), "\n")
+	require.LessOrEqual(t, lines, 3)
+	exec(t, pool, `ALTER TABLE app.notes ENABLE TRIGGER USER`)
+	becomes("healthy")
+	require.Contains(t, log.String(), "finds no error any more")
+	require.Equal(t, lines+1, strings.Count(log.String(), "\n"), log.String())
+}
+
 func TestStatusCountersSurviveRestarts(t *testing.T) {
 	t.Parallel()
 	service, pool := newQuiet(t, oversync.ServiceConfig{})
