@@ -18,7 +18,7 @@ import (
 // databaseFlags say where the database is. An empty URL leaves everything to the
 // standard PG* variables, if there are any.
 type databaseFlags struct {
-	DatabaseURL string `name:"database-url" env:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL to use, as postgres://user:password@host/database. Without it the PG* variables count."`
+	DatabaseURL string `name:"database-url" env:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL to use, as postgres://user:password@host/database; without it the PG* variables count."`
 }
 
 // url refuses the driver's guess of a local server: a command that was given no

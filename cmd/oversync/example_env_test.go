@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"regexp"
 	"strings"
@@ -60,4 +61,33 @@ func TestExampleEnv(t *testing.T) {
 		previous = line
 	}
 	require.Equal(t, want, got, "example.env and the flags of the program differ")
+}
+
+// TestSettingsOfServe holds together the three lists of what serve can be told: its help, example.env and docs/operations.md.
+func TestSettingsOfServe(t *testing.T) {
+	t.Parallel()
+	examples, err := os.ReadFile("../../example.env")
+	require.NoError(t, err)
+	docs, err := os.ReadFile("../../docs/operations.md")
+	require.NoError(t, err)
+	var help bytes.Buffer
+	parser, err := kong.New(&cli{}, kong.PostBuild(ignoreEmptyVariables), kong.Writers(&help, &help))
+	require.NoError(t, err)
+	usage, err := parser.Parse([]string{"serve"})
+	require.NoError(t, err)
+	require.NoError(t, usage.PrintUsage(false))
+	parser, err = kong.New(&cli{})
+	require.NoError(t, err)
+	path, err := parser.Parse([]string{"serve"})
+	require.NoError(t, err)
+	count := 0
+	for _, flag := range path.Flags() {
+		for _, name := range flag.Envs {
+			count++
+			require.Contains(t, help.String(), "($"+name+")")
+			require.Regexp(t, `(?m)^# `+regexp.QuoteMeta(flag.Help)+`\n#?`+name+`=`, string(examples))
+			require.Regexp(t, "(?m)^\\| `"+name+"` \\| `--"+flag.Name+"` \\| .* \\| "+regexp.QuoteMeta(flag.Help), string(docs))
+		}
+	}
+	require.Greater(t, count, 25)
 }

@@ -32,8 +32,8 @@ const (
 )
 
 type cli struct {
-	JSON      bool   `name:"json" env:"OVERSYNC_JSON" help:"Print JSON, for programs."`
-	LogLevel  string `enum:"debug,info,warn,error" default:"info" env:"OVERSYNC_LOG_LEVEL" help:"Least level that is logged: ${enum}."`
+	JSON      bool   `name:"json" env:"OVERSYNC_JSON" help:"Print JSON instead of text for people."`
+	LogLevel  string `enum:"debug,info,warn,error" default:"info" env:"OVERSYNC_LOG_LEVEL" help:"Least level that is logged: debug, info, warn or error."`
 	LogFormat string `enum:"auto,json,text" default:"auto" env:"OVERSYNC_LOG_FORMAT" help:"Form of the log on standard error: json, text, or auto (text on a terminal)."`
 
 	Serve   serveCmd   `cmd:"" help:"Serve the sync protocol."`
@@ -98,11 +98,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 // ignoreEmptyVariables makes an empty variable the same as none, as in a copy of
-// example.env that is not filled in.
+// example.env that is not filled in. Help names them all the same.
 func ignoreEmptyVariables(k *kong.Kong) error {
 	return kong.Visit(k.Model, func(node kong.Visitable, next kong.Next) error {
 		if flag, ok := node.(*kong.Flag); ok {
-			flag.Tag.Envs = slices.DeleteFunc(flag.Tag.Envs, func(name string) bool { return os.Getenv(name) == "" })
+			flag.Tag.Envs = slices.DeleteFunc(flag.Tag.Envs, func(name string) bool {
+				if os.Getenv(name) != "" {
+					return false // kong adds it to the help itself
+				}
+				flag.Help += " ($" + name + ")"
+				return true
+			})
 		}
 		return next(nil)
 	})

@@ -46,9 +46,9 @@ var errStandby = errors.New("the database is a standby, which takes no writes")
 
 // serverFlags are the settings of the HTTP side, shared by serve and dev.
 type serverFlags struct {
-	Listen          string        `group:"server" default:"127.0.0.1:8080" env:"OVERSYNC_LISTEN" help:"Address to listen on. Port 0 takes a free one."`
-	JWTSecret       string        `name:"jwt-secret" group:"server" env:"OVERSYNC_JWT_SECRET" help:"Secret that signs the users' tokens (HS256)."`
-	JWTClaim        string        `name:"jwt-claim" group:"server" env:"OVERSYNC_JWT_CLAIM" default:"sub" help:"Claim of the token that holds the user id."`
+	Listen          string        `group:"server" default:"127.0.0.1:8080" env:"OVERSYNC_LISTEN" help:"Address to listen on; port 0 takes a free one."`
+	JWTSecret       string        `name:"jwt-secret" group:"server" env:"OVERSYNC_JWT_SECRET" help:"Secret that signs the users' tokens (HS256), of 32 bytes or more, as openssl rand -hex 32 makes it."`
+	JWTClaim        string        `name:"jwt-claim" group:"server" env:"OVERSYNC_JWT_CLAIM" default:"sub" help:"Claim of the token that holds the user id, which is the scope; a team's claim makes a team share its rows."`
 	MaxBodyBytes    int64         `group:"server" positive:"" default:"67108864" env:"OVERSYNC_MAX_BODY_BYTES" help:"Largest request body, in bytes."`
 	RatePerUser     float64       `group:"server" default:"0" env:"OVERSYNC_RATE_PER_USER" help:"Requests a second that each user may send; 0 is no limit."`
 	PoolSize        int32         `group:"server" default:"0" env:"OVERSYNC_POOL_SIZE" help:"Most connections to the database; 0 is four for each processor, at least 16."`
