@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
 	"net"
 	"time"
 
@@ -52,7 +56,7 @@ func (c *devCmd) Run(ctx context.Context, a *app) (err error) {
 			defer cancel()
 			err = errors.Join(err, server.Stop(stop))
 		}()
-		if err := server.CreateDatabase(ctx, devDatabase); err != nil {
+		if err := prepareDevDatabase(ctx, a.logger, server); err != nil {
 			return err
 		}
 		url = server.URL(devDatabase)
@@ -95,6 +99,58 @@ func (c *devCmd) Run(ctx context.Context, a *app) (err error) {
 		err = errors.Join(err, cause)
 	}
 	return err
+}
+
+// prepareDevDatabase makes the private server's database, afresh if another version of
+// the migrations made the one that is there: before a release these are edited in
+// place, so that the schema would look up to date and fail at the first push.
+func prepareDevDatabase(ctx context.Context, logger *slog.Logger, server *pgembed.Server) (err error) {
+	made, err := devDatabaseComment()
+	if err != nil {
+		return err
+	}
+	conn, err := pgx.Connect(ctx, server.URL("postgres"))
+	if err != nil {
+		return fmt.Errorf("connect to the private PostgreSQL: %w", err)
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	var comment string
+	err = conn.QueryRow(ctx, "SELECT coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE datname = $1", devDatabase).Scan(&comment)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+	case err != nil:
+		return fmt.Errorf("look for the database of dev: %w", err)
+	case comment == made:
+		return nil
+	default:
+		logger.Warn("the demo database was made by another version of oversync: it is dropped and made afresh", "database", devDatabase)
+		if _, err := conn.Exec(ctx, "DROP DATABASE "+devDatabase+" WITH (FORCE)"); err != nil {
+			return fmt.Errorf("drop the database of dev: %w", err)
+		}
+	}
+	if err := server.CreateDatabase(ctx, devDatabase); err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, "COMMENT ON DATABASE "+devDatabase+" IS '"+made+"'") // COMMENT takes no parameters
+	return err
+}
+
+// devDatabaseComment tells which migrations and demo schema a database was made with.
+func devDatabaseComment() (string, error) {
+	hash := sha256.New()
+	names, err := fs.Glob(migrations.FS, "*.sql")
+	if err != nil {
+		return "", err
+	}
+	for _, name := range names {
+		text, err := migrations.FS.ReadFile(name)
+		if err != nil {
+			return "", err
+		}
+		hash.Write(text)
+	}
+	hash.Write([]byte(demo.SchemaSQL + demo.RegisterSQL))
+	return "made by oversync dev with migrations " + hex.EncodeToString(hash.Sum(nil)), nil
 }
 
 type devInfo struct {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	neturl "net/url"
@@ -19,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
+	"github.com/oversync/oversync/db/pgembed"
 	"github.com/oversync/oversync/db/pgembed/pgtest"
 	"github.com/oversync/oversync/httpapi"
 	oversync "github.com/oversync/oversync/sync"
@@ -501,6 +503,28 @@ func TestDevAndDemo(t *testing.T) {
 	require.NoError(t, json.Unmarshal(server.stdout.Bytes(), &info))
 	require.Equal(t, "http://"+server.address, info.URL)
 	require.NotEmpty(t, info.Token)
+}
+
+// Migrations are edited in place before a release: a demo database of an older version
+// looks up to date and fails at the first push.
+func TestDevMakesAnOldDatabaseAfresh(t *testing.T) {
+	t.Parallel()
+	server, err := pgembed.Start(t.Context(), pgembed.Config{Temporary: true})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, server.Stop(context.Background())) }()
+	tables := func(afresh bool) int64 {
+		t.Helper()
+		var log bytes.Buffer
+		require.NoError(t, prepareDevDatabase(t.Context(), slog.New(slog.NewTextHandler(&log, nil)), server))
+		require.Equal(t, afresh, strings.Contains(log.String(), "made afresh"))
+		return number(t, connect(t, server.URL(devDatabase)), `SELECT count(*) FROM pg_class WHERE relname = 'mine'`)
+	}
+	require.Zero(t, tables(false))
+	conn := connect(t, server.URL(devDatabase))
+	execute(t, conn, `CREATE TABLE mine ()`)
+	require.EqualValues(t, 1, tables(false))
+	execute(t, connect(t, server.URL("postgres")), `COMMENT ON DATABASE oversync IS 'made by another'`)
+	require.Zero(t, tables(true))
 }
 
 func TestDevOnADatabaseOfYours(t *testing.T) {
