@@ -71,7 +71,9 @@ type ServiceConfig struct {
 	RetentionPruneBatchSize int64
 
 	// UploadLockTimeout bounds each wait for a lock in a transaction that applies a
-	// push, to 2^31-1 ms at most. With zero, only the request's context bounds it.
+	// push, to 2^31-1 ms at most. With zero, only the request's context bounds it. Where a
+	// registered table has the policy capture, a wait for a row ends after 150 ms, and the
+	// push starts over, six times in all.
 	UploadLockTimeout time.Duration
 
 	// BundleChangeWatch sets up the watch. It is off by default.

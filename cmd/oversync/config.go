@@ -35,7 +35,7 @@ type serviceFlags struct {
 
 	Watch onOff `group:"service" default:"on" env:"OVERSYNC_WATCH" help:"Tell clients of new bundles at once, through GET /sync/watch: on or off."`
 
-	UploadLockTimeout time.Duration `group:"service" default:"0s" env:"OVERSYNC_UPLOAD_LOCK_TIMEOUT" help:"Longest wait for a lock while a push is applied; 0s leaves it to the request."`
+	UploadLockTimeout time.Duration `group:"service" default:"0s" env:"OVERSYNC_UPLOAD_LOCK_TIMEOUT" help:"Longest wait for a lock while a push is applied; 0s leaves it to the request; with a table under capture it is six waits of 150 ms."`
 	LogStageTimings   bool          `group:"service" env:"OVERSYNC_LOG_STAGE_TIMINGS" help:"Log the time of each stage of each operation, at level debug."`
 }
 
