@@ -73,7 +73,7 @@ func LogRequests(logger *slog.Logger) func(http.Handler) http.Handler {
 					slog.String("path", r.URL.Path),
 					slog.Int("status", tracked.status),
 					slog.Int64("bytes", tracked.bytes),
-					slog.Duration("duration", time.Since(start)),
+					slog.String("duration", time.Since(start).String()),
 					slog.String("request_id", RequestIDFromContext(r.Context())))
 			}()
 			next.ServeHTTP(tracked, r)

@@ -36,7 +36,7 @@ func (c *stageClock) done(ctx context.Context, stage string, count int, err erro
 	}
 	if c.service.config.LogStageTimings {
 		c.service.logger.LogAttrs(ctx, slog.LevelDebug, "stage",
-			slog.String("operation", timing.Operation), slog.String("stage", timing.Stage), slog.Duration("duration", timing.Duration),
+			slog.String("operation", timing.Operation), slog.String("stage", timing.Stage), slog.String("duration", timing.Duration.String()),
 			slog.Int("count", timing.Count), slog.Int("attempt", timing.Attempt), slog.Bool("error", timing.Error))
 	}
 }
