@@ -31,6 +31,12 @@ func TestNewRuntimeServiceRefusesWhatCannotBeMeant(t *testing.T) {
 	require.ErrorContains(t, err, "UploadLockTimeout")
 	_, err = oversync.NewRuntimeService(pool, &oversync.ServiceConfig{RetentionPruneBatchSize: math.MaxInt64}, nil)
 	require.ErrorContains(t, err, "RetentionPruneBatchSize")
+	for _, c := range []oversync.ServiceConfig{
+		{DefaultRowsPerPushChunk: 5001}, {DefaultRowsPerCommittedBundleChunk: 3, MaxRowsPerCommittedBundleChunk: 2}, {DefaultRowsPerSnapshotChunk: 9000, MaxRowsPerSnapshotChunk: 8000},
+	} {
+		_, err = oversync.NewRuntimeService(pool, &c, nil)
+		require.ErrorContains(t, err, "is above Max")
+	}
 	_, err = oversync.NewRuntimeService(pool, &oversync.ServiceConfig{RegisteredTables: tables("app.")}, nil)
 	require.ErrorIs(t, err, &oversync.UnsupportedSchemaError{})
 }

@@ -66,8 +66,8 @@ type SyncService struct {
 // caller's to close. It reads and writes nothing: call Bootstrap before serving,
 // unless the tables are registered in SQL. A nil logger is slog.Default().
 //
-// It fails if the pool or the config is nil, or if a setting is negative or more than the
-// database can take.
+// It fails if the pool or the config is nil, or if a setting is negative, more than the
+// database can take, or a default above its maximum.
 func NewRuntimeService(pool *pgxpool.Pool, config *ServiceConfig, logger *slog.Logger) (*SyncService, error) {
 	if pool == nil {
 		return nil, errors.New("oversync: a connection pool is required")
@@ -124,6 +124,16 @@ func (c *ServiceConfig) validate() error {
 	}
 	if c.RetentionPruneBatchSize > math.MaxInt32 {
 		return fmt.Errorf("oversync: RetentionPruneBatchSize is %d: set at most %d", c.RetentionPruneBatchSize, math.MaxInt32)
+	}
+	filled := c.withDefaults()
+	for name, rows := range map[string][2]int{ // a client that does as it is told must not be refused, nor told more than it gets
+		"RowsPerPushChunk":            {filled.DefaultRowsPerPushChunk, filled.MaxRowsPerPushChunk},
+		"RowsPerCommittedBundleChunk": {filled.DefaultRowsPerCommittedBundleChunk, filled.MaxRowsPerCommittedBundleChunk},
+		"RowsPerSnapshotChunk":        {filled.DefaultRowsPerSnapshotChunk, filled.MaxRowsPerSnapshotChunk},
+	} {
+		if rows[0] > rows[1] {
+			return fmt.Errorf("oversync: Default%[1]s (%[2]d) is above Max%[1]s (%[3]d): lower the one or raise the other", name, rows[0], rows[1])
+		}
 	}
 	for _, table := range c.RegisteredTables {
 		if table.Table == "" || len(table.SyncKeyColumns) > 1 {
