@@ -498,6 +498,9 @@ func TestDevAndDemo(t *testing.T) {
 	server := start(t, "dev", "--temporary", "--listen", "127.0.0.1:0", "--json", "--database-url", "")
 	played := requireOK(t, oversyncCommand(t, "demo", "--url", "http://"+server.address))
 	require.NotEmpty(t, played.stdout)
+	refused := oversyncCommand(t, "demo", "--url", "http://"+server.address, "--token", "nonsense")
+	require.Equal(t, exitFailed, refused.status)
+	require.Regexp(t, `X-Request-ID [0-9a-f-]{36}`, refused.stderr, "the server says to look for it in the log")
 	require.Equal(t, exitOK, server.stop())
 	var info devInfo
 	require.NoError(t, json.Unmarshal(server.stdout.Bytes(), &info))

@@ -22,10 +22,11 @@ type APIError struct {
 	Body    json.RawMessage // the whole answer, for the codes that carry more
 	// RetryAfter is the wait that the server asked for; 0 when it did not.
 	RetryAfter time.Duration
+	RequestID  string // of the header X-Request-ID: the server's log has more under it
 }
 
 func (e *APIError) Error() string {
-	return fmt.Sprintf("device: the server answered %d %s: %s", e.Status, e.Code, e.Message)
+	return fmt.Sprintf("device: the server answered %d %s: %s (X-Request-ID %s)", e.Status, e.Code, e.Message, e.RequestID)
 }
 
 // hasCode says whether the error is an answer of the server with one of the codes.
@@ -139,7 +140,7 @@ func (c *client) once(ctx context.Context, method, path string, body []byte, out
 		return fmt.Errorf("device: read the answer to %s %s: %w", method, path, err)
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		api := &APIError{Status: resp.StatusCode, Body: text, RetryAfter: retryAfter(resp.Header.Get("Retry-After"))}
+		api := &APIError{Status: resp.StatusCode, Body: text, RetryAfter: retryAfter(resp.Header.Get("Retry-After")), RequestID: resp.Header.Get("X-Request-ID")}
 		var fields struct{ Error, Message string }
 		if json.Unmarshal(text, &fields) == nil {
 			api.Code, api.Message = fields.Error, fields.Message
