@@ -130,8 +130,8 @@ COMMENT ON COLUMN sync.rows.payload IS 'The row after the change; null for a DEL
 CREATE VIEW sync.tables AS
 SELECT t.schema_name, t.table_name, t.key_column, coalesce(t.scope_column::text, 'through ' || t.scope_via) AS scope, t.policy,
        t.columns_fingerprint IS DISTINCT FROM sync.columns_fingerprint(t.relation) AS was_altered,
-       (SELECT coalesce(sum(cardinality(q.keys)), 0) FROM sync.adoption_queue q WHERE q.table_id = t.table_id) AS rows_to_adopt, t.registered_at
-FROM sync.table_catalog t WHERE t.unregistered_at IS NULL;
+       CASE WHEN a.table_id IS NULL THEN 0 WHEN a.row_count IS NOT NULL THEN (SELECT sum(cardinality(q.keys)) FROM sync.adoption_queue q WHERE q.table_id = t.table_id) END AS rows_to_adopt, t.registered_at
+FROM sync.table_catalog t LEFT JOIN sync.adoptions a ON a.table_id = t.table_id WHERE t.unregistered_at IS NULL;
 COMMENT ON VIEW sync.tables IS 'Registered tables. What is wrong with them: SELECT * FROM sync.check().';
 COMMENT ON COLUMN sync.tables.schema_name IS 'Schema as clients know it.';
 COMMENT ON COLUMN sync.tables.table_name IS 'Table as clients know it.';
@@ -139,7 +139,7 @@ COMMENT ON COLUMN sync.tables.key_column IS 'Key column.';
 COMMENT ON COLUMN sync.tables.scope IS 'Column that says whose row it is, or the column through which that is found.';
 COMMENT ON COLUMN sync.tables.policy IS 'What a write outside a bundle does: reject or capture.';
 COMMENT ON COLUMN sync.tables.was_altered IS 'Altered since it was registered: SELECT sync.refresh_table(...).';
-COMMENT ON COLUMN sync.tables.rows_to_adopt IS 'Rows that still have to enter the log.';
+COMMENT ON COLUMN sync.tables.rows_to_adopt IS 'Rows that still have to enter the log; null while they wait and have not been counted yet.';
 COMMENT ON COLUMN sync.tables.registered_at IS 'When it was registered.';
 
 CREATE VIEW sync.sessions AS

@@ -81,7 +81,11 @@ func TestAdoptLater(t *testing.T) {
 	require.Empty(t, bundleCounts(t, conn))
 	require.Len(t, column[string](t, conn, "SELECT table_id::text FROM sync.adoptions"), 3, "an empty table has nothing to adopt")
 	task := value[int](t, conn, "SELECT table_id FROM sync.table_catalog WHERE table_name = 'task'")
-	for range 4 {
+	const waiting = "SELECT concat_ws(' ', table_name, rows_to_adopt) FROM sync.tables WHERE table_name IN ('task', 'step') ORDER BY 1"
+	require.Equal(t, []string{"step 0", "task"}, column[string](t, conn, waiting), "nobody has counted yet")
+	require.EqualValues(t, 50, value[int64](t, conn, "SELECT sync.adopt_batch($1, 50)", task))
+	require.Equal(t, []string{"step 0", "task 150"}, column[string](t, conn, waiting))
+	for range 3 {
 		require.EqualValues(t, 50, value[int64](t, conn, "SELECT sync.adopt_batch($1, 50)", task))
 	}
 	require.Zero(t, value[int64](t, conn, "SELECT sync.adopt_batch($1, 50)", task))

@@ -3869,11 +3869,16 @@ CREATE VIEW sync.tables AS
     COALESCE((t.scope_column)::text, ('through '::text || (t.scope_via)::text)) AS scope,
     t.policy,
     (t.columns_fingerprint IS DISTINCT FROM sync.columns_fingerprint((t.relation)::oid)) AS was_altered,
-    ( SELECT COALESCE(sum(cardinality(q.keys)), (0)::bigint) AS "coalesce"
-           FROM sync.adoption_queue q
-          WHERE (q.table_id = t.table_id)) AS rows_to_adopt,
+        CASE
+            WHEN (a.table_id IS NULL) THEN (0)::bigint
+            WHEN (a.row_count IS NOT NULL) THEN ( SELECT sum(cardinality(q.keys)) AS sum
+               FROM sync.adoption_queue q
+              WHERE (q.table_id = t.table_id))
+            ELSE NULL::bigint
+        END AS rows_to_adopt,
     t.registered_at
-   FROM sync.table_catalog t
+   FROM (sync.table_catalog t
+     LEFT JOIN sync.adoptions a ON ((a.table_id = t.table_id)))
   WHERE (t.unregistered_at IS NULL);
 COMMENT ON VIEW sync.tables IS 'Registered tables. What is wrong with them: SELECT * FROM sync.check().';
 COMMENT ON COLUMN sync.tables.schema_name IS 'Schema as clients know it.';
@@ -3882,7 +3887,7 @@ COMMENT ON COLUMN sync.tables.key_column IS 'Key column.';
 COMMENT ON COLUMN sync.tables.scope IS 'Column that says whose row it is, or the column through which that is found.';
 COMMENT ON COLUMN sync.tables.policy IS 'What a write outside a bundle does: reject or capture.';
 COMMENT ON COLUMN sync.tables.was_altered IS 'Altered since it was registered: SELECT sync.refresh_table(...).';
-COMMENT ON COLUMN sync.tables.rows_to_adopt IS 'Rows that still have to enter the log.';
+COMMENT ON COLUMN sync.tables.rows_to_adopt IS 'Rows that still have to enter the log; null while they wait and have not been counted yet.';
 COMMENT ON COLUMN sync.tables.registered_at IS 'When it was registered.';
 ALTER TABLE sync.user_state ALTER COLUMN user_pk ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME sync.user_state_user_pk_seq
