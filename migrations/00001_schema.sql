@@ -191,6 +191,19 @@ COMMENT ON SEQUENCE sync.push_replay_count IS 'Counts pushes answered with the b
 COMMENT ON SEQUENCE sync.history_pruned_count IS 'Counts answers history_pruned.';
 
 --
+-- Ids.
+--
+-- sync.is_scope_id tells whether an id is one that a user or source can have: the server trims the white space of ids, and refuses control
+-- characters. What it calls white space and is no control character is named here. A body of one expression becomes part of what asks: no call for each row.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.is_scope_id(p_id text)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN octet_length(p_id) BETWEEN 1 AND 255
+   AND p_id COLLATE "C" !~ E'[\\u0001-\\u001f\\u007f-\\u009f]|^[ \\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]|[ \\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]$';
+COMMENT ON FUNCTION sync.is_scope_id(text) IS 'Whether an id is one that a user or source can have: 1 to 255 bytes, no control character, no white space at its ends.';
+
+--
 -- Errors.
 --
 -- sync.fail raises an error of this schema, which it says by the error's SCHEMA: a code may be anybody's. It never returns.
@@ -212,6 +225,7 @@ COMMENT ON FUNCTION sync.fail(text, text, jsonb, text) IS 'Raises an error with 
 
 -- +goose Down
 DROP FUNCTION sync.fail(text, text, jsonb, text);
+DROP FUNCTION sync.is_scope_id(text);
 DROP SEQUENCE sync.history_pruned_count;
 DROP SEQUENCE sync.push_replay_count;
 DROP SEQUENCE sync.rejected_write_count;

@@ -10,7 +10,7 @@
 -- sync.connect says how a source is to begin, and moves the scope on where that is its answer.
 -- Returns resolution remote_authoritative, initialize_local (with id and end of the lease), initialize_empty or
 -- retry_later (with seconds to wait and end of the lease).
--- Errors: none. Locks: the scope's row until the transaction ends, unless the scope is initialized already.
+-- Errors: 22023 an id that no user can have. Locks: the scope's row until the transaction ends, unless the scope is initialized already.
 CREATE FUNCTION sync.connect(p_user_id text, p_source_id text, p_has_local_pending_rows boolean, p_lease_ttl interval)
 RETURNS TABLE (resolution text, initialization_id uuid, lease_expires_at timestamptz, retry_after_seconds integer)
 LANGUAGE plpgsql VOLATILE
@@ -24,6 +24,9 @@ BEGIN
     IF v_user.state = 'initialized' THEN
         RETURN QUERY SELECT 'remote_authoritative', NULL::uuid, NULL::timestamptz, NULL::integer;
         RETURN;
+    ELSIF sync.is_scope_id(p_user_id) IS NOT TRUE THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('user id %L is one that no user can have', left(p_user_id, 255)),
+            HINT = 'An id has 1 to 255 bytes, no control character, and no white space at its ends.';
     END IF;
     INSERT INTO sync.user_state (user_id) VALUES (p_user_id) ON CONFLICT ON CONSTRAINT user_id_is_unique DO NOTHING;
     SELECT u.* INTO STRICT v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;

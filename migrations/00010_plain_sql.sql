@@ -10,7 +10,7 @@
 -- +goose StatementBegin
 -- sync.writer_name returns the source that plain SQL of this session writes as: what sync.writer_id says, or sql:<role>. Names that begin
 -- with oversync: are kept for adoption, refresh and repair, so a writer that takes one becomes sql:oversync:...
--- Errors: 22023 a name that is too long. Locks: none.
+-- Errors: 22023 a name that is too long, or that no source can have. Locks: none.
 CREATE FUNCTION sync.writer_name()
 RETURNS text
 LANGUAGE plpgsql STABLE
@@ -24,6 +24,9 @@ BEGIN
     ELSIF octet_length(v_name) > 240 THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('sync.writer_id has %s bytes: at most 240 are allowed', octet_length(v_name)),
             HINT = 'Name the writer shortly, as in SET LOCAL sync.writer_id = ''nightly job''.';
+    ELSIF NOT sync.is_scope_id(v_name) THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('sync.writer_id %L has a control character, or white space at an end', v_name),
+            HINT = 'Name the writer in plain words, as in SET LOCAL sync.writer_id = ''nightly job''.';
     END IF;
     RETURN CASE WHEN starts_with(v_name, 'oversync:') THEN 'sql:' || v_name ELSE v_name END;
 END
@@ -49,10 +52,10 @@ BEGIN
           EXCEPT SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id()) AS n;
     IF v_scopes IS NULL THEN
         RETURN 0;
-    ELSIF EXISTS (SELECT FROM unnest(v_scopes) AS s(scope) WHERE octet_length(s.scope) NOT BETWEEN 1 AND 255) THEN
+    ELSIF EXISTS (SELECT FROM unnest(v_scopes) AS s(scope) WHERE NOT sync.is_scope_id(s.scope)) THEN
         RAISE EXCEPTION USING ERRCODE = '23514',
-            MESSAGE = format('a row belongs to the scope %L, which no user can have', (SELECT min(left(s.scope, 255)) FROM unnest(v_scopes) AS s(scope) WHERE octet_length(s.scope) NOT BETWEEN 1 AND 255)),
-            HINT = 'A scope id has 1 to 255 bytes: give the row to a user, or delete it.';
+            MESSAGE = format('a row belongs to the scope %L, which no user can have', (SELECT min(left(s.scope, 255)) FROM unnest(v_scopes) AS s(scope) WHERE NOT sync.is_scope_id(s.scope))),
+            HINT = 'A scope id has 1 to 255 bytes, no control character, and no white space at its ends: give the row to a user, or delete it.';
     END IF;
     INSERT INTO sync.user_state (user_id)
     SELECT s.scope FROM unnest(v_scopes) AS s(scope)

@@ -305,11 +305,11 @@ BEGIN
                     FROM (SELECT r.scope COLLATE "C" AS scope, r.key_bytes FROM (%s) AS r WHERE r.scope IS NOT NULL) AS t) AS t
               GROUP BY t.scope, t.part) AS q$f$, v_rows) USING p_table_id;
     SELECT q.scope, sync.key_text(p_table_id, q.keys[1]) AS key INTO v_nobody
-    FROM sync.adoption_queue q WHERE q.table_id = p_table_id AND octet_length(q.scope) NOT BETWEEN 1 AND 255 LIMIT 1;
+    FROM sync.adoption_queue q WHERE q.table_id = p_table_id AND NOT sync.is_scope_id(q.scope) LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '23514',
             MESSAGE = format('row %L of %s belongs to the scope %L, which no user can have', v_nobody.key, v_table.relation, left(v_nobody.scope, 255)),
-            HINT = 'A scope id has 1 to 255 bytes: give the row to a user, or delete it.';
+            HINT = 'A scope id has 1 to 255 bytes, no control character, and no white space at its ends: give the row to a user, or delete it.';
     END IF;
     SELECT coalesce(sum(cardinality(q.keys)), 0) INTO v_count FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
     UPDATE sync.adoptions a SET row_count = v_count WHERE a.table_id = p_table_id;

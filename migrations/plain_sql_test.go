@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
@@ -540,6 +541,35 @@ func TestScopesThatNoUserCanHave(t *testing.T) {
 	require.Contains(t, refusal.Message, "which no user can have")
 	exec(t, conn, "CREATE TABLE public.note (id text PRIMARY KEY, owner_id text NOT NULL); INSERT INTO public.note VALUES ('a', repeat('x', 256)), ('b', 'u')")
 	require.Contains(t, refused(t, conn, "SELECT sync.register_table('public.note', scope => 'owner_id')").Message, "which no user can have")
+}
+
+// TestIdsAreThoseOfTheServer: the database takes for an id what the server takes, which trims white space and refuses control characters.
+func TestIdsAreThoseOfTheServer(t *testing.T) {
+	t.Parallel()
+	conn := newOffice(t, "refuse")
+	candidates := []string{"", "u", "user 1", "Zoë", strings.Repeat("x", 255), strings.Repeat("x", 256), strings.Repeat("ë", 128)}
+	for r := rune(1); r <= 0x3001; r++ {
+		candidates = append(candidates, string(r), string(r)+"u", "u"+string(r), "u"+string(r)+"u")
+	}
+	var want []string
+	for _, id := range candidates {
+		if id != "" && len(id) <= 255 && id == strings.TrimSpace(id) && !strings.ContainsFunc(id, unicode.IsControl) {
+			want = append(want, id)
+		}
+	}
+	require.Equal(t, want, column[string](t, conn, "SELECT c.id FROM unnest($1::text[]) WITH ORDINALITY AS c(id, place) WHERE sync.is_scope_id(c.id) ORDER BY c.place", candidates))
+	for _, id := range []string{" u", "u ", "u\n", "u\tv", "\u00a0u"} {
+		refusal := refused(t, conn, "INSERT INTO office.label (id, owner_id) VALUES ('red', $1)", id)
+		require.Equal(t, pgerrcode.CheckViolation, refusal.Code, "%q", id)
+		require.Contains(t, refusal.Hint, "white space")
+	}
+	exec(t, conn, "CREATE TABLE public.note (id text PRIMARY KEY, owner_id text NOT NULL); INSERT INTO public.note VALUES ('a', 'u '), ('b', 'u')")
+	require.Contains(t, refused(t, conn, "SELECT sync.register_table('public.note', scope => 'owner_id')").Message, "row 'a' of public.note belongs to the scope 'u '")
+	refusal := refused(t, conn, "BEGIN; SET LOCAL sync.writer_id = E'nightly\tjob'; INSERT INTO office.label (id, owner_id) VALUES ('red', 'u'); COMMIT")
+	exec(t, conn, "ROLLBACK")
+	require.Equal(t, pgerrcode.InvalidParameterValue, refusal.Code)
+	refusal = refused(t, conn, "SELECT sync.connect('', 'phone', true, '15min')")
+	require.Equal(t, []string{pgerrcode.InvalidParameterValue, "user id '' is one that no user can have"}, []string{refusal.Code, refusal.Message})
 }
 
 // TestRegisteringAmongWrites: a transaction that has written synced tables registers, adopts and repairs, and loses nothing.

@@ -119,11 +119,11 @@ BEGIN
                     FROM (SELECT r.scope COLLATE "C" AS scope, r.key_bytes FROM (%s) AS r WHERE r.scope IS NOT NULL) AS t) AS t
               GROUP BY t.scope, t.part) AS q$f$, v_rows) USING p_table_id;
     SELECT q.scope, sync.key_text(p_table_id, q.keys[1]) AS key INTO v_nobody
-    FROM sync.adoption_queue q WHERE q.table_id = p_table_id AND octet_length(q.scope) NOT BETWEEN 1 AND 255 LIMIT 1;
+    FROM sync.adoption_queue q WHERE q.table_id = p_table_id AND NOT sync.is_scope_id(q.scope) LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '23514',
             MESSAGE = format('row %L of %s belongs to the scope %L, which no user can have', v_nobody.key, v_table.relation, left(v_nobody.scope, 255)),
-            HINT = 'A scope id has 1 to 255 bytes: give the row to a user, or delete it.';
+            HINT = 'A scope id has 1 to 255 bytes, no control character, and no white space at its ends: give the row to a user, or delete it.';
     END IF;
     SELECT coalesce(sum(cardinality(q.keys)), 0) INTO v_count FROM sync.adoption_queue q WHERE q.table_id = p_table_id;
     UPDATE sync.adoptions a SET row_count = v_count WHERE a.table_id = p_table_id;
@@ -850,6 +850,9 @@ BEGIN
     IF v_user.state = 'initialized' THEN
         RETURN QUERY SELECT 'remote_authoritative', NULL::uuid, NULL::timestamptz, NULL::integer;
         RETURN;
+    ELSIF sync.is_scope_id(p_user_id) IS NOT TRUE THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('user id %L is one that no user can have', left(p_user_id, 255)),
+            HINT = 'An id has 1 to 255 bytes, no control character, and no white space at its ends.';
     END IF;
     INSERT INTO sync.user_state (user_id) VALUES (p_user_id) ON CONFLICT ON CONSTRAINT user_id_is_unique DO NOTHING;
     SELECT u.* INTO STRICT v_user FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
@@ -1552,6 +1555,10 @@ CREATE FUNCTION sync.is_conflict(p_op "char", p_base_row_version bigint, p_bundl
     LANGUAGE sql IMMUTABLE
     RETURN ((p_base_row_version <> COALESCE(p_bundle_seq, (0)::bigint)) OR ((p_op = 'I'::"char") = ((p_newest_op IS NOT NULL) AND (p_newest_op <> 'D'::"char"))));
 COMMENT ON FUNCTION sync.is_conflict(p_op "char", p_base_row_version bigint, p_bundle_seq bigint, p_newest_op "char") IS 'Whether an operation on the state that a client last saw conflicts with the state that the log has.';
+CREATE FUNCTION sync.is_scope_id(p_id text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (((octet_length(p_id) >= 1) AND (octet_length(p_id) <= 255)) AND ((p_id COLLATE "C") !~ '[\u0001-\u001f\u007f-\u009f]|^[ \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]|[ \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]$'::text));
+COMMENT ON FUNCTION sync.is_scope_id(p_id text) IS 'Whether an id is one that a user or source can have: 1 to 255 bytes, no control character, no white space at its ends.';
 CREATE FUNCTION sync.key_bytes_expression(p_table sync.table_catalog, p_alias text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1630,10 +1637,10 @@ BEGIN
           EXCEPT SELECT b.user_id FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id()) AS n;
     IF v_scopes IS NULL THEN
         RETURN 0;
-    ELSIF EXISTS (SELECT FROM unnest(v_scopes) AS s(scope) WHERE octet_length(s.scope) NOT BETWEEN 1 AND 255) THEN
+    ELSIF EXISTS (SELECT FROM unnest(v_scopes) AS s(scope) WHERE NOT sync.is_scope_id(s.scope)) THEN
         RAISE EXCEPTION USING ERRCODE = '23514',
-            MESSAGE = format('a row belongs to the scope %L, which no user can have', (SELECT min(left(s.scope, 255)) FROM unnest(v_scopes) AS s(scope) WHERE octet_length(s.scope) NOT BETWEEN 1 AND 255)),
-            HINT = 'A scope id has 1 to 255 bytes: give the row to a user, or delete it.';
+            MESSAGE = format('a row belongs to the scope %L, which no user can have', (SELECT min(left(s.scope, 255)) FROM unnest(v_scopes) AS s(scope) WHERE NOT sync.is_scope_id(s.scope))),
+            HINT = 'A scope id has 1 to 255 bytes, no control character, and no white space at its ends: give the row to a user, or delete it.';
     END IF;
     INSERT INTO sync.user_state (user_id)
     SELECT s.scope FROM unnest(v_scopes) AS s(scope)
@@ -3309,6 +3316,9 @@ BEGIN
     ELSIF octet_length(v_name) > 240 THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('sync.writer_id has %s bytes: at most 240 are allowed', octet_length(v_name)),
             HINT = 'Name the writer shortly, as in SET LOCAL sync.writer_id = ''nightly job''.';
+    ELSIF NOT sync.is_scope_id(v_name) THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('sync.writer_id %L has a control character, or white space at an end', v_name),
+            HINT = 'Name the writer in plain words, as in SET LOCAL sync.writer_id = ''nightly job''.';
     END IF;
     RETURN CASE WHEN starts_with(v_name, 'oversync:') THEN 'sql:' || v_name ELSE v_name END;
 END
