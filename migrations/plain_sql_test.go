@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/oversync/oversync/db/pgembed/pgtest"
@@ -509,13 +510,32 @@ func TestRowsWithoutACanonicalForm(t *testing.T) {
 	deep := func(levels int) string {
 		return "INSERT INTO office.label (id, owner_id, raw) VALUES ('d' || " + strconv.Itoa(levels) + ", '1', (repeat('[{\"a\":', " + strconv.Itoa(levels/2) + ") || '\"[[\"' || repeat('}]', " + strconv.Itoa(levels/2) + "))::json)"
 	}
-	require.Equal(t, pgerrcode.ProgramLimitExceeded, refused(t, conn, deep(9_990)).Code)
+	refusal := refused(t, conn, deep(9_990))
+	require.Equal(t, pgerrcode.ProgramLimitExceeded, refusal.Code)
+	require.Contains(t, refusal.Message, "row 'd9990' of office.label, in the scope '1', is nested deeper")
+	require.Contains(t, refusal.Hint, "SELECT * FROM office.label WHERE id = 'd9990'; shows it.")
 	require.Empty(t, bundleCounts(t, conn))
 	exec(t, conn, deep(9_988))
 	exec(t, conn, `INSERT INTO office.label (id, owner_id, raw) VALUES ('u', '1', '{"a":["\u0000","\ud800","1e400",1e100,{"b\"1e400":-0}]}'), ('s', '1', to_json(repeat('[', 20000)))`)
 	exec(t, conn, "INSERT INTO office.list (owner_id, name, weight) VALUES (1, $1, 1.7976931348623157e308), (1, '1e999', 1e-400), (1, 'greatest', 179769313486231580793728971405303415079934132710037826936173778980444968292764750946649017977587207096330286416692887910946555547851940402630657488671505820681908902000708383676273854845817711531764475730270069855571366959622842914819860834936475292719074168444365510704342711559699508093042880177904174497791), (1, 'NaN', 'NaN'), (1, 'endless', 'Infinity')", digits)
 	exec(t, conn, `INSERT INTO office.label (id, owner_id, facts, raw) VALUES ('j', '1', to_jsonb($1::text), '{"a":1e308,"n":null}')`, digits)
 	requireSound(t, conn)
+}
+
+// TestARowWithoutACanonicalFormIsNamed: nobody knows what adoption and repair were about to write.
+func TestARowWithoutACanonicalFormIsNamed(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.NewDatabase(t))
+	exec(t, conn, `CREATE TABLE public.note (id text PRIMARY KEY, owner text NOT NULL, fine jsonb, facts jsonb);
+		INSERT INTO public.note VALUES ('a', '1', '1', '1'), ('b', '2', '"1e400"', '{"x":[1e400]}'), ('c', '3', '1', '1');
+		SELECT sync.register_table('public.note', scope => 'owner', adopt => 'later')`)
+	named := func(refusal *pgconn.PgError) {
+		require.Equal(t, "row 'b' of public.note, in the scope '2', holds a number too large for a double in column facts, which clients cannot read", refusal.Message)
+		require.Contains(t, refusal.Hint, "SELECT * FROM public.note WHERE id = 'b'; shows it.")
+	}
+	named(refused(t, conn, "CALL sync.adopt_table('public.note')"))
+	named(refused(t, conn, "SELECT sync.repair('2')"))
+	require.EqualValues(t, 1, value[int64](t, conn, "SELECT sync.repair('1')"))
 }
 
 // TestBackslashesThatEscape: an old application's setting changes what a literal means, in our functions as well.

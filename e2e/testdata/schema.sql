@@ -2625,7 +2625,10 @@ BEGIN
         RETURN;
     END IF;
     FOR v_row IN
-        SELECT t.schema_name, t.table_name, regexp_replace(r.payload, E'"(?:[^"\\\\]|\\\\.)*"', '', 'g') AS without_strings
+        SELECT t.schema_name, t.table_name, sync.key_text(r.table_id, r.key_bytes) AS key, b.user_id, r.payload,
+               format('SELECT * FROM %s WHERE %I = %L; shows it. Store the value as text, or leave the column out of synced tables.', t.relation, (sync.catalog_entry(t.table_id)).key_column,
+                      sync.key_text(r.table_id, r.key_bytes)) AS hint,
+               regexp_replace(r.payload, E'"(?:[^"\\\\]|\\\\.)*"', '', 'g') AS without_strings
         FROM sync.open_bundles b
         JOIN sync.bundle_rows r ON r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq
         JOIN sync.table_catalog t ON t.table_id = r.table_id
@@ -2640,14 +2643,17 @@ BEGIN
         IF EXISTS (SELECT FROM regexp_matches(v_row.without_strings, '[0-9]+(?:[.][0-9]+)?(?:[eE][+-]?[0-9]+)?', 'g') AS n(value)
                    WHERE n.value[1]::numeric >= power(2::numeric, 1024) - power(2::numeric, 970)) THEN
             RAISE EXCEPTION USING ERRCODE = '22003',
-                MESSAGE = format('a row of %I.%I holds a number too large for a double, which clients cannot read', v_row.schema_name, v_row.table_name),
-                HINT = 'Store it as text, or leave the column out of synced tables.';
+                MESSAGE = format('row %L of %I.%I, in the scope %L, holds a number too large for a double in column %I, which clients cannot read', v_row.key, v_row.schema_name, v_row.table_name, v_row.user_id,
+                    (SELECT c.key FROM json_each(v_row.payload::json) AS c
+                     CROSS JOIN LATERAL regexp_matches(regexp_replace(c.value::text, E'"(?:[^"\\\\]|\\\\.)*"', '', 'g'), '[0-9]+(?:[.][0-9]+)?(?:[eE][+-]?[0-9]+)?', 'g') AS n(value)
+                     WHERE n.value[1]::numeric >= power(2::numeric, 1024) - power(2::numeric, 970) LIMIT 1)),
+                HINT = v_row.hint;
         ELSIF 9990 < (SELECT max(d.depth)
                        FROM (SELECT sum(CASE WHEN n.bracket IN ('[', '{') THEN 1 ELSE -1 END) OVER (ORDER BY n.place) AS depth
                              FROM string_to_table(regexp_replace(v_row.without_strings, '[^][{}]+', '', 'g'), NULL) WITH ORDINALITY AS n(bracket, place)) AS d) THEN
             RAISE EXCEPTION USING ERRCODE = '54000',
-                MESSAGE = format('a row of %I.%I is nested deeper than 9990 levels, which clients cannot read', v_row.schema_name, v_row.table_name),
-                HINT = 'Store it as text, or leave the column out of synced tables.';
+                MESSAGE = format('row %L of %I.%I, in the scope %L, is nested deeper than 9990 levels, which clients cannot read', v_row.key, v_row.schema_name, v_row.table_name, v_row.user_id),
+                HINT = v_row.hint;
         END IF;
     END LOOP;
 END
