@@ -410,3 +410,38 @@ func TestWhatSyncNeedsIsGone(t *testing.T) {
 		require.Equal(t, "OV030", refused(t, conn, "SELECT sync.scope_ids()").Code)
 	})
 }
+
+// TestCheckOfWhatIsGone: check says that writes are refused, not that all is captured, and gives remedies that work. What still is captured is no error.
+func TestCheckOfWhatIsGone(t *testing.T) {
+	t.Parallel()
+	const findings = "SELECT concat_ws(': ', severity, object, problem) FROM sync.check() ORDER BY 1"
+	t.Run("key retyped", func(t *testing.T) {
+		t.Parallel()
+		conn := newOffice(t, "move")
+		exec(t, conn, officeRows+"ALTER TABLE office.step ALTER id DROP DEFAULT, ALTER id TYPE text")
+		require.Equal(t, []string{"error: office.step: its key column id has another type now: writes are refused"}, column[string](t, conn, findings))
+		exec(t, conn, value[string](t, conn, "SELECT remedy FROM sync.check()"))
+		require.Empty(t, column[string](t, conn, findings))
+	})
+	t.Run("scope column dropped", func(t *testing.T) {
+		t.Parallel()
+		conn := newOffice(t, "move")
+		exec(t, conn, officeRows+"ALTER TABLE office.label DROP COLUMN owner_id")
+		require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check() WHERE problem LIKE '%captured whole%' OR severity <> 'error'"))
+		require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check() WHERE problem LIKE 'the function%'"))
+	})
+	t.Run("foreign key to the parent dropped", func(t *testing.T) {
+		t.Parallel()
+		conn := newOffice(t, "move")
+		exec(t, conn, officeRows+"ALTER TABLE office.task DROP CONSTRAINT task_list_id_fkey")
+		require.Equal(t, []string{"error: office.task: column list_id of office.task does not refer to one other table"}, column[string](t, conn, findings))
+	})
+	t.Run("parent renamed", func(t *testing.T) {
+		t.Parallel()
+		conn := newOffice(t, "move")
+		exec(t, conn, officeRows+"ALTER TABLE office.list RENAME TO folder")
+		require.Equal(t, []string{"warning: office.list: the table is called office.folder now: it is captured whole, but rows not written since still have their old form for clients"}, column[string](t, conn, findings))
+		exec(t, conn, value[string](t, conn, "SELECT remedy FROM sync.check()"))
+		require.Empty(t, column[string](t, conn, findings))
+	})
+}

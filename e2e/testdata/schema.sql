@@ -674,26 +674,43 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET quote_all_identifiers TO 'off'
     AS $_$
-    WITH registered AS (
+    WITH RECURSIVE registered AS (
         SELECT t AS entry, t.table_id, t.relation, format('%I.%I', t.schema_name, t.table_name) AS name, sync.catalog_entry(t.table_id) AS entry_now,
                t.columns_fingerprint <> sync.columns_fingerprint(t.relation) AS is_altered,
                (n.nspname, c.relname) IS DISTINCT FROM (t.schema_name::name, t.table_name::name) AS is_renamed,
                t.relation_oid <> t.relation AS is_restored
         FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE t.unregistered_at IS NULL
+    ), unfit AS (
+        SELECT r.table_id, r.name, p.problem, p.remedy
+        FROM registered r CROSS JOIN LATERAL sync.registration_problems(r.relation, (r.entry_now).key_column, (r.entry_now).scope_column, (r.entry_now).scope_via) AS p
+        UNION ALL
+        SELECT r.table_id, r.name, format('its key column %I has another type now: writes are refused', (r.entry_now).key_column), format('SELECT sync.refresh_table(%L);', r.relation)
+        FROM registered r JOIN pg_attribute a ON a.attrelid = r.relation AND a.attname = (r.entry_now).key_column
+        WHERE a.atttypid::regtype::text <> (r.entry).key_type AND a.atttypid::regtype::text IN ('uuid', 'text')
+    ), code_names AS (
+        -- The tables that the code of each names: itself, those that it refers to, and those through which the scope is found.
+        SELECT r.table_id, r.table_id AS named_id FROM registered r
+        UNION
+        SELECT c.table_id, f.parent_table_id
+        FROM code_names c
+        JOIN registered r ON r.table_id = c.named_id
+        JOIN sync.foreign_keys f ON f.table_id = c.named_id AND f.parent_table_id IS NOT NULL AND (c.named_id = c.table_id OR f.columns = ARRAY[(r.entry_now).scope_via])
     ), made AS (
         SELECT r.relation, r.name, f.kind || '_' || r.table_id AS function_name, f.body
         FROM registered r
         CROSS JOIN LATERAL (SELECT CASE WHEN r.is_restored THEN r.entry_now ELSE r.entry END AS entry OFFSET 0) AS e
         CROSS JOIN LATERAL (VALUES ('capture', sync.capture_body(e.entry)), ('capture_row', sync.capture_row_body(e.entry)), ('emit', sync.emit_body(e.entry)),
                                    ('apply', sync.apply_body(e.entry, false)), ('apply_row', sync.apply_body(e.entry, true)), ('settle', sync.settle_body(e.entry)), ('resolve', CASE WHEN (e.entry).scope_via IS NOT NULL THEN sync.resolve_body(e.entry) END)) AS f(kind, body)
-        WHERE f.body IS NOT NULL AND NOT r.is_altered AND NOT r.is_renamed
+        -- Where such a table was altered or renamed, the code makes its statements afresh, and that table has a finding of its own.
+        WHERE f.body IS NOT NULL AND NOT EXISTS (
+            SELECT FROM code_names c JOIN registered n ON n.table_id = c.named_id
+            WHERE c.table_id = r.table_id AND (n.is_altered OR n.is_renamed OR EXISTS (SELECT FROM unfit u WHERE u.table_id = n.table_id)))
     )
     SELECT 'error', format('%I.%I', t.schema_name, t.table_name), 'the table was dropped', format('SELECT sync.unregister_table(''%s'');', t.relation::oid)
     FROM sync.table_catalog t WHERE t.unregistered_at IS NULL AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation)
     UNION ALL
-    SELECT 'error', r.name, p.problem, p.remedy
-    FROM registered r CROSS JOIN LATERAL sync.registration_problems(r.relation, (r.entry_now).key_column, (r.entry_now).scope_column, (r.entry_now).scope_via) AS p
+    SELECT 'error', u.name, u.problem, u.remedy FROM unfit u
     UNION ALL
     SELECT 'error', r.name, p.problem, p.remedy
     FROM sync.foreign_key_problems() p JOIN registered r ON r.table_id = p.table_id
@@ -724,7 +741,7 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     UNION ALL
     SELECT 'warning', r.name, CASE WHEN r.is_renamed THEN format('the table is called %s now', r.relation) ELSE 'the table was altered since it was registered' END || ': it is captured whole, but rows not written since still have their old form for clients',
            format('SELECT sync.refresh_table(%L);', r.relation)
-    FROM registered r WHERE r.is_altered OR r.is_renamed
+    FROM registered r WHERE (r.is_altered OR r.is_renamed) AND NOT EXISTS (SELECT FROM unfit u WHERE u.table_id = r.table_id)
     UNION ALL
     SELECT 'warning', r.name, format('rows that were there before still enter the log%s', ': ' || q.waiting || ' are waiting'), format('CALL sync.adopt_table(%L);', r.relation)
     FROM registered r JOIN sync.adoptions a ON a.table_id = r.table_id
