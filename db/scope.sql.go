@@ -127,7 +127,7 @@ func (q *Queries) ScopeRepair(ctx context.Context, db DBTX, userID string) (int6
 }
 
 const ScopeVerify = `-- name: ScopeVerify :many
-SELECT v.schema_name::text AS schema_name, v.table_name::text AS table_name, v.key::text AS row_key, v.difference::text AS difference,
+SELECT v.schema_name::text AS schema_name, v.table_name::text AS table_name, coalesce(v.key, '')::text AS row_key, v.difference::text AS difference,
        coalesce(v.live_row::text, 'null')::text AS live_row, coalesce(v.log_row::text, 'null')::text AS log_row
 FROM sync.verify($1::text) AS v
 `
@@ -141,7 +141,7 @@ type ScopeVerifyRow struct {
 	LogRow     string
 }
 
-// Rows of a scope that the log does not have as they are, or has though they are gone.
+// Rows of a scope that the log does not have as they are, or has though they are gone. A table that cannot be compared is a row with the key ”.
 func (q *Queries) ScopeVerify(ctx context.Context, db DBTX, userID string) ([]ScopeVerifyRow, error) {
 	rows, err := db.Query(ctx, ScopeVerify, userID)
 	if err != nil {

@@ -85,7 +85,7 @@ $$;
 COMMENT ON FUNCTION sync.live_rows_statement(sync.table_catalog, boolean) IS 'Text of the query that gives a table''s live rows as they are on the wire.';
 
 -- sync.differences returns the rows of a scope in one table whose live form is not what the log has.
--- Errors: as sync.entry_to_write. Locks: none.
+-- Errors: OV030 a table that has lost what says which row it is, or whose. Locks: none.
 CREATE FUNCTION sync.differences(p_table_id integer, p_user_id text)
 RETURNS TABLE (key_bytes bytea, difference text, live_row text, log_row text)
 LANGUAGE plpgsql STABLE
@@ -102,6 +102,7 @@ DECLARE
     v_root sync.table_catalog := v_table;
     v_is_possible boolean := true;
 BEGIN
+    PERFORM sync.require_columns(v_table);
     WHILE v_root.scope_via IS NOT NULL LOOP
         v_root := sync.catalog_entry((SELECT f.parent_table_id FROM sync.foreign_keys f
                                       WHERE f.table_id = v_root.table_id AND f.columns = ARRAY[v_root.scope_via] AND f.parent_table_id IS NOT NULL));
@@ -151,21 +152,37 @@ END
 $$;
 COMMENT ON FUNCTION sync.key_text(integer, bytea) IS 'A key of the log as clients know it.';
 
--- sync.verify compares the live rows of a scope with the log, both ways: a row for each difference, none if all is well.
--- Errors: OV030 a table has lost what says whose a row is. Locks: none; it waits for nobody.
+-- sync.verify compares the live rows of a scope with the log, both ways: a row for each difference, none if all is well. A table that cannot
+-- be compared, as it has lost its key or what says whose a row is, is a row without a key; the others are compared all the same.
+-- Errors: none. Locks: none; it waits for nobody.
 CREATE FUNCTION sync.verify(p_user_id text)
 RETURNS TABLE (schema_name text, table_name text, key text, difference text, live_row json, log_row json)
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT t.schema_name, t.table_name, sync.key_text(t.table_id, d.key_bytes), d.difference, d.live_row::json, d.log_row::json
-    FROM sync.table_catalog t CROSS JOIN LATERAL sync.differences(t.table_id, p_user_id) AS d
-    WHERE t.unregistered_at IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation)
+DECLARE
+    v_table sync.table_catalog;
+    v_hint text;
+BEGIN
+    FOR v_table IN
+        SELECT t.* FROM sync.table_catalog t
+        WHERE t.unregistered_at IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation) ORDER BY t.table_id
+    LOOP
+        BEGIN
+            RETURN QUERY
+                SELECT v_table.schema_name, v_table.table_name, sync.key_text(v_table.table_id, d.key_bytes), d.difference, d.live_row::json, d.log_row::json
+                FROM sync.differences(v_table.table_id, p_user_id) AS d;
+        EXCEPTION WHEN SQLSTATE 'OV030' THEN
+            GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT;
+            RETURN QUERY SELECT v_table.schema_name, v_table.table_name, NULL::text, format('cannot be compared: %s. %s', SQLERRM, v_hint), NULL::json, NULL::json;
+        END;
+    END LOOP;
+END
 $$;
 COMMENT ON FUNCTION sync.verify(text) IS 'Compares the live rows of a scope with the log, both ways: SELECT * FROM sync.verify(''user''); no row means that all is well.';
 
 -- sync.scope_ids returns the ids of all scopes: those that the log knows, and those that only rows have, which got round the triggers.
--- Reads the tables with a scope column whole. Errors: OV030 a scope column was dropped. Locks: none; it waits for nobody.
+-- Reads the tables with a scope column whole, but not one that has lost it. Errors: none. Locks: none; it waits for nobody.
 CREATE FUNCTION sync.scope_ids()
 RETURNS SETOF text
 LANGUAGE plpgsql STABLE
@@ -174,14 +191,18 @@ AS $$
 DECLARE
     v_scopes text;
 BEGIN
-    SELECT string_agg(format('UNION SELECT %s FROM %s AS t', sync.scope_expression(sync.entry_to_write(t.table_id), 't'), t.relation), ' ') INTO v_scopes
-    FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation WHERE t.unregistered_at IS NULL AND t.scope_via IS NULL;
+    SELECT string_agg(format('UNION SELECT %s FROM %s AS t', sync.scope_expression(e.entry, 't'), t.relation), ' ') INTO v_scopes
+    FROM sync.table_catalog t
+    CROSS JOIN LATERAL (SELECT sync.catalog_entry(t.table_id) AS entry OFFSET 0) AS e
+    JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = (e.entry).scope_column
+    WHERE t.unregistered_at IS NULL;
     RETURN QUERY EXECUTE 'SELECT u.user_id::text FROM sync.user_state u ' || coalesce(v_scopes, '');
 END
 $$;
 COMMENT ON FUNCTION sync.scope_ids() IS 'Ids of all scopes: those that the log knows, and those that only rows of tables have.';
 
 -- sync.repair enters what sync.verify finds into the log, as one bundle of the source oversync:repair, and counts the live rows anew.
+-- Tables that cannot be compared are passed over, with a warning.
 -- Returns the number of effects. Errors: as sync.commit_captured. Locks: the scope's row until the transaction ends.
 CREATE FUNCTION sync.repair(p_user_id text)
 RETURNS bigint
@@ -189,15 +210,26 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_table_id integer;
+    v_hint text;
     v_row_count bigint;
 BEGIN
     PERFORM sync.finish_captured();
     PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
-    INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
-    SELECT pg_current_xact_id(), t.table_id, false, array_agg(d.key_bytes ORDER BY d.key_bytes), ARRAY[p_user_id]
-    FROM sync.table_catalog t CROSS JOIN LATERAL sync.differences(t.table_id, p_user_id) AS d
-    WHERE t.unregistered_at IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation)
-    GROUP BY t.table_id, t.apply_order ORDER BY t.apply_order;
+    FOR v_table_id IN
+        SELECT t.table_id FROM sync.table_catalog t
+        WHERE t.unregistered_at IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation) ORDER BY t.apply_order
+    LOOP
+        BEGIN
+            INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
+            SELECT pg_current_xact_id(), v_table_id, false, array_agg(d.key_bytes ORDER BY d.key_bytes), ARRAY[p_user_id]
+            FROM sync.differences(v_table_id, p_user_id) AS d
+            HAVING count(*) > 0;
+        EXCEPTION WHEN SQLSTATE 'OV030' THEN
+            GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT;
+            RAISE WARNING 'passed over: %', SQLERRM USING HINT = v_hint;
+        END;
+    END LOOP;
     v_row_count := sync.commit_captured('oversync:repair', false, true);
     -- Another repair in the same transaction makes a bundle of its own.
     DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_implicit;

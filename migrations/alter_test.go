@@ -357,9 +357,9 @@ func TestWhatSyncNeedsIsGone(t *testing.T) {
 	pushes := map[string]stagedRow{"p": {"p", "I", 0, "p2", `{"id":"p2","v":"x"}`}, "c": {"c", "I", 0, "c2", `{"id":"c2","p":"p1","v":"x"}`}, "d": {"d", "I", 0, "d2", `{"id":"d2","c":"c1"}`}}
 	for name, c := range map[string]struct{ alter, pushed, write, verify string }{
 		"a table":            {"DROP TABLE d", "d OV012", "", ""},
-		"a parent":           {"DROP TABLE p CASCADE", "p OV012, c OV030, d OV030", "UPDATE c SET v = 'y'", "OV030"},
-		"a scope column":     {"ALTER TABLE p DROP COLUMN o", "p OV030, c OV030, d OV030", "UPDATE c SET v = 'y'", "OV030"},
-		"a foreign key":      {"ALTER TABLE c DROP CONSTRAINT c_p_fkey", "", "", "OV030"},
+		"a parent":           {"DROP TABLE p CASCADE", "p OV012, c OV030, d OV030", "UPDATE c SET v = 'y'", "c"},
+		"a scope column":     {"ALTER TABLE p DROP COLUMN o", "p OV030, c OV030, d OV030", "UPDATE c SET v = 'y'", "p, c"},
+		"a foreign key":      {"ALTER TABLE c DROP CONSTRAINT c_p_fkey", "", "", "c"},
 		"a column's name":    {"ALTER TABLE c RENAME v TO w", "c OV012", "", ""},
 		"a column":           {"ALTER TABLE p DROP COLUMN v", "p OV012", "", ""},
 		"a name not pushed":  {"ALTER TABLE d ADD COLUMN x int; ALTER TABLE c ADD COLUMN x int", "", "", ""},
@@ -391,24 +391,16 @@ func TestWhatSyncNeedsIsGone(t *testing.T) {
 				}
 			}
 			require.Equal(t, c.pushed, strings.Join(slices.Compact(codes), ", "))
-			for _, sql := range []string{"SELECT * FROM sync.verify('1')", "SELECT sync.repair('1')", c.write} {
-				if c.verify == "" || sql == "" {
-					exec(t, conn, sql)
-				} else {
-					refusal := refused(t, conn, sql)
-					require.Equal(t, c.verify, refusal.Code, sql)
-					require.NotEmpty(t, refusal.Hint, sql)
-				}
+			require.Equal(t, c.verify, strings.Join(column[string](t, conn, "SELECT table_name FROM sync.verify('1') WHERE difference LIKE 'cannot be compared: %'"), ", "))
+			exec(t, conn, "SELECT sync.repair('1')")
+			if c.write != "" {
+				refusal := refused(t, conn, c.write)
+				require.Equal(t, "OV030", refusal.Code)
+				require.NotEmpty(t, refusal.Hint)
 			}
 			column[string](t, conn, "SELECT problem FROM sync.check()")
 		})
 	}
-	t.Run("a scope column, of all scopes", func(t *testing.T) {
-		t.Parallel()
-		conn := registered(t, "CREATE TABLE p (id text PRIMARY KEY, o int NOT NULL)")
-		exec(t, conn, "SELECT sync.register_table('p', scope => 'o'); ALTER TABLE p DROP COLUMN o")
-		require.Equal(t, "OV030", refused(t, conn, "SELECT sync.scope_ids()").Code)
-	})
 }
 
 // TestCheckOfWhatIsGone: check says that writes are refused, not that all is captured, and gives remedies that work. What still is captured is no error.

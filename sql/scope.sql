@@ -13,8 +13,8 @@ SELECT s.user_id::text AS user_id FROM sync.scope_ids() AS s(user_id) ORDER BY s
 SELECT sync.repair(@user_id::text)::bigint AS row_count;
 
 -- name: ScopeVerify :many
--- Rows of a scope that the log does not have as they are, or has though they are gone.
-SELECT v.schema_name::text AS schema_name, v.table_name::text AS table_name, v.key::text AS row_key, v.difference::text AS difference,
+-- Rows of a scope that the log does not have as they are, or has though they are gone. A table that cannot be compared is a row with the key ''.
+SELECT v.schema_name::text AS schema_name, v.table_name::text AS table_name, coalesce(v.key, '')::text AS row_key, v.difference::text AS difference,
        coalesce(v.live_row::text, 'null')::text AS live_row, coalesce(v.log_row::text, 'null')::text AS log_row
 FROM sync.verify(@user_id::text) AS v;
 

@@ -910,6 +910,7 @@ DECLARE
     v_root sync.table_catalog := v_table;
     v_is_possible boolean := true;
 BEGIN
+    PERFORM sync.require_columns(v_table);
     WHILE v_root.scope_via IS NOT NULL LOOP
         v_root := sync.catalog_entry((SELECT f.parent_table_id FROM sync.foreign_keys f
                                       WHERE f.table_id = v_root.table_id AND f.columns = ARRAY[v_root.scope_via] AND f.parent_table_id IS NOT NULL));
@@ -2595,15 +2596,26 @@ CREATE FUNCTION sync.repair(p_user_id text) RETURNS bigint
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
+    v_table_id integer;
+    v_hint text;
     v_row_count bigint;
 BEGIN
     PERFORM sync.finish_captured();
     PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
-    INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
-    SELECT pg_current_xact_id(), t.table_id, false, array_agg(d.key_bytes ORDER BY d.key_bytes), ARRAY[p_user_id]
-    FROM sync.table_catalog t CROSS JOIN LATERAL sync.differences(t.table_id, p_user_id) AS d
-    WHERE t.unregistered_at IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation)
-    GROUP BY t.table_id, t.apply_order ORDER BY t.apply_order;
+    FOR v_table_id IN
+        SELECT t.table_id FROM sync.table_catalog t
+        WHERE t.unregistered_at IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation) ORDER BY t.apply_order
+    LOOP
+        BEGIN
+            INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
+            SELECT pg_current_xact_id(), v_table_id, false, array_agg(d.key_bytes ORDER BY d.key_bytes), ARRAY[p_user_id]
+            FROM sync.differences(v_table_id, p_user_id) AS d
+            HAVING count(*) > 0;
+        EXCEPTION WHEN SQLSTATE 'OV030' THEN
+            GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT;
+            RAISE WARNING 'passed over: %', SQLERRM USING HINT = v_hint;
+        END;
+    END LOOP;
     v_row_count := sync.commit_captured('oversync:repair', false, true);
     -- Another repair in the same transaction makes a bundle of its own.
     DELETE FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_implicit;
@@ -3008,8 +3020,11 @@ CREATE FUNCTION sync.scope_ids() RETURNS SETOF text
 DECLARE
     v_scopes text;
 BEGIN
-    SELECT string_agg(format('UNION SELECT %s FROM %s AS t', sync.scope_expression(sync.entry_to_write(t.table_id), 't'), t.relation), ' ') INTO v_scopes
-    FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation WHERE t.unregistered_at IS NULL AND t.scope_via IS NULL;
+    SELECT string_agg(format('UNION SELECT %s FROM %s AS t', sync.scope_expression(e.entry, 't'), t.relation), ' ') INTO v_scopes
+    FROM sync.table_catalog t
+    CROSS JOIN LATERAL (SELECT sync.catalog_entry(t.table_id) AS entry OFFSET 0) AS e
+    JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = (e.entry).scope_column
+    WHERE t.unregistered_at IS NULL;
     RETURN QUERY EXECUTE 'SELECT u.user_id::text FROM sync.user_state u ' || coalesce(v_scopes, '');
 END
 $$;
@@ -3310,12 +3325,27 @@ END
 $$;
 COMMENT ON FUNCTION sync.unregister_table(tbl regclass) IS 'Takes a table out of sync and leaves it as it was found; history stays readable.';
 CREATE FUNCTION sync.verify(p_user_id text) RETURNS TABLE(schema_name text, table_name text, key text, difference text, live_row json, log_row json)
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT t.schema_name, t.table_name, sync.key_text(t.table_id, d.key_bytes), d.difference, d.live_row::json, d.log_row::json
-    FROM sync.table_catalog t CROSS JOIN LATERAL sync.differences(t.table_id, p_user_id) AS d
-    WHERE t.unregistered_at IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation)
+DECLARE
+    v_table sync.table_catalog;
+    v_hint text;
+BEGIN
+    FOR v_table IN
+        SELECT t.* FROM sync.table_catalog t
+        WHERE t.unregistered_at IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation) ORDER BY t.table_id
+    LOOP
+        BEGIN
+            RETURN QUERY
+                SELECT v_table.schema_name, v_table.table_name, sync.key_text(v_table.table_id, d.key_bytes), d.difference, d.live_row::json, d.log_row::json
+                FROM sync.differences(v_table.table_id, p_user_id) AS d;
+        EXCEPTION WHEN SQLSTATE 'OV030' THEN
+            GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT;
+            RETURN QUERY SELECT v_table.schema_name, v_table.table_name, NULL::text, format('cannot be compared: %s. %s', SQLERRM, v_hint), NULL::json, NULL::json;
+        END;
+    END LOOP;
+END
 $$;
 COMMENT ON FUNCTION sync.verify(p_user_id text) IS 'Compares the live rows of a scope with the log, both ways: SELECT * FROM sync.verify(''user''); no row means that all is well.';
 CREATE FUNCTION sync.wire_columns(p_table sync.table_catalog, p_alias text) RETURNS text
