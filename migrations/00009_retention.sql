@@ -32,6 +32,7 @@ DECLARE
     v_pruned bigint;
     v_floor bigint;
     v_horizon bigint;
+    v_first bigint;
     v_to bigint;
     v_bundles bigint := 0;
     v_bytes bigint := 0;
@@ -46,14 +47,16 @@ BEGIN
     v_to := v_pruned;
     v_horizon := least(v_floor, (SELECT min(s.snapshot_bundle_seq) FROM sync.snapshot_sessions s
                                  WHERE s.user_pk = p_user_pk AND s.expires_at > clock_timestamp()));
-    IF v_horizon > v_pruned THEN
-        PERFORM FROM sync.bundle_log l WHERE l.user_pk = p_user_pk AND l.bundle_seq = v_pruned + 1 FOR UPDATE SKIP LOCKED;
+    -- The one after those pruned, unless somebody deleted it by hand.
+    v_first := (SELECT min(l.bundle_seq) FROM sync.bundle_log l WHERE l.user_pk = p_user_pk AND l.bundle_seq > v_pruned);
+    IF v_horizon >= v_first THEN
+        PERFORM FROM sync.bundle_log l WHERE l.user_pk = p_user_pk AND l.bundle_seq = v_first FOR UPDATE SKIP LOCKED;
         IF FOUND THEN
             SELECT max(b.bundle_seq) INTO v_to
             FROM (SELECT l.bundle_seq, sum(l.row_count) OVER (ORDER BY l.bundle_seq) AS row_count
                   FROM sync.bundle_log l
-                  WHERE l.user_pk = p_user_pk AND l.bundle_seq > v_pruned AND l.bundle_seq <= least(v_horizon, v_pruned + greatest(p_max_bundles, 1))) AS b
-            WHERE b.row_count <= 20000 OR b.bundle_seq = v_pruned + 1;
+                  WHERE l.user_pk = p_user_pk AND l.bundle_seq > v_pruned AND l.bundle_seq <= least(v_horizon, v_first - 1 + greatest(p_max_bundles, 1))) AS b
+            WHERE b.row_count <= 20000 OR b.bundle_seq = v_first;
             DELETE FROM sync.bundle_rows r
             USING (SELECT n.table_id, n.key_bytes, max(n.bundle_seq) AS bundle_seq
                    FROM sync.bundle_rows n

@@ -152,6 +152,52 @@ END
 $$;
 COMMENT ON FUNCTION sync.key_text(integer, bytea) IS 'A key of the log as clients know it.';
 
+-- sync.log_damage returns what is wrong with the log of a scope in itself, as where rows of it were deleted by hand: no two of its tables
+-- are held together by foreign keys. What is no longer served is not looked at.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.log_damage(p_user_id text)
+RETURNS TABLE (table_name text, key text, difference text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH scope AS (
+        SELECT u.*, greatest(u.retained_bundle_floor, u.pruned_bundle_seq) AS served_after
+        FROM sync.user_state u WHERE u.user_id = p_user_id
+    ), served AS (
+        SELECT l.bundle_seq, l.row_count, (SELECT count(*) FROM sync.bundle_rows r WHERE r.user_pk = l.user_pk AND r.bundle_seq = l.bundle_seq) AS rows_found
+        FROM scope s JOIN sync.bundle_log l ON l.user_pk = s.user_pk AND l.bundle_seq > s.served_after
+    ), places AS (
+        SELECT p.seq, lead(p.seq) OVER (ORDER BY p.seq) AS next_seq
+        FROM (SELECT s.served_after FROM scope s UNION SELECT b.bundle_seq FROM served b UNION SELECT s.next_bundle_seq FROM scope s) AS p(seq)
+    ), live AS (
+        SELECT count(*) AS row_count, coalesce(sum(octet_length(n.payload)), 0) AS byte_count
+        FROM (SELECT DISTINCT ON (r.table_id, r.key_bytes) r.table_id, r.op, r.payload
+              FROM scope s JOIN sync.bundle_rows r ON r.user_pk = s.user_pk
+              ORDER BY r.table_id, r.key_bytes, r.bundle_seq DESC) AS n
+        JOIN sync.table_catalog t ON t.table_id = n.table_id AND t.unregistered_at IS NULL
+        WHERE n.op <> 'D'
+    )
+    SELECT 'bundle_log', (p.seq + 1)::text, CASE WHEN p.next_seq = p.seq + 2 THEN 'the bundle is missing' ELSE format('the bundles %s to %s are missing', p.seq + 1, p.next_seq - 1) END
+    FROM places p WHERE p.next_seq > p.seq + 1
+    UNION ALL
+    SELECT 'bundle_log', b.bundle_seq::text, format('row_count is %s, but the bundle has %s effects', b.row_count, b.rows_found)
+    FROM served b WHERE b.rows_found <> b.row_count
+    UNION ALL
+    SELECT 'user_state', s.user_id, format('next_bundle_seq is %s, but the log has bundle %s', s.next_bundle_seq, n.bundle_seq)
+    FROM scope s
+    CROSS JOIN LATERAL (SELECT greatest((SELECT max(l.bundle_seq) FROM sync.bundle_log l WHERE l.user_pk = s.user_pk), (SELECT max(r.bundle_seq) FROM sync.bundle_rows r WHERE r.user_pk = s.user_pk)) AS bundle_seq) AS n
+    WHERE n.bundle_seq >= s.next_bundle_seq
+    UNION ALL
+    SELECT 'source_state', n.source_id, format('last_source_bundle_id is %s, but the log has its bundle %s', coalesce(o.last_source_bundle_id, 0), n.newest)
+    FROM (SELECT l.user_pk, l.source_id, max(l.source_bundle_id) AS newest FROM scope s JOIN sync.bundle_log l ON l.user_pk = s.user_pk GROUP BY l.user_pk, l.source_id) AS n
+    LEFT JOIN sync.source_state o ON o.user_pk = n.user_pk AND o.source_id = n.source_id
+    WHERE coalesce(o.last_source_bundle_id, 0) < n.newest
+    UNION ALL
+    SELECT 'user_state', s.user_id, format('live_row_count and live_byte_count are %s and %s, but the log has %s and %s', s.live_row_count, s.live_byte_count, l.row_count, l.byte_count)
+    FROM scope s, live l WHERE (s.live_row_count, s.live_byte_count) IS DISTINCT FROM (l.row_count, l.byte_count)
+$$;
+COMMENT ON FUNCTION sync.log_damage(text) IS 'What is wrong with the log of a scope in itself: bundles that are missing, counts and numbers that do not fit; no row means that all is well.';
+
 -- sync.verify compares the live rows of a scope with the log, both ways: a row for each difference, none if all is well. A table that cannot
 -- be compared, as it has lost its key or what says whose a row is, is a row without a key; the others are compared all the same.
 -- Errors: none. Locks: none; it waits for nobody.
@@ -177,6 +223,7 @@ BEGIN
             RETURN QUERY SELECT v_table.schema_name, v_table.table_name, NULL::text, format('cannot be compared: %s. %s', SQLERRM, v_hint), NULL::json, NULL::json;
         END;
     END LOOP;
+    RETURN QUERY SELECT 'sync', d.table_name, d.key, d.difference, NULL::json, NULL::json FROM sync.log_damage(p_user_id) AS d;
 END
 $$;
 COMMENT ON FUNCTION sync.verify(text) IS 'Compares the live rows of a scope with the log, both ways: SELECT * FROM sync.verify(''user''); no row means that all is well.';
@@ -507,6 +554,7 @@ DROP FUNCTION sync.adopt_start(integer, text, text);
 DROP FUNCTION sync.repair(text);
 DROP FUNCTION sync.scope_ids();
 DROP FUNCTION sync.verify(text);
+DROP FUNCTION sync.log_damage(text);
 DROP FUNCTION sync.key_text(integer, bytea);
 DROP FUNCTION sync.differences(integer, text);
 DROP FUNCTION sync.live_rows_statement(sync.table_catalog, boolean);

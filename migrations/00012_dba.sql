@@ -61,6 +61,10 @@ AS $$
     -- Numbers of tables are others where a dump was restored. The code knows.
     WHERE regexp_replace(f.prosrc, $f$'\d+'::pg_catalog\.regclass$f$, '', 'g') IS DISTINCT FROM regexp_replace(m.body, $f$'\d+'::pg_catalog\.regclass$f$, '', 'g')
     UNION ALL
+    SELECT 'error', 'sync.' || f.proname, format('the function belongs to %s, which may not write the log: writes are refused', f.proowner::regrole), format('ALTER FUNCTION %s OWNER TO %s;', f.oid::regprocedure, l.relowner::regrole)
+    FROM pg_proc f, pg_class l
+    WHERE f.pronamespace = 'sync'::regnamespace AND f.prosecdef AND l.oid = 'sync.captured_keys'::regclass AND NOT pg_has_role(f.proowner, l.relowner, 'USAGE')
+    UNION ALL
     SELECT 'warning', r.name, 'the database was restored from a dump: all is captured, but slower until the code of the table is made anew', format('SELECT sync.refresh_table(%L);', r.relation)
     FROM registered r WHERE r.is_restored
     UNION ALL

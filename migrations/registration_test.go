@@ -583,8 +583,8 @@ func TestWhatTheCapturingRoleMayDo(t *testing.T) {
 	exec(t, conn, "ALTER ROLE "+role+" NOBYPASSRLS; ALTER TABLE app.note OWNER TO "+role+"; ALTER TABLE app.note FORCE ROW LEVEL SECURITY")
 	mended("ALTER TABLE app.note NO FORCE ROW LEVEL SECURITY;")
 	exec(t, conn, "SELECT sync.register_table('app.note', scope => 'owner'); ALTER TABLE app.note OWNER TO "+owner)
-	problems := func() []string {
-		return column[string](t, conn, "SELECT severity || ' ' || problem FROM sync.check()")
+	problems := func() []string { // but that the role does not own the log, which it would if it had migrated
+		return column[string](t, conn, "SELECT severity || ' ' || problem FROM sync.check() WHERE object <> 'sync.capture_commit'")
 	}
 	require.Equal(t, []string{
 		"error row-level security of app.note hides rows from " + role + ", the role that captures",

@@ -722,6 +722,10 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     -- Numbers of tables are others where a dump was restored. The code knows.
     WHERE regexp_replace(f.prosrc, $f$'\d+'::pg_catalog\.regclass$f$, '', 'g') IS DISTINCT FROM regexp_replace(m.body, $f$'\d+'::pg_catalog\.regclass$f$, '', 'g')
     UNION ALL
+    SELECT 'error', 'sync.' || f.proname, format('the function belongs to %s, which may not write the log: writes are refused', f.proowner::regrole), format('ALTER FUNCTION %s OWNER TO %s;', f.oid::regprocedure, l.relowner::regrole)
+    FROM pg_proc f, pg_class l
+    WHERE f.pronamespace = 'sync'::regnamespace AND f.prosecdef AND l.oid = 'sync.captured_keys'::regclass AND NOT pg_has_role(f.proowner, l.relowner, 'USAGE')
+    UNION ALL
     SELECT 'warning', r.name, 'the database was restored from a dump: all is captured, but slower until the code of the table is made anew', format('SELECT sync.refresh_table(%L);', r.relation)
     FROM registered r WHERE r.is_restored
     UNION ALL
@@ -1625,6 +1629,47 @@ CREATE FUNCTION sync.live_rows_statement(p_table sync.table_catalog, p_one_scope
         sync.wire_columns(p_table, 't'))
 $_$;
 COMMENT ON FUNCTION sync.live_rows_statement(p_table sync.table_catalog, p_one_scope boolean) IS 'Text of the query that gives a table''s live rows as they are on the wire.';
+CREATE FUNCTION sync.log_damage(p_user_id text) RETURNS TABLE(table_name text, key text, difference text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH scope AS (
+        SELECT u.*, greatest(u.retained_bundle_floor, u.pruned_bundle_seq) AS served_after
+        FROM sync.user_state u WHERE u.user_id = p_user_id
+    ), served AS (
+        SELECT l.bundle_seq, l.row_count, (SELECT count(*) FROM sync.bundle_rows r WHERE r.user_pk = l.user_pk AND r.bundle_seq = l.bundle_seq) AS rows_found
+        FROM scope s JOIN sync.bundle_log l ON l.user_pk = s.user_pk AND l.bundle_seq > s.served_after
+    ), places AS (
+        SELECT p.seq, lead(p.seq) OVER (ORDER BY p.seq) AS next_seq
+        FROM (SELECT s.served_after FROM scope s UNION SELECT b.bundle_seq FROM served b UNION SELECT s.next_bundle_seq FROM scope s) AS p(seq)
+    ), live AS (
+        SELECT count(*) AS row_count, coalesce(sum(octet_length(n.payload)), 0) AS byte_count
+        FROM (SELECT DISTINCT ON (r.table_id, r.key_bytes) r.table_id, r.op, r.payload
+              FROM scope s JOIN sync.bundle_rows r ON r.user_pk = s.user_pk
+              ORDER BY r.table_id, r.key_bytes, r.bundle_seq DESC) AS n
+        JOIN sync.table_catalog t ON t.table_id = n.table_id AND t.unregistered_at IS NULL
+        WHERE n.op <> 'D'
+    )
+    SELECT 'bundle_log', (p.seq + 1)::text, CASE WHEN p.next_seq = p.seq + 2 THEN 'the bundle is missing' ELSE format('the bundles %s to %s are missing', p.seq + 1, p.next_seq - 1) END
+    FROM places p WHERE p.next_seq > p.seq + 1
+    UNION ALL
+    SELECT 'bundle_log', b.bundle_seq::text, format('row_count is %s, but the bundle has %s effects', b.row_count, b.rows_found)
+    FROM served b WHERE b.rows_found <> b.row_count
+    UNION ALL
+    SELECT 'user_state', s.user_id, format('next_bundle_seq is %s, but the log has bundle %s', s.next_bundle_seq, n.bundle_seq)
+    FROM scope s
+    CROSS JOIN LATERAL (SELECT greatest((SELECT max(l.bundle_seq) FROM sync.bundle_log l WHERE l.user_pk = s.user_pk), (SELECT max(r.bundle_seq) FROM sync.bundle_rows r WHERE r.user_pk = s.user_pk)) AS bundle_seq) AS n
+    WHERE n.bundle_seq >= s.next_bundle_seq
+    UNION ALL
+    SELECT 'source_state', n.source_id, format('last_source_bundle_id is %s, but the log has its bundle %s', coalesce(o.last_source_bundle_id, 0), n.newest)
+    FROM (SELECT l.user_pk, l.source_id, max(l.source_bundle_id) AS newest FROM scope s JOIN sync.bundle_log l ON l.user_pk = s.user_pk GROUP BY l.user_pk, l.source_id) AS n
+    LEFT JOIN sync.source_state o ON o.user_pk = n.user_pk AND o.source_id = n.source_id
+    WHERE coalesce(o.last_source_bundle_id, 0) < n.newest
+    UNION ALL
+    SELECT 'user_state', s.user_id, format('live_row_count and live_byte_count are %s and %s, but the log has %s and %s', s.live_row_count, s.live_byte_count, l.row_count, l.byte_count)
+    FROM scope s, live l WHERE (s.live_row_count, s.live_byte_count) IS DISTINCT FROM (l.row_count, l.byte_count)
+$$;
+COMMENT ON FUNCTION sync.log_damage(p_user_id text) IS 'What is wrong with the log of a scope in itself: bundles that are missing, counts and numbers that do not fit; no row means that all is well.';
 CREATE FUNCTION sync.nothing_follows(p_relation oid, p_op "char") RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1733,6 +1778,7 @@ DECLARE
     v_pruned bigint;
     v_floor bigint;
     v_horizon bigint;
+    v_first bigint;
     v_to bigint;
     v_bundles bigint := 0;
     v_bytes bigint := 0;
@@ -1747,14 +1793,16 @@ BEGIN
     v_to := v_pruned;
     v_horizon := least(v_floor, (SELECT min(s.snapshot_bundle_seq) FROM sync.snapshot_sessions s
                                  WHERE s.user_pk = p_user_pk AND s.expires_at > clock_timestamp()));
-    IF v_horizon > v_pruned THEN
-        PERFORM FROM sync.bundle_log l WHERE l.user_pk = p_user_pk AND l.bundle_seq = v_pruned + 1 FOR UPDATE SKIP LOCKED;
+    -- The one after those pruned, unless somebody deleted it by hand.
+    v_first := (SELECT min(l.bundle_seq) FROM sync.bundle_log l WHERE l.user_pk = p_user_pk AND l.bundle_seq > v_pruned);
+    IF v_horizon >= v_first THEN
+        PERFORM FROM sync.bundle_log l WHERE l.user_pk = p_user_pk AND l.bundle_seq = v_first FOR UPDATE SKIP LOCKED;
         IF FOUND THEN
             SELECT max(b.bundle_seq) INTO v_to
             FROM (SELECT l.bundle_seq, sum(l.row_count) OVER (ORDER BY l.bundle_seq) AS row_count
                   FROM sync.bundle_log l
-                  WHERE l.user_pk = p_user_pk AND l.bundle_seq > v_pruned AND l.bundle_seq <= least(v_horizon, v_pruned + greatest(p_max_bundles, 1))) AS b
-            WHERE b.row_count <= 20000 OR b.bundle_seq = v_pruned + 1;
+                  WHERE l.user_pk = p_user_pk AND l.bundle_seq > v_pruned AND l.bundle_seq <= least(v_horizon, v_first - 1 + greatest(p_max_bundles, 1))) AS b
+            WHERE b.row_count <= 20000 OR b.bundle_seq = v_first;
             DELETE FROM sync.bundle_rows r
             USING (SELECT n.table_id, n.key_bytes, max(n.bundle_seq) AS bundle_seq
                    FROM sync.bundle_rows n
@@ -3345,6 +3393,7 @@ BEGIN
             RETURN QUERY SELECT v_table.schema_name, v_table.table_name, NULL::text, format('cannot be compared: %s. %s', SQLERRM, v_hint), NULL::json, NULL::json;
         END;
     END LOOP;
+    RETURN QUERY SELECT 'sync', d.table_name, d.key, d.difference, NULL::json, NULL::json FROM sync.log_damage(p_user_id) AS d;
 END
 $$;
 COMMENT ON FUNCTION sync.verify(p_user_id text) IS 'Compares the live rows of a scope with the log, both ways: SELECT * FROM sync.verify(''user''); no row means that all is well.';
