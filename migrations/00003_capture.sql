@@ -341,7 +341,7 @@ BEGIN
             CONTINUE WHEN v_keys IS NULL;
             IF v_child.on_scope_change = 'refuse' THEN
                 PERFORM sync.fail('OV034', format('a row of %I.%I cannot change its scope while rows of %I.%I refer to it', v_parent.schema_name, v_parent.table_name, v_child.schema_name, v_child.table_name),
-                    NULL, 'Delete or move those rows first, or register their table with on_scope_change => ''move''.');
+                    NULL, format('Delete or move those rows first; or let them go along: SELECT sync.unregister_table(%L); and register that table anew, with on_scope_change => ''move''.', v_child.relation));
             END IF;
             INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys) VALUES (pg_current_xact_id(), v_child.table_id, false, v_keys);
             -- Where rows still enter the log, it does not say whose they were: they were their parents', and so what depends on them moved too.

@@ -160,7 +160,7 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH leaving AS (
-        SELECT f.table_id, f.constraint_name, f.schema_name, f.table_name, f.parent_schema, f.parent_table
+        SELECT f.table_id, f.constraint_name, f.schema_name, f.table_name, f.parent_schema, f.parent_table, to_regclass(format('%I.%I', f.parent_schema, f.parent_table)) AS parent
         FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
         WHERE f.parent_table_id IS NULL AND f.columns IS DISTINCT FROM ARRAY[t.scope_via]
           AND NOT t.external_references && ARRAY[f.constraint_name::text, f.parent_schema || '.' || f.parent_table]
@@ -175,11 +175,15 @@ AS $$
         ORDER BY t.table_id
     )
     SELECT l.table_id, format('foreign key %I of %I.%I refers to %I.%I, which is not registered', l.constraint_name, l.schema_name, l.table_name, l.parent_schema, l.parent_table),
-           format('SELECT %s; -- or with it, in one transaction: SELECT sync.register_table(%L);', (SELECT string_agg(a.call, ', ') FROM again a), format('%I.%I', l.parent_schema, l.parent_table))
+           format('SELECT %s; -- or with it, in one transaction: SELECT sync.register_table(%L%s);', (SELECT string_agg(a.call, ', ') FROM again a), format('%I.%I', l.parent_schema, l.parent_table),
+                  -- Another scope column must be named.
+                  CASE WHEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = l.parent AND a.attname = '_sync_scope_id') THEN ', scope => ''...''' END)
     FROM leaving l
     UNION ALL
     SELECT f.table_id, format('the scope of %I.%I is found through %I.%I, which is not registered', f.schema_name, f.table_name, f.parent_schema, f.parent_table),
-           format('SELECT sync.register_table(%L); -- in the same transaction; or take both out: SELECT sync.unregister_table(%L);', format('%I.%I', f.parent_schema, f.parent_table), format('%I.%I', f.schema_name, f.table_name))
+           format('SELECT sync.register_table(%L%s); -- in the same transaction; or take both out: SELECT sync.unregister_table(%L);', format('%I.%I', f.parent_schema, f.parent_table),
+                  CASE WHEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass(format('%I.%I', f.parent_schema, f.parent_table)) AND a.attname = '_sync_scope_id') THEN ', scope => ''...''' END,
+                  format('%I.%I', f.schema_name, f.table_name))
     FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
     WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via]
     UNION ALL
@@ -558,8 +562,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM FROM sync.catalog_version FOR NO KEY UPDATE;
-    IF set_policy.policy NOT IN ('reject', 'capture') THEN
-        PERFORM sync.fail('OV030', format('policy %s is not known', set_policy.policy), NULL, 'Use reject or capture.');
+    IF coalesce(set_policy.policy, '') NOT IN ('reject', 'capture') THEN
+        PERFORM sync.fail('OV030', format('policy %s is not known', coalesce(set_policy.policy, '(null)')), NULL, 'Use reject or capture.');
     END IF;
     UPDATE sync.table_catalog t SET policy = set_policy.policy WHERE t.relation = tbl AND t.unregistered_at IS NULL;
     IF NOT FOUND THEN

@@ -464,6 +464,25 @@ END
 $$;
 COMMENT ON FUNCTION sync.adopt_batch(integer, integer) IS 'Enters the next queued rows of a table into the log and returns how many it took; 0 at the end.';
 
+-- sync.registered_id returns the id of a registered table. It pins the search path, which a procedure that commits cannot, so that the error
+-- names the table with its schema.
+-- Errors: OV030 not registered. Locks: none.
+CREATE FUNCTION sync.registered_id(tbl regclass)
+RETURNS integer
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table_id integer := (SELECT t.table_id FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL);
+BEGIN
+    IF v_table_id IS NULL THEN
+        PERFORM sync.fail('OV030', format('%s is not registered', coalesce(tbl::text, '(null)')), NULL, format('SELECT sync.register_table(%L);', tbl));
+    END IF;
+    RETURN v_table_id;
+END
+$$;
+COMMENT ON FUNCTION sync.registered_id(regclass) IS 'Id of a registered table; raises OV030 if it is not registered.';
+
 -- sync.adopt_table enters all rows of a table into the log that are not in it, in batches of their own transactions. It can be
 -- stopped at any time and called again.
 -- Errors: OV030 not registered. Locks: as sync.adopt_batch, released after each batch. (A procedure that commits cannot pin its search_path.)
@@ -471,11 +490,8 @@ CREATE PROCEDURE sync.adopt_table(tbl regclass)
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    v_table_id integer := (SELECT t.table_id FROM sync.table_catalog t WHERE t.relation OPERATOR(pg_catalog.=) tbl AND t.unregistered_at IS NULL);
+    v_table_id integer := sync.registered_id(tbl);
 BEGIN
-    IF v_table_id IS NULL THEN
-        PERFORM sync.fail('OV030', pg_catalog.format('%s is not registered', tbl), NULL, pg_catalog.format('SELECT sync.register_table(%L);', tbl));
-    END IF;
     INSERT INTO sync.adoptions (table_id, source_id) VALUES (v_table_id, 'oversync:adopt') ON CONFLICT ON CONSTRAINT adoptions_pkey DO NOTHING;
     LOOP
         EXIT WHEN sync.adopt_batch(v_table_id) OPERATOR(pg_catalog.=) 0;
@@ -548,6 +564,7 @@ SET CONSTRAINTS ALL IMMEDIATE;
 -- +goose StatementEnd
 DROP FUNCTION sync.refresh_table(regclass, text);
 DROP PROCEDURE sync.adopt_table(regclass);
+DROP FUNCTION sync.registered_id(regclass);
 DROP FUNCTION sync.adopt_batch(integer, integer);
 DROP FUNCTION sync.adopt_queue_rows(integer);
 DROP FUNCTION sync.adopt_start(integer, text, text);

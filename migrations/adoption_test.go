@@ -94,7 +94,9 @@ func TestAdoptLater(t *testing.T) {
 		exec(t, conn, "CALL sync.adopt_table($1::text::regclass)", table)
 	}
 	requireAdopted(t, conn)
-	require.Equal(t, "OV030", refused(t, conn, "CALL sync.adopt_table('pg_class')").Code)
+	exec(t, conn, "CREATE TABLE public.outside ()")
+	refusal := refused(t, conn, "CALL sync.adopt_table('outside')")
+	require.Equal(t, []string{"OV030", "public.outside is not registered", "SELECT sync.register_table('public.outside');"}, []string{refusal.Code, refusal.Message, refusal.Hint})
 }
 
 // TestALargeScopeIsSplit: no bundle is larger than a batch.

@@ -407,6 +407,7 @@ func TestPolicyChanges(t *testing.T) {
 	exec(t, conn, "SELECT sync.set_policy('public.note', 'reject')")
 	require.Equal(t, "OV031", refused(t, conn, insert).Code)
 	require.Equal(t, "OV030", refused(t, conn, "SELECT sync.set_policy('public.note', 'maybe')").Code)
+	require.Equal(t, "policy (null) is not known", refused(t, conn, "SELECT sync.set_policy('public.note', NULL)").Message)
 	require.Equal(t, "OV030", refused(t, conn, "SELECT sync.set_policy('pg_class', 'capture')").Code)
 	exec(t, conn, "SELECT sync.register_table('public.note', policy => 'capture')")
 	exec(t, conn, insert)

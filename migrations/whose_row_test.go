@@ -137,3 +137,18 @@ func TestAScopeOfAnotherType(t *testing.T) {
 	exec(t, conn, "INSERT INTO w VALUES ('a', 1); ALTER TABLE w ALTER owner DROP DEFAULT, ALTER owner TYPE text; INSERT INTO w VALUES ('b', 'bob')")
 	requireSound(t, conn)
 }
+
+// TestHintsThatCanBeFollowed: what a refusal proposes is not refused in turn.
+func TestHintsThatCanBeFollowed(t *testing.T) {
+	t.Parallel()
+	conn := registered(t, `CREATE TABLE public.p (id text PRIMARY KEY, owner text NOT NULL); CREATE TABLE public.c (id text PRIMARY KEY, p text NOT NULL REFERENCES public.p);
+		CREATE TABLE public.outside (id text PRIMARY KEY, owner text NOT NULL); CREATE TABLE public.d (id text PRIMARY KEY, owner text NOT NULL, o text REFERENCES public.outside)`)
+	exec(t, conn, "SELECT sync.register_table('p', scope => 'owner', policy => 'capture'), sync.register_table('c', scope_via => 'p', policy => 'capture')")
+	exec(t, conn, "INSERT INTO public.p VALUES ('p1', '1'); INSERT INTO public.c VALUES ('c1', 'p1')")
+	const move = "UPDATE public.p SET owner = '2'"
+	require.Contains(t, refused(t, conn, move).Hint, "SELECT sync.unregister_table('public.c'); and register that table anew, with on_scope_change => 'move'.")
+	exec(t, conn, "SELECT sync.unregister_table('public.c'); SELECT sync.register_table('c', scope_via => 'p', policy => 'capture', on_scope_change => 'move')")
+	exec(t, conn, move)
+	requireSound(t, conn)
+	require.Contains(t, refused(t, conn, "SELECT sync.register_table('d', scope => 'owner')").Hint, "SELECT sync.register_table('public.outside', scope => '...');")
+}

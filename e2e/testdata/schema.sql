@@ -171,11 +171,8 @@ CREATE PROCEDURE sync.adopt_table(IN tbl regclass)
     LANGUAGE plpgsql
     AS $$
 DECLARE
-    v_table_id integer := (SELECT t.table_id FROM sync.table_catalog t WHERE t.relation OPERATOR(pg_catalog.=) tbl AND t.unregistered_at IS NULL);
+    v_table_id integer := sync.registered_id(tbl);
 BEGIN
-    IF v_table_id IS NULL THEN
-        PERFORM sync.fail('OV030', pg_catalog.format('%s is not registered', tbl), NULL, pg_catalog.format('SELECT sync.register_table(%L);', tbl));
-    END IF;
     INSERT INTO sync.adoptions (table_id, source_id) VALUES (v_table_id, 'oversync:adopt') ON CONFLICT ON CONSTRAINT adoptions_pkey DO NOTHING;
     LOOP
         EXIT WHEN sync.adopt_batch(v_table_id) OPERATOR(pg_catalog.=) 0;
@@ -1373,7 +1370,7 @@ BEGIN
             CONTINUE WHEN v_keys IS NULL;
             IF v_child.on_scope_change = 'refuse' THEN
                 PERFORM sync.fail('OV034', format('a row of %I.%I cannot change its scope while rows of %I.%I refer to it', v_parent.schema_name, v_parent.table_name, v_child.schema_name, v_child.table_name),
-                    NULL, 'Delete or move those rows first, or register their table with on_scope_change => ''move''.');
+                    NULL, format('Delete or move those rows first; or let them go along: SELECT sync.unregister_table(%L); and register that table anew, with on_scope_change => ''move''.', v_child.relation));
             END IF;
             INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys) VALUES (pg_current_xact_id(), v_child.table_id, false, v_keys);
             -- Where rows still enter the log, it does not say whose they were: they were their parents', and so what depends on them moved too.
@@ -1401,7 +1398,7 @@ CREATE FUNCTION sync.foreign_key_problems() RETURNS TABLE(table_id integer, prob
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     WITH leaving AS (
-        SELECT f.table_id, f.constraint_name, f.schema_name, f.table_name, f.parent_schema, f.parent_table
+        SELECT f.table_id, f.constraint_name, f.schema_name, f.table_name, f.parent_schema, f.parent_table, to_regclass(format('%I.%I', f.parent_schema, f.parent_table)) AS parent
         FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
         WHERE f.parent_table_id IS NULL AND f.columns IS DISTINCT FROM ARRAY[t.scope_via]
           AND NOT t.external_references && ARRAY[f.constraint_name::text, f.parent_schema || '.' || f.parent_table]
@@ -1416,11 +1413,15 @@ CREATE FUNCTION sync.foreign_key_problems() RETURNS TABLE(table_id integer, prob
         ORDER BY t.table_id
     )
     SELECT l.table_id, format('foreign key %I of %I.%I refers to %I.%I, which is not registered', l.constraint_name, l.schema_name, l.table_name, l.parent_schema, l.parent_table),
-           format('SELECT %s; -- or with it, in one transaction: SELECT sync.register_table(%L);', (SELECT string_agg(a.call, ', ') FROM again a), format('%I.%I', l.parent_schema, l.parent_table))
+           format('SELECT %s; -- or with it, in one transaction: SELECT sync.register_table(%L%s);', (SELECT string_agg(a.call, ', ') FROM again a), format('%I.%I', l.parent_schema, l.parent_table),
+                  -- Another scope column must be named.
+                  CASE WHEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = l.parent AND a.attname = '_sync_scope_id') THEN ', scope => ''...''' END)
     FROM leaving l
     UNION ALL
     SELECT f.table_id, format('the scope of %I.%I is found through %I.%I, which is not registered', f.schema_name, f.table_name, f.parent_schema, f.parent_table),
-           format('SELECT sync.register_table(%L); -- in the same transaction; or take both out: SELECT sync.unregister_table(%L);', format('%I.%I', f.parent_schema, f.parent_table), format('%I.%I', f.schema_name, f.table_name))
+           format('SELECT sync.register_table(%L%s); -- in the same transaction; or take both out: SELECT sync.unregister_table(%L);', format('%I.%I', f.parent_schema, f.parent_table),
+                  CASE WHEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass(format('%I.%I', f.parent_schema, f.parent_table)) AND a.attname = '_sync_scope_id') THEN ', scope => ''...''' END,
+                  format('%I.%I', f.schema_name, f.table_name))
     FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
     WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via]
     UNION ALL
@@ -2466,6 +2467,20 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.register_table(tbl regclass, sync_key name, scope name, policy text, scope_via name, show_scope boolean, on_scope_change text, external_references text[], adopt text) IS 'Makes a table part of sync: SELECT sync.register_table(''public.todos'', scope => ''owner_id''). Says what to mend when the table cannot be.';
+CREATE FUNCTION sync.registered_id(tbl regclass) RETURNS integer
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_table_id integer := (SELECT t.table_id FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL);
+BEGIN
+    IF v_table_id IS NULL THEN
+        PERFORM sync.fail('OV030', format('%s is not registered', coalesce(tbl::text, '(null)')), NULL, format('SELECT sync.register_table(%L);', tbl));
+    END IF;
+    RETURN v_table_id;
+END
+$$;
+COMMENT ON FUNCTION sync.registered_id(tbl regclass) IS 'Id of a registered table; raises OV030 if it is not registered.';
 CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_scope name, p_scope_via name) RETURNS TABLE(problem text, remedy text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -3120,8 +3135,8 @@ CREATE FUNCTION sync.set_policy(tbl regclass, policy text) RETURNS void
     AS $$
 BEGIN
     PERFORM FROM sync.catalog_version FOR NO KEY UPDATE;
-    IF set_policy.policy NOT IN ('reject', 'capture') THEN
-        PERFORM sync.fail('OV030', format('policy %s is not known', set_policy.policy), NULL, 'Use reject or capture.');
+    IF coalesce(set_policy.policy, '') NOT IN ('reject', 'capture') THEN
+        PERFORM sync.fail('OV030', format('policy %s is not known', coalesce(set_policy.policy, '(null)')), NULL, 'Use reject or capture.');
     END IF;
     UPDATE sync.table_catalog t SET policy = set_policy.policy WHERE t.relation = tbl AND t.unregistered_at IS NULL;
     IF NOT FOUND THEN
