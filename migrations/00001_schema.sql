@@ -37,6 +37,7 @@ CREATE TABLE sync.user_state (
     CONSTRAINT user_id_is_unique UNIQUE (user_id)
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE sync.user_state IS 'One row per scope (user). Its row lock is what puts the bundles of one scope in order; scopes never wait for each other.';
+COMMENT ON SEQUENCE sync.user_state_user_pk_seq IS 'Numbers scopes.';
 COMMENT ON COLUMN sync.user_state.user_pk IS 'Compact internal id of the scope, used by the log.';
 COMMENT ON COLUMN sync.user_state.user_id IS 'Scope id: the authenticated user id, and the value of the scope column in synced tables.';
 COMMENT ON COLUMN sync.user_state.state IS 'uninitialized (nobody has connected), initializing (one source holds a lease to upload the first rows) or initialized.';
@@ -161,6 +162,7 @@ CREATE UNLOGGED TABLE sync.captured_keys (
 );
 ALTER TABLE sync.captured_keys ALTER COLUMN keys SET STORAGE EXTERNAL, ALTER COLUMN scopes SET STORAGE EXTERNAL;
 COMMENT ON TABLE sync.captured_keys IS 'One row per statement that touched a registered table in a running transaction: the keys it touched. Not for the statement of a push of one row from which nothing can follow. The log is made from the live rows of these keys when the bundle is finished, so it holds what the transaction left, whatever triggers did on the way.';
+COMMENT ON SEQUENCE sync.captured_keys_capture_no_seq IS 'Numbers captured statements.';
 COMMENT ON COLUMN sync.captured_keys.xid IS 'Transaction that touched the keys.';
 COMMENT ON COLUMN sync.captured_keys.capture_no IS 'Order in which statements were captured.';
 COMMENT ON COLUMN sync.captured_keys.table_id IS 'Table, see sync.table_catalog.';

@@ -40,6 +40,7 @@ CREATE UNIQUE INDEX name_is_registered_once ON sync.table_catalog (schema_name, 
 COMMENT ON INDEX sync.relation_is_registered_once IS 'A table is registered once at a time.';
 COMMENT ON INDEX sync.name_is_registered_once IS 'Clients know one table by a name.';
 COMMENT ON TABLE sync.table_catalog IS 'Registered tables. An unregistered one stays as an entry without relation, so that history can still be read. Written by sync.register_table and its like, never by hand.';
+COMMENT ON SEQUENCE sync.table_catalog_table_id_seq IS 'Numbers registered tables.';
 COMMENT ON COLUMN sync.table_catalog.table_id IS 'Compact internal id, used by the log. A table that is registered again gets a new one.';
 COMMENT ON COLUMN sync.table_catalog.relation IS 'The table; null once unregistered.';
 COMMENT ON COLUMN sync.table_catalog.relation_oid IS 'Number of the table at the last registration or refresh. Another one once a dump was restored, and then columns may have other numbers too.';

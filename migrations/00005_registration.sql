@@ -304,7 +304,8 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT part.relid, d.trigger_name::name, d.function_name,
-           format('CREATE OR REPLACE TRIGGER %I %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION sync.%I()', d.trigger_name, d.event, part.relid, d.transitions, d.function_name)
+           format('CREATE OR REPLACE TRIGGER %I %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION sync.%I(); COMMENT ON TRIGGER %I ON %s IS %L', d.trigger_name, d.event, part.relid, d.transitions, d.function_name,
+                  d.trigger_name, part.relid, CASE v.kind WHEN 'capture' THEN 'Notes for oversync which rows a statement touched.' ELSE 'Refuses TRUNCATE, which no client would learn of.' END)
     FROM sync.table_catalog t
     CROSS JOIN LATERAL (SELECT t.relation AS relid UNION SELECT r.relid FROM pg_partition_tree(t.relation) r) AS part
     CROSS JOIN (VALUES
@@ -316,11 +317,12 @@ AS $$
     WHERE t.table_id = p_table_id AND t.unregistered_at IS NULL
     UNION ALL
     SELECT t.relation, 'oversync_capture_row', 'capture_row_' || t.table_id,
-           format('CREATE OR REPLACE TRIGGER oversync_capture_row AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION sync.%I()', t.relation, 'capture_row_' || t.table_id)
+           format('CREATE OR REPLACE TRIGGER oversync_capture_row AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION sync.%I(); COMMENT ON TRIGGER oversync_capture_row ON %s IS %L',
+                  t.relation, 'capture_row_' || t.table_id, t.relation, 'Notes for oversync the rows of partitions that were added since registration.')
     FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation AND c.relkind = 'p'
     WHERE t.table_id = p_table_id AND t.unregistered_at IS NULL
 $$;
-COMMENT ON FUNCTION sync.expected_triggers(integer) IS 'Triggers that a registered table and its partitions must have, with the statement that makes each.';
+COMMENT ON FUNCTION sync.expected_triggers(integer) IS 'Triggers that a registered table and its partitions must have, with the statements that make each.';
 
 -- sync.stray_triggers returns the triggers that partitions kept when they were detached from a registered table.
 -- Errors: none. Locks: none.

@@ -1224,7 +1224,8 @@ CREATE FUNCTION sync.expected_triggers(p_table_id integer) RETURNS TABLE(relatio
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     SELECT part.relid, d.trigger_name::name, d.function_name,
-           format('CREATE OR REPLACE TRIGGER %I %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION sync.%I()', d.trigger_name, d.event, part.relid, d.transitions, d.function_name)
+           format('CREATE OR REPLACE TRIGGER %I %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION sync.%I(); COMMENT ON TRIGGER %I ON %s IS %L', d.trigger_name, d.event, part.relid, d.transitions, d.function_name,
+                  d.trigger_name, part.relid, CASE v.kind WHEN 'capture' THEN 'Notes for oversync which rows a statement touched.' ELSE 'Refuses TRUNCATE, which no client would learn of.' END)
     FROM sync.table_catalog t
     CROSS JOIN LATERAL (SELECT t.relation AS relid UNION SELECT r.relid FROM pg_partition_tree(t.relation) r) AS part
     CROSS JOIN (VALUES
@@ -1236,11 +1237,12 @@ CREATE FUNCTION sync.expected_triggers(p_table_id integer) RETURNS TABLE(relatio
     WHERE t.table_id = p_table_id AND t.unregistered_at IS NULL
     UNION ALL
     SELECT t.relation, 'oversync_capture_row', 'capture_row_' || t.table_id,
-           format('CREATE OR REPLACE TRIGGER oversync_capture_row AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION sync.%I()', t.relation, 'capture_row_' || t.table_id)
+           format('CREATE OR REPLACE TRIGGER oversync_capture_row AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION sync.%I(); COMMENT ON TRIGGER oversync_capture_row ON %s IS %L',
+                  t.relation, 'capture_row_' || t.table_id, t.relation, 'Notes for oversync the rows of partitions that were added since registration.')
     FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation AND c.relkind = 'p'
     WHERE t.table_id = p_table_id AND t.unregistered_at IS NULL
 $$;
-COMMENT ON FUNCTION sync.expected_triggers(p_table_id integer) IS 'Triggers that a registered table and its partitions must have, with the statement that makes each.';
+COMMENT ON FUNCTION sync.expected_triggers(p_table_id integer) IS 'Triggers that a registered table and its partitions must have, with the statements that make each.';
 CREATE FUNCTION sync.fail(p_code text, p_message text, p_detail jsonb DEFAULT NULL::jsonb, p_hint text DEFAULT NULL::text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -3547,6 +3549,7 @@ ALTER TABLE sync.captured_keys ALTER COLUMN capture_no ADD GENERATED ALWAYS AS I
     NO MAXVALUE
     CACHE 1
 );
+COMMENT ON SEQUENCE sync.captured_keys_capture_no_seq IS 'Numbers captured statements.';
 CREATE TABLE sync.catalog_version (
     only_row boolean DEFAULT true NOT NULL,
     version bigint NOT NULL,
@@ -3921,6 +3924,7 @@ ALTER TABLE sync.table_catalog ALTER COLUMN table_id ADD GENERATED ALWAYS AS IDE
     NO MAXVALUE
     CACHE 1
 );
+COMMENT ON SEQUENCE sync.table_catalog_table_id_seq IS 'Numbers registered tables.';
 CREATE VIEW sync.table_columns AS
  SELECT t.table_id,
     a.attname AS column_name,
@@ -4024,6 +4028,7 @@ ALTER TABLE sync.user_state ALTER COLUMN user_pk ADD GENERATED ALWAYS AS IDENTIT
     NO MAXVALUE
     CACHE 1
 );
+COMMENT ON SEQUENCE sync.user_state_user_pk_seq IS 'Numbers scopes.';
 ALTER TABLE ONLY sync.adoption_queue
     ADD CONSTRAINT adoption_queue_pkey PRIMARY KEY (table_id, queue_position);
 ALTER TABLE ONLY sync.adoptions
