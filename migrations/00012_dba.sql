@@ -136,8 +136,9 @@ COMMENT ON COLUMN sync.bundles.committed_at IS 'When.';
 
 CREATE VIEW sync.rows AS
 SELECT u.user_id, r.bundle_seq, r.row_ordinal, t.schema_name, t.table_name, sync.key_text(r.table_id, r.key_bytes) AS key,
-       CASE r.op WHEN 'I' THEN 'INSERT' WHEN 'U' THEN 'UPDATE' ELSE 'DELETE' END AS op, r.payload::json AS payload
-FROM sync.bundle_rows r JOIN sync.user_state u ON u.user_pk = r.user_pk JOIN sync.table_catalog t ON t.table_id = r.table_id;
+       CASE r.op WHEN 'I' THEN 'INSERT' WHEN 'U' THEN 'UPDATE' ELSE 'DELETE' END AS op, r.payload::json AS payload, l.source_id, l.committed_at
+FROM sync.bundle_rows r JOIN sync.user_state u ON u.user_pk = r.user_pk JOIN sync.table_catalog t ON t.table_id = r.table_id
+LEFT JOIN sync.bundle_log l ON l.user_pk = r.user_pk AND l.bundle_seq = r.bundle_seq;
 COMMENT ON VIEW sync.rows IS 'Effects in the log, in words: which row, what happened to it, how it was afterwards.';
 COMMENT ON COLUMN sync.rows.user_id IS 'Scope id.';
 COMMENT ON COLUMN sync.rows.bundle_seq IS 'Bundle; also the version of the row.';
@@ -147,6 +148,8 @@ COMMENT ON COLUMN sync.rows.table_name IS 'Table.';
 COMMENT ON COLUMN sync.rows.key IS 'Key, as clients know it.';
 COMMENT ON COLUMN sync.rows.op IS 'INSERT, UPDATE or DELETE.';
 COMMENT ON COLUMN sync.rows.payload IS 'The row after the change; null for a DELETE.';
+COMMENT ON COLUMN sync.rows.source_id IS 'Source that wrote it; null where retention has removed the bundle and left the newest version of the row.';
+COMMENT ON COLUMN sync.rows.committed_at IS 'When; null as source_id.';
 
 CREATE VIEW sync.tables AS
 SELECT t.schema_name, t.table_name, t.key_column, coalesce(t.scope_column::text, 'through ' || t.scope_via) AS scope, t.policy,

@@ -426,6 +426,9 @@ func TestPolicyChanges(t *testing.T) {
 	exec(t, other, "COMMIT")
 	require.Equal(t, []string{"u 6"}, bundleCounts(t, conn))
 	requireSound(t, conn)
+	require.Equal(t, []string{"6"}, column[string](t, conn, "SELECT count(*)::text FROM sync.rows WHERE source_id LIKE 'sql:%' AND committed_at <= now()"), "who and when")
+	exec(t, conn, "SELECT sync.prune(1)")
+	require.Equal(t, []string{"5"}, column[string](t, conn, "SELECT count(*)::text FROM sync.rows WHERE source_id IS NULL AND committed_at IS NULL"), "which retention forgets")
 }
 
 // TestRoleThatCaptures: a role that may write the table writes it as ever, and cannot make a bundle in any other way.
