@@ -76,6 +76,15 @@ AS $$
                         WHERE NOT has_table_privilege(u.oid, r.oid, v.privilege)) AS m
     WHERE r.relkind IN ('r', 'p') AND m.missing IS NOT NULL
     UNION ALL
+    -- A push that leaves such a column out takes its number: of a default that names a sequence, or of an identity BY DEFAULT. An identity
+    -- ALWAYS is PostgreSQL's own affair.
+    SELECT format('%I, the role that captures and applies pushes, may not use %s, which numbers a column of %s', u.rolname, q.oid::regclass, r.full_name), format('GRANT USAGE ON SEQUENCE %s TO %I;', q.oid::regclass, u.rolname)
+    FROM rel r CROSS JOIN capturer u
+    JOIN pg_class q ON CASE q.relkind WHEN 'S' THEN NOT has_sequence_privilege(u.oid, q.oid, 'USAGE, UPDATE') END
+     AND (EXISTS (SELECT FROM pg_attrdef f JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid = q.oid WHERE f.adrelid = r.oid)
+          OR EXISTS (SELECT FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid AND a.attidentity = 'd'
+                     WHERE d.classid = 'pg_class'::regclass AND d.objid = q.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid = r.oid))
+    UNION ALL
     SELECT format('the name %I.%I is not made of a-z, 0-9 and _', r.nspname, r.relname),
            CASE WHEN r.nspname !~ '^[a-z0-9_]+$' THEN format('ALTER SCHEMA %I RENAME TO ...;', r.nspname) ELSE format('ALTER TABLE %s RENAME TO ...;', r.full_name) END
     FROM rel r WHERE (r.nspname || r.relname) !~ '^[a-z0-9_]+$'
