@@ -336,7 +336,7 @@ func TestALargePushIsNotPartOfAGroup(t *testing.T) {
 	for i := range 10 {
 		g.stage(t, insertNote(20+i, "x"))
 	}
-	require.Equal(t, []int{1, 1, 1, 8, 2}, g.commitAll(t), "two large pushes, with a small one between them, and small ones")
+	require.Equal(t, []int{1, 1, 1, 10}, g.commitAll(t), "two large pushes, with a small one between them, and small ones")
 	for i, outcome := range g.results {
 		require.NoError(t, outcome.err, "device %d", i)
 	}

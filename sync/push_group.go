@@ -62,11 +62,11 @@ func isSettled(err error) bool {
 
 // Pushes of one scope that wait for each other are committed together, since what
 // each waits for is the disk. They are few and small, so that the first does not wait
-// long for the last, and little is done in vain if one is refused. More would be
-// faster for a scope that many devices push to, at the cost of the users beside it:
-// their answers come all at once, and so do the requests that follow.
+// long for the last, and little is done in vain if one is refused. More are faster for
+// a scope that many devices push to, at the cost of the users beside it: their answers
+// come all at once, and so do the requests that follow.
 const (
-	maxGroupPushes = 8   // while no other user pushes
+	maxGroupPushes = 16  // while no other user pushes
 	maxGroupBeside = 4   // beside others, or where pushes are applied one after the other
 	maxGroupRows   = 100 // of those
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // scopeQueue lets one operation that locks a scope's row go on at a time within
@@ -18,7 +19,13 @@ import (
 type scopeQueue struct {
 	mu     sync.Mutex
 	scopes map[string][]*scopePlace // in the order in which they came; the first has the turn
-	users  map[string]int           // how many places a user has, in the queues of its scope and of its sources
+	last   [2]arrival               // the latest of one user, and the latest of any other
+}
+
+// arrival says when somebody of a user took a place.
+type arrival struct {
+	user string
+	at   time.Time
 }
 
 // scopePlace is somebody's place in the queue of a scope.
@@ -30,12 +37,6 @@ type scopePlace struct {
 // enterSource waits for the turn of a source in its scope.
 func (q *scopeQueue) enterSource(ctx context.Context, actor Actor) (leave func(), err error) {
 	return q.enter(ctx, actor.UserID+"\x00"+actor.SourceID) // no id has a control character
-}
-
-// userOf returns whose queue one is, by its name.
-func userOf(scope string) string {
-	user, _, _ := strings.Cut(scope, "\x00")
-	return user
 }
 
 // enter waits for the turn of a scope. The caller must call leave when done. It
@@ -105,11 +106,19 @@ func (q *scopeQueue) returnCommits(pushes []*pushCommit) {
 	}
 }
 
-// isAlone says that nobody but one user has a place.
+// aloneAfter is how long nobody else must have come for a user to be alone: some time
+// more than a client that pushes all the time takes between its requests.
+const aloneAfter = 100 * time.Millisecond
+
+// isAlone says that nobody but one user has come lately.
 func (q *scopeQueue) isAlone(user string) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.users) == 1 && q.users[user] > 0
+	other := q.last[0]
+	if other.user == user {
+		other = q.last[1]
+	}
+	return time.Since(other.at) > aloneAfter
 }
 
 // join takes the last place in the queue of a scope.
@@ -118,9 +127,13 @@ func (q *scopeQueue) join(scope string, commit *pushCommit) *scopePlace {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.scopes == nil {
-		q.scopes, q.users = make(map[string][]*scopePlace), make(map[string]int)
+		q.scopes = make(map[string][]*scopePlace)
 	}
-	q.users[userOf(scope)]++
+	user, _, _ := strings.Cut(scope, "\x00") // of a source
+	if user != q.last[0].user {
+		q.last[1] = q.last[0]
+	}
+	q.last[0] = arrival{user, time.Now()}
 	q.scopes[scope] = append(q.scopes[scope], place)
 	if len(q.scopes[scope]) == 1 {
 		close(place.turn)
@@ -132,10 +145,6 @@ func (q *scopeQueue) join(scope string, commit *pushCommit) *scopePlace {
 func (q *scopeQueue) leave(scope string, place *scopePlace) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	user := userOf(scope)
-	if q.users[user]--; q.users[user] == 0 {
-		delete(q.users, user)
-	}
 	places := q.scopes[scope]
 	i := slices.Index(places, place)
 	places = slices.Delete(places, i, i+1)

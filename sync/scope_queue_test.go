@@ -2,6 +2,8 @@ package oversync
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -62,5 +64,36 @@ func TestScopeQueueGivesTurnsInOrder(t *testing.T) {
 				require.Len(t, queue.scopes, min(len(model), 1), "what nobody waits for is forgotten")
 			},
 		})
+	})
+}
+
+// TestAUserIsAloneUntilAnotherComes checks whom a group of pushes has beside it: who
+// came lately, whether or not a turn is wanted at the moment.
+func TestAUserIsAloneUntilAnotherComes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var queue scopeQueue
+		come := func(actor Actor) {
+			leave, err := queue.enterSource(t.Context(), actor)
+			require.NoError(t, err)
+			leave()
+		}
+		anna, ben := Actor{"anna", "phone"}, Actor{"ben", "phone"}
+		for range 3 {
+			come(anna)
+			come(Actor{"anna", "tablet"})
+		}
+		require.True(t, queue.isAlone("anna"))
+		require.False(t, queue.isAlone("ben"), "anna was there")
+		come(ben)
+		come(anna)
+		come(anna)
+		require.False(t, queue.isAlone("anna"))
+		<-time.After(aloneAfter)
+		come(anna)
+		require.False(t, queue.isAlone("anna"))
+		<-time.After(1)
+		require.True(t, queue.isAlone("anna"), "ben has gone")
+		require.False(t, queue.isAlone("ben"))
 	})
 }
