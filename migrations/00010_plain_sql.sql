@@ -141,7 +141,8 @@ BEGIN
                       sync.key_text(r.table_id, r.key_bytes)) AS hint,
                regexp_replace(r.payload, E'"(?:[^"\\\\]|\\\\.)*"', '', 'g') AS without_strings
         FROM sync.open_bundles b
-        JOIN sync.bundle_rows r ON r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq
+        -- Before anything looks at a payload: a plan that did so first would read those of other scopes, which may be as large as they like.
+        CROSS JOIN LATERAL (SELECT l.* FROM sync.bundle_rows l WHERE l.user_pk = b.user_pk AND l.bundle_seq = b.bundle_seq OFFSET 0) AS r
         JOIN sync.table_catalog t ON t.table_id = r.table_id
         -- Without so many digits or such an exponent, every number is finite. The cheap looks come first: long repetitions cost a regular
         -- expression ten times what short ones do.
