@@ -13,6 +13,9 @@
 -- for. If the table was altered since, it runs the same statement made afresh instead, so nothing is lost until
 -- sync.refresh_table makes the functions anew.
 --
+-- sync.apply_<id> and sync.apply_row_<id> run under the application's search path, as its triggers do, and as the server's role. So what they
+-- call is named with its schema, operators too: a function of somebody else that fits better would be taken instead.
+--
 -- Locks: creates new objects only.
 
 -- +goose Up
@@ -27,8 +30,8 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE p_table.key_type WHEN 'uuid' THEN format('uuid_send(%s.%I)', p_alias, p_table.key_column)
-                                 ELSE format('convert_to(%s.%I, ''UTF8'')', p_alias, p_table.key_column) END
+    SELECT CASE p_table.key_type WHEN 'uuid' THEN format('pg_catalog.uuid_send(%s.%I)', p_alias, p_table.key_column)
+                                 ELSE format('pg_catalog.convert_to(%s.%I, ''UTF8'')', p_alias, p_table.key_column) END
 $$;
 COMMENT ON FUNCTION sync.key_bytes_expression(sync.table_catalog, text) IS 'SQL that makes key bytes of a row''s key.';
 
@@ -40,8 +43,8 @@ RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE p_table.key_type WHEN 'uuid' THEN format('encode(%s, ''hex'')::uuid', p_key_bytes)
-                                 ELSE format('(convert_from(%s, ''UTF8'') COLLATE %s)', p_key_bytes,
+    SELECT CASE p_table.key_type WHEN 'uuid' THEN format('pg_catalog.encode(%s, ''hex'')::pg_catalog.uuid', p_key_bytes)
+                                 ELSE format('(pg_catalog.convert_from(%s, ''UTF8'') COLLATE %s)', p_key_bytes,
                                       (SELECT a.attcollation::regcollation FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attnum = p_table.key_attnum)) END
 $$;
 COMMENT ON FUNCTION sync.key_expression(sync.table_catalog, text) IS 'SQL that makes a key of the table''s type from key bytes.';
@@ -71,8 +74,12 @@ BEGIN
         RETURN 'NULL::text';
     END IF;
     v_parent := sync.catalog_entry(v_parent_id);
-    RETURN format('(SELECT %s FROM %s AS %s WHERE %s.%I = %s.%I)', sync.scope_expression(v_parent, v_parent_alias, p_depth + 1),
-        v_parent.relation, v_parent_alias, v_parent_alias, v_parent_column, p_alias, p_table.scope_via);
+    RETURN format('(SELECT %s FROM %s AS %s WHERE %s.%I %s %s.%I)', sync.scope_expression(v_parent, v_parent_alias, p_depth + 1),
+        v_parent.relation, v_parent_alias, v_parent_alias, v_parent_column,
+        -- A type of an extension has an equality of its own.
+        CASE WHEN (SELECT y.typnamespace FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid WHERE a.attrelid = p_table.relation AND a.attname = p_table.scope_via) = 'pg_catalog'::regnamespace
+             THEN 'OPERATOR(pg_catalog.=)' ELSE '=' END,
+        p_alias, p_table.scope_via);
 END
 $$;
 COMMENT ON FUNCTION sync.scope_expression(sync.table_catalog, text, integer) IS 'SQL that gives the scope id of a row, through parents if need be.';
@@ -85,7 +92,7 @@ RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format(CASE WHEN p_is_lookup THEN '%s = ANY (ARRAY[%s])' ELSE '%s = %s' END,
+    SELECT format(CASE WHEN p_is_lookup THEN '%s OPERATOR(pg_catalog.=) ANY (ARRAY[%s])' ELSE '%s OPERATOR(pg_catalog.=) %s' END,
         CASE WHEN p_table.scope_via IS NULL THEN format('%s.%I', p_alias, p_table.scope_column) ELSE sync.scope_expression(p_table, p_alias) END,
         CASE WHEN p_table.scope_via IS NULL THEN format('%s::%s', p_user_id, p_table.scope_type) ELSE p_user_id END)
 $$;
@@ -98,7 +105,7 @@ RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT string_agg(CASE WHEN c.is_bytea THEN format('translate(encode(%s.%I, ''base64''), E''\n'', '''') AS %I', p_alias, c.column_name, c.column_name)
+    SELECT string_agg(CASE WHEN c.is_bytea THEN format('pg_catalog.translate(pg_catalog.encode(%s.%I, ''base64''), E''\n'', '''') AS %I', p_alias, c.column_name, c.column_name)
                            ELSE format('%s.%I', p_alias, c.column_name) END, ', ' ORDER BY c.column_name COLLATE "C")
     FROM sync.table_columns c WHERE c.table_id = p_table.table_id AND c.is_sent
 $$;
@@ -210,16 +217,16 @@ DECLARE
                          WHERE c.table_id = p_table.table_id AND NOT c.is_generated AND NOT c.is_scope);
     -- Whose rows these are is hidden from the planner: of a scope that its statistics do not know it thinks that it has a row or two, and would
     -- read all of them. "T" is a name that no column can have, so that it means the row.
-    v_mine text := CASE WHEN p_single THEN format('%s AND "T".%I = %s', sync.scope_condition(p_table, '"T"', '(SELECT $1)'), p_table.key_column, sync.key_expression(p_table, 's.key_bytes'))
-        ELSE format('%s AND "T".%I = ANY (ARRAY[%s])', sync.scope_condition(p_table, '"T"', 's.user_id', true), p_table.key_column, sync.key_expression(p_table, 's.key_bytes')) END;
+    v_mine text := CASE WHEN p_single THEN format('%s AND "T".%I OPERATOR(pg_catalog.=) %s', sync.scope_condition(p_table, '"T"', '(SELECT $1)'), p_table.key_column, sync.key_expression(p_table, 's.key_bytes'))
+        ELSE format('%s AND "T".%I OPERATOR(pg_catalog.=) ANY (ARRAY[%s])', sync.scope_condition(p_table, '"T"', 's.user_id', true), p_table.key_column, sync.key_expression(p_table, 's.key_bytes')) END;
     v_defaults text;
     v_set text;
     v_key text := sync.key_bytes_expression(p_table, '"T"') || ' AS key_bytes';
-    v_payload text := format('(SELECT row_to_json(w.*)::text FROM (SELECT %s) AS w) AS payload', sync.wire_columns(p_table, '"T"'));
+    v_payload text := format('(SELECT pg_catalog.row_to_json(w.*)::pg_catalog.text FROM (SELECT %s) AS w) AS payload', sync.wire_columns(p_table, '"T"'));
     v_log text := format('INSERT INTO sync.bundle_rows (user_pk, bundle_seq, row_ordinal, table_id, op, key_bytes, payload)
         SELECT $2, %s, %s, %L::"char", a.key_bytes, %s FROM applied a',
         -- Rows are inserted in push order, and come back so.
-        CASE WHEN p_single THEN '$3, 0' ELSE format('$3 + %1$s / $9, %1$s %% $9', CASE WHEN p_op = 'I' THEN '$8[row_number() OVER ()]' ELSE 'a.row_ordinal' END) END,
+        CASE WHEN p_single THEN '$3, 0' ELSE format('$3 + %1$s / $9, %1$s %% $9', CASE WHEN p_op = 'I' THEN '$8[pg_catalog.row_number() OVER ()]' ELSE 'a.row_ordinal' END) END,
         p_table.table_id, p_op, CASE WHEN p_op = 'D' THEN 'NULL' ELSE 'a.payload' END);
 BEGIN
     IF p_op = 'I' THEN
@@ -228,7 +235,7 @@ BEGIN
         SELECT string_agg(CASE WHEN a.attidentity = 'd' THEN format('pg_catalog.nextval(pg_catalog.pg_get_serial_sequence(%L, %L))', p_table.relation, a.attname)
                                WHEN a.attgenerated <> '' OR a.attidentity <> '' OR a.attnum IS NOT DISTINCT FROM p_table.scope_attnum THEN 'NULL'
                                ELSE coalesce(pg_get_expr(d.adbin, d.adrelid), pg_get_expr(t.typdefaultbin, 0),
-                                   CASE WHEN t.typtype = 'd' THEN format('(SELECT x.%1$I FROM json_to_record(s.payload::json) AS x(%1$I %2$s))', a.attname, t.oid::regtype) END, 'NULL') END,
+                                   CASE WHEN t.typtype = 'd' THEN format('(SELECT x.%1$I FROM pg_catalog.json_to_record(s.payload::pg_catalog.json) AS x(%1$I %2$s))', a.attname, t.oid::regtype) END, 'NULL') END,
                           ', ' ORDER BY a.attnum)
         INTO v_defaults
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -237,7 +244,7 @@ BEGIN
         WITH applied AS (
             INSERT INTO %1$s AS "T" (%2$s%3$s)
             SELECT %4$s%5$s
-            FROM (SELECT json_populate_record(ROW(%6$s)::%1$s, s.payload::json) AS r
+            FROM (SELECT pg_catalog.json_populate_record(ROW(%6$s)::%1$s, s.payload::pg_catalog.json) AS r
                   FROM %7$s ORDER BY s.row_ordinal OFFSET 0) AS q
             RETURNING %8$s, %9$s
         )
@@ -251,7 +258,7 @@ BEGIN
         -- A payload that names no column is an update all the same, so the key stands in where there is nothing else.
         v_written := array_remove(v_written, p_table.key_column);
         v_set := CASE WHEN cardinality(v_written) = 0 THEN format('%I = "T".%I', p_table.key_column, p_table.key_column)
-            ELSE (SELECT format('(%s) = (SELECT %s FROM json_populate_record("T", s.payload::json) AS r)',
+            ELSE (SELECT format('(%s) = (SELECT %s FROM pg_catalog.json_populate_record("T", s.payload::pg_catalog.json) AS r)',
                                 string_agg(quote_ident(w), ', ' ORDER BY o), string_agg(format('r.%I', w), ', ' ORDER BY o))
                   FROM unnest(v_written) WITH ORDINALITY AS u(w, o)) END;
         RETURN format($f$
@@ -381,7 +388,7 @@ AS $$
         JOIN sync.foreign_keys f ON f.table_id = t.table_id AND (p_refers AND t.table_id = p_table.table_id OR f.columns = ARRAY[t.scope_via])
         JOIN sync.table_catalog p ON p.table_id = f.parent_table_id
     )
-    SELECT string_agg(format('%s OR to_regclass(%L) IS DISTINCT FROM %s',
+    SELECT string_agg(format('%s OR coalesce(pg_catalog.to_regclass(%L) OPERATOR(pg_catalog.<>) %s, true)',
                              sync.altered_condition(n.oid, n.columns_fingerprint, n.table_id), format('%I.%I', s.nspname, c.relname), sync.relation_literal(n.oid)), ' OR ' ORDER BY n.table_id)
     FROM named n JOIN pg_class c ON c.oid = n.oid JOIN pg_namespace s ON s.oid = c.relnamespace
 $$;

@@ -177,3 +177,39 @@ func TestAHandThatComesMeanwhile(t *testing.T) {
 		})
 	}
 }
+
+// TestAPushCallsNothingOfStrangers: a push runs as the server, under the search path of the application, in which somebody with less rights
+// may put functions and operators that fit better than those of PostgreSQL.
+func TestAPushCallsNothingOfStrangers(t *testing.T) {
+	t.Parallel()
+	conn := initialized(t, registered(t, ""), "u")
+	exec(t, conn, `CREATE TABLE public.list (owner varchar NOT NULL, id text PRIMARY KEY, title text, data bytea);
+		CREATE TABLE public.item (id text PRIMARY KEY, list_id varchar NOT NULL REFERENCES public.list, at date DEFAULT now());
+		SELECT sync.register_table('public.list', scope => 'owner'), sync.register_table('public.item', scope_via => 'list_id');
+		CREATE FUNCTION public.hijack() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'hijacked'; END $$;
+		CREATE FUNCTION public.json_populate_record(public.list, json) RETURNS public.list LANGUAGE sql AS 'SELECT $1 WHERE public.hijack()';
+		CREATE FUNCTION public.json_populate_record(public.item, json) RETURNS public.item LANGUAGE sql AS 'SELECT $1 WHERE public.hijack()';
+		CREATE FUNCTION public.convert_to(text, text) RETURNS bytea LANGUAGE sql AS $$ SELECT ''::bytea WHERE public.hijack() $$;
+		CREATE FUNCTION public.convert_to(varchar, text) RETURNS bytea LANGUAGE sql AS $$ SELECT ''::bytea WHERE public.hijack() $$;
+		CREATE FUNCTION public.convert_from(bytea, text) RETURNS text LANGUAGE sql AS $$ SELECT '' WHERE public.hijack() $$;
+		CREATE FUNCTION public.equals(varchar, varchar) RETURNS boolean LANGUAGE sql AS 'SELECT public.hijack()';
+		CREATE FUNCTION public.equals(varchar, text) RETURNS boolean LANGUAGE sql AS 'SELECT public.hijack()';
+		CREATE FUNCTION public.equals(regclass, regclass) RETURNS boolean LANGUAGE sql AS 'SELECT public.hijack()';
+		CREATE OPERATOR public.= (leftarg = varchar, rightarg = varchar, function = public.equals);
+		CREATE OPERATOR public.= (leftarg = varchar, rightarg = text, function = public.equals);
+		CREATE OPERATOR public.= (leftarg = regclass, rightarg = regclass, function = public.equals);
+		SET search_path = pg_catalog`)
+	for _, rows := range [][]stagedRow{
+		{{"public.list", "I", 0, "a", `{"id":"a","title":"x","data":"AA=="}`}},
+		{{"public.item", "I", 0, "k", `{"id":"k","list_id":"a"}`}},
+		{{"public.list", "I", 0, "b", `{"id":"b"}`}, {"public.list", "U", 1, "a", `{"title":"y"}`}, {"public.item", "I", 0, "l", `{"id":"l","list_id":"a"}`}},
+		{{"public.list", "U", 3, "b", `{"title":"z"}`}},
+		{{"public.item", "U", 2, "k", `{"list_id":"b"}`}},
+		{{"public.item", "D", 3, "l", ""}},
+		{{"public.list", "D", 3, "a", ""}, {"public.item", "D", 5, "k", ""}},
+		{{"public.list", "D", 4, "b", ""}},
+	} {
+		require.Nil(t, push(t, conn, "u", "phone", rows...), "%v", rows)
+	}
+	require.Equal(t, []string{"D list b"}, newest(t, conn, "u"))
+}
