@@ -151,7 +151,7 @@ COMMENT ON FUNCTION sync.scope_in_bundle() IS 'Scope id of the bundle that this 
 
 -- sync.capture notes that a statement touched these keys of a registered table, and returns their number. Triggers call it.
 -- p_scopes are the scopes of the keys, or a single one for all; null where the scope is found through a parent. p_scope is sync.scope_in_bundle().
--- Errors: OV031 write outside a bundle (counted), OV032 row of another scope, 40001 a snapshot older than the registration. Locks: none.
+-- Errors: OV031 write outside a bundle (counted), OV032 row of another scope, 40001 as sync.require_latest_table. Locks: none.
 CREATE FUNCTION sync.capture(p_table_id integer, p_keys bytea[], p_scopes text[], p_scope text)
 RETURNS integer
 LANGUAGE plpgsql VOLATILE
@@ -161,9 +161,7 @@ DECLARE
     v_table sync.table_catalog;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
-        IF NOT EXISTS (SELECT FROM sync.table_catalog t WHERE t.table_id = p_table_id) THEN
-            RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'a table that is written was registered since this transaction took its snapshot', HINT = 'Try the transaction again.';
-        END IF;
+        PERFORM sync.require_latest_table(p_table_id);
     END IF;
     IF p_scope IS NULL THEN
         IF (SELECT t.policy FROM sync.table_catalog t WHERE t.table_id = p_table_id) = 'reject' THEN
@@ -181,6 +179,38 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.capture(integer, bytea[], text[], text) IS 'Notes the keys that a statement touched, for the bundle that this transaction writes. Called by the capture triggers.';
+
+-- sync.require_latest_table refuses to capture in a transaction whose snapshot is older than the last change of a table or of its registration:
+-- what is captured depends on both, and is looked up under that snapshot.
+-- Errors: 40001. Locks: none that stays.
+CREATE FUNCTION sync.require_latest_table(p_table_id integer)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table sync.table_catalog;
+    v_columns text[];
+BEGIN
+    BEGIN
+        -- Fails if the entry was changed since. To hold the lock would make registrations wait.
+        SELECT t.* INTO v_table FROM sync.table_catalog t WHERE t.table_id = p_table_id FOR SHARE;
+        RAISE EXCEPTION USING ERRCODE = 'OV000';
+    EXCEPTION WHEN SQLSTATE 'OV000' THEN
+        NULL;
+    END;
+    IF v_table.table_id IS NOT NULL THEN
+        -- How PostgreSQL reads a statement does not depend on the snapshot. Nothing is read of the table.
+        EXECUTE format('SELECT array_agg(k.name ORDER BY k.name COLLATE "C") FROM (SELECT t.* FROM (SELECT) AS one LEFT JOIN %s AS t ON false) AS r CROSS JOIN LATERAL json_object_keys(row_to_json(r.*)) AS k(name)',
+            v_table.relation) INTO v_columns;
+    END IF;
+    IF v_columns IS DISTINCT FROM (SELECT array_agg(a.attname::text ORDER BY a.attname COLLATE "C") FROM pg_attribute a WHERE a.attrelid = v_table.relation AND a.attnum > 0 AND NOT a.attisdropped)
+       OR v_table.table_id IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'a table that is written was altered or registered since this transaction took its snapshot', HINT = 'Try the transaction again.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.require_latest_table(integer) IS 'Refuses to capture in a transaction whose snapshot is older than the last change of a table or of its registration.';
 
 -- sync.fail_other_scope refuses a row of another scope than that of the open bundle.
 -- Errors: OV032 always. Locks: none.
@@ -308,7 +338,7 @@ $$;
 COMMENT ON FUNCTION sync.resolve_scopes() IS 'Finds the scopes of captured keys whose tables have their scope through a parent, and looks after rows that depend on a moved one.';
 
 -- sync.follow_moved looks after the rows that refer to rows of a table that changed their scope; or may have, and then only where the log says so.
--- Errors: OV033 a reference crosses scopes now, OV034 rows depend on it. Locks: none.
+-- Errors: OV033 a reference crosses scopes now, OV034 rows depend on it, 40001 a snapshot that cannot tell. Locks: none.
 CREATE FUNCTION sync.follow_moved(p_table_id integer, p_keys bytea[], p_are_moved boolean[])
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -334,6 +364,11 @@ BEGIN
             (SELECT string_agg(format('t.%I = p.%I', c.child_column, c.parent_column), ' AND ')
              FROM unnest(v_reference.columns, v_reference.parent_columns) AS c(child_column, parent_column)));
         IF v_reference.columns = ARRAY[v_child.scope_via] THEN
+            IF current_setting('transaction_isolation') <> 'read committed' AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = v_child.table_id) THEN
+                -- Whoever deletes a row that has not entered the log leaves nothing that this snapshot would run into.
+                RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = format('rows of %I.%I cannot follow a row to another scope while they enter the log, but in a transaction that is READ COMMITTED', v_child.schema_name, v_child.table_name),
+                    HINT = 'Try the transaction again as READ COMMITTED, or once the rows are in the log: ' || format('CALL sync.adopt_table(%L);', v_child.relation);
+            END IF;
             -- Only those that the log has in another scope: a key may be that of another row in each scope, and a row may be back where it was.
             EXECUTE format('SELECT array_agg(%1$s), array_agg(k.key_bytes) %2$s LEFT JOIN sync.row_owners AS o ON o.table_id = $3 AND o.key_bytes = %1$s LEFT JOIN sync.user_state AS u ON u.user_pk = o.user_pk
                             WHERE CASE WHEN u.user_id IS NULL THEN k.is_moved AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = $3) ELSE u.user_id <> %3$s COLLATE "C" END',
@@ -599,6 +634,7 @@ DROP FUNCTION sync.resolve_scopes();
 DROP FUNCTION sync.refuse_truncate();
 DROP FUNCTION sync.catalog_entry(integer);
 DROP FUNCTION sync.fail_other_scope(integer, text);
+DROP FUNCTION sync.require_latest_table(integer);
 DROP FUNCTION sync.capture(integer, bytea[], text[], text);
 DROP FUNCTION sync.scope_in_bundle();
 DROP TRIGGER opened_bundle_is_finished ON sync.open_bundles;

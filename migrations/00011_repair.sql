@@ -261,6 +261,7 @@ DECLARE
     v_hint text;
     v_row_count bigint;
 BEGIN
+    PERFORM sync.require_latest_rows(format('rows of the scope %L', p_user_id));
     PERFORM sync.finish_captured();
     PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
     FOR v_table_id IN
@@ -298,6 +299,23 @@ COMMENT ON FUNCTION sync.repair(text) IS 'Enters what sync.verify finds for a sc
 --
 -- Adoption.
 --
+-- sync.require_latest_rows refuses to enter rows that were there before into the log in a transaction that does not see what is committed meanwhile: it would
+-- enter rows that are gone, once it has waited for a scope.
+-- Errors: OV030. Locks: none.
+CREATE FUNCTION sync.require_latest_rows(p_what text)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        PERFORM sync.fail('OV030', format('%s cannot enter the log at the isolation level %s, which does not see what is committed meanwhile', p_what, current_setting('transaction_isolation')),
+            NULL, 'BEGIN ISOLATION LEVEL READ COMMITTED; then the same again, and COMMIT;');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.require_latest_rows(text) IS 'Refuses to enter rows that were there before into the log in a transaction that does not see what is committed meanwhile.';
+
 -- sync.adopt_start asks for a table's rows to enter the log: now, later, or auto (now up to 10,000 rows).
 -- Errors: as sync.adopt_batch. Locks: with now, the rows of their scopes until the transaction ends.
 CREATE FUNCTION sync.adopt_start(p_table_id integer, p_when text, p_source_id text DEFAULT 'oversync:adopt')
@@ -310,10 +328,7 @@ DECLARE
     v_rows bigint;
     v_is_prompt boolean;
 BEGIN
-    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
-        PERFORM sync.fail('OV030', format('%s cannot be registered or refreshed at the isolation level %s, which does not see rows that were committed meanwhile', v_table.relation, current_setting('transaction_isolation')),
-            NULL, 'BEGIN ISOLATION LEVEL READ COMMITTED; then the same again, and COMMIT;');
-    END IF;
+    PERFORM sync.require_latest_rows(format('rows of %s', v_table.relation));
     EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 10001) AS few', v_table.relation) INTO v_rows;
     v_is_prompt := p_when = 'now' OR p_when = 'auto' AND v_rows <= 10000;
     IF v_rows > 0 OR p_source_id = 'oversync:refresh' THEN
@@ -411,6 +426,7 @@ DECLARE
     v_taken bigint;
     v_moved bytea[];
 BEGIN
+    PERFORM sync.require_latest_rows(format('rows of %s', (SELECT t.relation FROM sync.table_catalog t WHERE t.table_id = p_table_id)));
     PERFORM sync.finish_captured();
     SELECT a.* INTO v_adoption FROM sync.adoptions a WHERE a.table_id = p_table_id FOR UPDATE;
     IF NOT FOUND THEN
@@ -494,6 +510,10 @@ DECLARE
 BEGIN
     INSERT INTO sync.adoptions (table_id, source_id) VALUES (v_table_id, 'oversync:adopt') ON CONFLICT ON CONSTRAINT adoptions_pkey DO NOTHING;
     LOOP
+        IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
+            COMMIT;
+            SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+        END IF;
         EXIT WHEN sync.adopt_batch(v_table_id) OPERATOR(pg_catalog.=) 0;
         COMMIT;
     END LOOP;
@@ -568,6 +588,7 @@ DROP FUNCTION sync.registered_id(regclass);
 DROP FUNCTION sync.adopt_batch(integer, integer);
 DROP FUNCTION sync.adopt_queue_rows(integer);
 DROP FUNCTION sync.adopt_start(integer, text, text);
+DROP FUNCTION sync.require_latest_rows(text);
 DROP FUNCTION sync.repair(text);
 DROP FUNCTION sync.scope_ids();
 DROP FUNCTION sync.verify(text);

@@ -642,3 +642,66 @@ func TestPlainSQLLooksAtItsOwnRowsAlone(t *testing.T) {
 	})
 	requireSound(t, conn)
 }
+
+// TestSnapshotsOlderThanTheTable: a transaction that keeps its snapshot cannot know how a table was altered or registered since, so it is told
+// to try again rather than that its rows are captured as the table was.
+func TestSnapshotsOlderThanTheTable(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]string{
+		"a column more":               "ALTER TABLE public.note ADD x integer DEFAULT 1",
+		"a column more, refreshed":    "ALTER TABLE public.note ADD x integer DEFAULT 1; SELECT sync.refresh_table('public.note')",
+		"a column less":               "ALTER TABLE public.note DROP body",
+		"a column renamed":            "ALTER TABLE public.note RENAME body TO x",
+		"a foreign key":               "ALTER TABLE public.note ADD FOREIGN KEY (other_id) REFERENCES public.other (id); SELECT sync.refresh_table('public.note')",
+		"another table, which is all": "ALTER TABLE public.other ADD x integer; SELECT sync.refresh_table('public.other')",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := pgtest.NewDatabase(t)
+			conn, dba := connect(t, url), connect(t, url)
+			exec(t, dba, note+`ALTER TABLE public.note ADD other_id text; CREATE TABLE public.other (_sync_scope_id text NOT NULL, id text PRIMARY KEY);
+				SELECT sync.register_table('public.other', policy => 'capture'), sync.register_table('public.note', policy => 'capture');
+				INSERT INTO public.other VALUES ('bob', 'b'); INSERT INTO public.note VALUES ('anna', '0', 'x')`)
+			const write = "INSERT INTO public.note (_sync_scope_id, id) VALUES ('ben', '1')"
+			exec(t, conn, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1 FROM sync.catalog_version")
+			exec(t, dba, change)
+			if strings.HasPrefix(name, "another") {
+				exec(t, conn, write)
+				exec(t, conn, "COMMIT")
+			} else {
+				require.Equal(t, pgerrcode.SerializationFailure, refused(t, conn, write).Code)
+				exec(t, conn, "ROLLBACK")
+				exec(t, conn, "BEGIN ISOLATION LEVEL REPEATABLE READ; "+write+"; COMMIT")
+			}
+			exec(t, dba, "SELECT sync.refresh_table('public.note')")
+			requireSound(t, conn)
+			require.Zero(t, value[int](t, conn, "SELECT count(*) FROM sync.verify('ben')"))
+		})
+	}
+}
+
+// TestAdoptionSeesWhatIsCommitted: where the default level keeps a snapshot, rows that are gone by the time their scope is free must not
+// enter the log.
+func TestAdoptionSeesWhatIsCommitted(t *testing.T) {
+	t.Parallel()
+	url := pgtest.NewDatabase(t)
+	conn, other := connect(t, url), connect(t, url)
+	exec(t, conn, `CREATE TABLE public.par (owner text NOT NULL, id text PRIMARY KEY); CREATE TABLE public.chi (id text PRIMARY KEY, par_id text NOT NULL REFERENCES public.par);
+		SELECT sync.register_table('public.par', scope => 'owner', policy => 'capture'); INSERT INTO public.par VALUES ('a', 'x'); INSERT INTO public.chi VALUES ('k', 'x'), ('l', 'x');
+		SELECT sync.register_table('public.chi', scope_via => 'par_id', policy => 'capture', on_scope_change => 'move', adopt => 'later')`)
+	exec(t, conn, "SET default_transaction_isolation = 'repeatable read'")
+	exec(t, conn, "BEGIN; SELECT count(*) FROM public.chi")
+	exec(t, other, "DELETE FROM public.chi WHERE id = 'k'")
+	require.Equal(t, "OV030", refused(t, conn, "SAVEPOINT s; SELECT sync.adopt_batch(2)").Code)
+	exec(t, conn, "ROLLBACK TO s")
+	require.Equal(t, "OV030", refused(t, conn, "SELECT sync.repair('a')").Code)
+	exec(t, conn, "ROLLBACK TO s")
+	// Rows that the log does not have yet cannot follow either.
+	refusal := refused(t, conn, "UPDATE public.par SET owner = 'b'; COMMIT")
+	require.Equal(t, pgerrcode.SerializationFailure, refusal.Code, refusal.Message)
+	exec(t, conn, "ROLLBACK")
+	exec(t, conn, "CALL sync.adopt_table('public.chi')")
+	exec(t, conn, "UPDATE public.par SET owner = 'b'")
+	requireSound(t, conn)
+	require.Equal(t, []string{"I par x", "I chi l"}, newest(t, conn, "b"))
+}

@@ -139,7 +139,11 @@ func (s *SyncService) adoptPending(ctx context.Context) error {
 		rows = int32(min(rowsPerAdoption, limit))
 	}
 	for {
-		_, err := s.queries.TableAdoptPending(ctx, s.pool, rows)
+		// The level is said for the reason of beginReadCommitted.
+		err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+			_, err := s.queries.TableAdoptPending(ctx, tx, rows)
+			return err
+		})
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}

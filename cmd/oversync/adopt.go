@@ -101,7 +101,11 @@ func (a *app) adopt(ctx context.Context, conn *pgx.Conn, only map[int32]bool, ba
 func (a *app) adoptTable(ctx context.Context, conn *pgx.Conn, t db.TableListRow, batchRows int32) (rows int64, err error) {
 	var told *progress
 	for {
-		n, err := queries.TableAdoptBatch(ctx, conn, db.TableAdoptBatchParams{TableID: t.TableID, MaxRows: batchRows})
+		var n int64
+		err := pgx.BeginTxFunc(ctx, conn, readCommitted, func(tx pgx.Tx) (err error) {
+			n, err = queries.TableAdoptBatch(ctx, tx, db.TableAdoptBatchParams{TableID: t.TableID, MaxRows: batchRows})
+			return err
+		})
 		if err != nil {
 			return rows, err
 		}

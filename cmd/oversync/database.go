@@ -38,6 +38,10 @@ func (f databaseFlags) url() (string, error) {
 	return "", errors.New("no database is named: set DATABASE_URL, for example postgres://user:password@localhost/mydb")
 }
 
+// readCommitted is for what enters rows into the log, which must see what others commit
+// meanwhile, whatever the default of the database is.
+var readCommitted = pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
+
 // connect opens one connection to a database that has the schema of this program: on
 // half of it, or on a newer one, a command would say what is not so.
 func (f databaseFlags) connect(ctx context.Context) (*pgx.Conn, error) {

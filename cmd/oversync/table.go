@@ -74,7 +74,7 @@ func (f databaseFlags) onTables(ctx context.Context, a *app, tables []string, ve
 	}
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
 	changed := map[int32]bool{}
-	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, conn, readCommitted, func(tx pgx.Tx) error {
 		for _, table := range tables {
 			id, err := change(tx, table)
 			if err != nil {

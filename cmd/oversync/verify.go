@@ -186,7 +186,11 @@ func (c *repairCmd) Run(ctx context.Context, a *app) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
-	rows, err := queries.ScopeRepair(ctx, conn, c.Scope)
+	var rows int64
+	err = pgx.BeginTxFunc(ctx, conn, readCommitted, func(tx pgx.Tx) (err error) {
+		rows, err = queries.ScopeRepair(ctx, tx, c.Scope)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("repair %s: %w", c.Scope, err)
 	}

@@ -25,6 +25,7 @@ DECLARE
     v_taken bigint;
     v_moved bytea[];
 BEGIN
+    PERFORM sync.require_latest_rows(format('rows of %s', (SELECT t.relation FROM sync.table_catalog t WHERE t.table_id = p_table_id)));
     PERFORM sync.finish_captured();
     SELECT a.* INTO v_adoption FROM sync.adoptions a WHERE a.table_id = p_table_id FOR UPDATE;
     IF NOT FOUND THEN
@@ -140,10 +141,7 @@ DECLARE
     v_rows bigint;
     v_is_prompt boolean;
 BEGIN
-    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
-        PERFORM sync.fail('OV030', format('%s cannot be registered or refreshed at the isolation level %s, which does not see rows that were committed meanwhile', v_table.relation, current_setting('transaction_isolation')),
-            NULL, 'BEGIN ISOLATION LEVEL READ COMMITTED; then the same again, and COMMIT;');
-    END IF;
+    PERFORM sync.require_latest_rows(format('rows of %s', v_table.relation));
     EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 10001) AS few', v_table.relation) INTO v_rows;
     v_is_prompt := p_when = 'now' OR p_when = 'auto' AND v_rows <= 10000;
     IF v_rows > 0 OR p_source_id = 'oversync:refresh' THEN
@@ -175,6 +173,10 @@ DECLARE
 BEGIN
     INSERT INTO sync.adoptions (table_id, source_id) VALUES (v_table_id, 'oversync:adopt') ON CONFLICT ON CONSTRAINT adoptions_pkey DO NOTHING;
     LOOP
+        IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
+            COMMIT;
+            SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+        END IF;
         EXIT WHEN sync.adopt_batch(v_table_id) OPERATOR(pg_catalog.=) 0;
         COMMIT;
     END LOOP;
@@ -486,9 +488,7 @@ DECLARE
     v_table sync.table_catalog;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
-        IF NOT EXISTS (SELECT FROM sync.table_catalog t WHERE t.table_id = p_table_id) THEN
-            RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'a table that is written was registered since this transaction took its snapshot', HINT = 'Try the transaction again.';
-        END IF;
+        PERFORM sync.require_latest_table(p_table_id);
     END IF;
     IF p_scope IS NULL THEN
         IF (SELECT t.policy FROM sync.table_catalog t WHERE t.table_id = p_table_id) = 'reject' THEN
@@ -1365,6 +1365,11 @@ BEGIN
             (SELECT string_agg(format('t.%I = p.%I', c.child_column, c.parent_column), ' AND ')
              FROM unnest(v_reference.columns, v_reference.parent_columns) AS c(child_column, parent_column)));
         IF v_reference.columns = ARRAY[v_child.scope_via] THEN
+            IF current_setting('transaction_isolation') <> 'read committed' AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = v_child.table_id) THEN
+                -- Whoever deletes a row that has not entered the log leaves nothing that this snapshot would run into.
+                RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = format('rows of %I.%I cannot follow a row to another scope while they enter the log, but in a transaction that is READ COMMITTED', v_child.schema_name, v_child.table_name),
+                    HINT = 'Try the transaction again as READ COMMITTED, or once the rows are in the log: ' || format('CALL sync.adopt_table(%L);', v_child.relation);
+            END IF;
             -- Only those that the log has in another scope: a key may be that of another row in each scope, and a row may be back where it was.
             EXECUTE format('SELECT array_agg(%1$s), array_agg(k.key_bytes) %2$s LEFT JOIN sync.row_owners AS o ON o.table_id = $3 AND o.key_bytes = %1$s LEFT JOIN sync.user_state AS u ON u.user_pk = o.user_pk
                             WHERE CASE WHEN u.user_id IS NULL THEN k.is_moved AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = $3) ELSE u.user_id <> %3$s COLLATE "C" END',
@@ -2674,6 +2679,7 @@ DECLARE
     v_hint text;
     v_row_count bigint;
 BEGIN
+    PERFORM sync.require_latest_rows(format('rows of the scope %L', p_user_id));
     PERFORM sync.finish_captured();
     PERFORM FROM sync.user_state u WHERE u.user_id = p_user_id FOR NO KEY UPDATE;
     FOR v_table_id IN
@@ -2864,6 +2870,45 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.require_initialized(p_user sync.user_state, p_user_id text) IS 'Raises OV001 or OV002 unless the scope is initialized.';
+CREATE FUNCTION sync.require_latest_rows(p_what text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        PERFORM sync.fail('OV030', format('%s cannot enter the log at the isolation level %s, which does not see what is committed meanwhile', p_what, current_setting('transaction_isolation')),
+            NULL, 'BEGIN ISOLATION LEVEL READ COMMITTED; then the same again, and COMMIT;');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.require_latest_rows(p_what text) IS 'Refuses to enter rows that were there before into the log in a transaction that does not see what is committed meanwhile.';
+CREATE FUNCTION sync.require_latest_table(p_table_id integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_table sync.table_catalog;
+    v_columns text[];
+BEGIN
+    BEGIN
+        -- Fails if the entry was changed since. To hold the lock would make registrations wait.
+        SELECT t.* INTO v_table FROM sync.table_catalog t WHERE t.table_id = p_table_id FOR SHARE;
+        RAISE EXCEPTION USING ERRCODE = 'OV000';
+    EXCEPTION WHEN SQLSTATE 'OV000' THEN
+        NULL;
+    END;
+    IF v_table.table_id IS NOT NULL THEN
+        -- How PostgreSQL reads a statement does not depend on the snapshot. Nothing is read of the table.
+        EXECUTE format('SELECT array_agg(k.name ORDER BY k.name COLLATE "C") FROM (SELECT t.* FROM (SELECT) AS one LEFT JOIN %s AS t ON false) AS r CROSS JOIN LATERAL json_object_keys(row_to_json(r.*)) AS k(name)',
+            v_table.relation) INTO v_columns;
+    END IF;
+    IF v_columns IS DISTINCT FROM (SELECT array_agg(a.attname::text ORDER BY a.attname COLLATE "C") FROM pg_attribute a WHERE a.attrelid = v_table.relation AND a.attnum > 0 AND NOT a.attisdropped)
+       OR v_table.table_id IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'a table that is written was altered or registered since this transaction took its snapshot', HINT = 'Try the transaction again.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.require_latest_table(p_table_id integer) IS 'Refuses to capture in a transaction whose snapshot is older than the last change of a table or of its registration.';
 CREATE FUNCTION sync.require_lease(p_user sync.user_state, p_source_id text, p_initialization_id text, p_lease_ttl interval) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
