@@ -705,3 +705,32 @@ func TestAdoptionSeesWhatIsCommitted(t *testing.T) {
 	requireSound(t, conn)
 	require.Equal(t, []string{"I par x", "I chi l"}, newest(t, conn, "b"))
 }
+
+// TestDeferredTriggersOfTheApplicationComeFirst: rows that a deferred trigger puts right are judged as it leaves them, whichever statement
+// came first.
+func TestDeferredTriggersOfTheApplicationComeFirst(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.NewDatabase(t))
+	exec(t, conn, `CREATE TABLE public.par (owner text NOT NULL, id text PRIMARY KEY, note text);
+		CREATE TABLE public.ref (owner text NOT NULL, id text PRIMARY KEY, par_id text REFERENCES public.par);
+		CREATE TABLE public.chi (id text PRIMARY KEY, par_id text NOT NULL REFERENCES public.par DEFERRABLE INITIALLY DEFERRED);
+		SELECT sync.register_table('public.par', scope => 'owner', policy => 'capture'), sync.register_table('public.ref', scope => 'owner', policy => 'capture'),
+			sync.register_table('public.chi', scope_via => 'par_id', policy => 'capture', on_scope_change => 'move');
+		INSERT INTO public.par VALUES ('a', 'p1'), ('a', 'p2'); INSERT INTO public.ref VALUES ('a', 'r1', 'p1');
+		CREATE FUNCTION public.align() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE public.ref SET owner = NEW.owner WHERE par_id = NEW.id; RETURN NULL; END $$;
+		CREATE CONSTRAINT TRIGGER align AFTER UPDATE ON public.par DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.align();
+		CREATE FUNCTION public.parent() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.par VALUES ('d', NEW.par_id) ON CONFLICT DO NOTHING; RETURN NULL; END $$;
+		CREATE CONSTRAINT TRIGGER "A_parent" AFTER INSERT ON public.chi DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.parent();`)
+	exec(t, conn, "BEGIN; UPDATE public.par SET note = 'x' WHERE id = 'p2'; UPDATE public.par SET owner = 'c' WHERE id = 'p1'; COMMIT")
+	requireSound(t, conn)
+	require.Equal(t, []string{"I par p1", "I ref r1"}, newest(t, conn, "c"))
+	exec(t, conn, "BEGIN; UPDATE public.par SET note = 'y' WHERE id = 'p2'; INSERT INTO public.chi VALUES ('k', 'new'), ('l', 'new'); COMMIT")
+	requireSound(t, conn)
+	require.ElementsMatch(t, []string{"I chi k", "I chi l", "I par new"}, newest(t, conn, "d"))
+	// What nobody puts right is refused as ever.
+	exec(t, conn, "DROP TRIGGER align ON public.par")
+	refusal := refused(t, conn, "BEGIN; UPDATE public.par SET note = 'z' WHERE id = 'p2'; UPDATE public.par SET owner = 'a' WHERE id = 'p1'; COMMIT")
+	require.Equal(t, "OV033", refusal.Code, refusal.Message)
+	exec(t, conn, "ROLLBACK")
+	requireSound(t, conn)
+}

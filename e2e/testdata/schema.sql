@@ -563,15 +563,28 @@ CREATE FUNCTION sync.capture_commit() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+DECLARE
+    v_is_last boolean := cardinality(NEW.keys) = 0; -- queued below
 BEGIN
     -- Queued once a statement; the first has done it for all. Looked up by its own number: a look for any would pass over all those that
     -- are done, each time.
-    IF EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = NEW.xid AND c.capture_no = NEW.capture_no) THEN
-        PERFORM sync.commit_captured(sync.writer_name(), false, false);
-        PERFORM set_config('sync.last_bundle', coalesce((
-            SELECT jsonb_agg(jsonb_build_array(b.user_id, b.bundle_seq, b.source_id, b.source_bundle_id, b.row_count) ORDER BY b.user_pk)
-            FROM (SELECT o.* FROM sync.open_bundles o WHERE o.xid = pg_current_xact_id() ORDER BY o.user_pk LIMIT 1000) AS b), '[]')::text, false);
+    IF NOT EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = NEW.xid AND c.capture_no = NEW.capture_no) THEN
+        RETURN NULL;
+    ELSIF NOT v_is_last AND EXISTS (SELECT FROM sync.captured_keys c WHERE c.xid = NEW.xid AND c.keys = '{}' AND c.at_commit) THEN
+        RETURN NULL;
     END IF;
+    BEGIN
+        PERFORM sync.commit_captured(sync.writer_name(), false, false);
+    EXCEPTION WHEN SQLSTATE 'OV033' OR SQLSTATE 'OV034' THEN
+        IF v_is_last THEN
+            RAISE;
+        END IF;
+        INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes) VALUES (NEW.xid, NEW.table_id, true, '{}', '{}');
+        RETURN NULL;
+    END;
+    PERFORM set_config('sync.last_bundle', coalesce((
+        SELECT jsonb_agg(jsonb_build_array(b.user_id, b.bundle_seq, b.source_id, b.source_bundle_id, b.row_count) ORDER BY b.user_pk)
+        FROM (SELECT o.* FROM sync.open_bundles o WHERE o.xid = pg_current_xact_id() ORDER BY o.user_pk LIMIT 1000) AS b), '[]')::text, false);
     RETURN NULL;
 END
 $$;
