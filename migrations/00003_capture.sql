@@ -195,8 +195,8 @@ BEGIN
     BEGIN
         -- Fails if the entry was changed since. To hold the lock would make registrations wait.
         SELECT t.* INTO v_table FROM sync.table_catalog t WHERE t.table_id = p_table_id FOR SHARE;
-        RAISE EXCEPTION USING ERRCODE = 'OV000';
-    EXCEPTION WHEN SQLSTATE 'OV000' THEN
+        RAISE EXCEPTION USING ERRCODE = 'savepoint_exception';
+    EXCEPTION WHEN savepoint_exception THEN
         NULL;
     END;
     IF v_table.table_id IS NOT NULL THEN
