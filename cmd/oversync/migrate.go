@@ -32,7 +32,7 @@ func (c *migrateUpCmd) Run(ctx context.Context, a *app) error {
 
 type migrateDownCmd struct {
 	databaseFlags
-	To *int64 `placeholder:"VERSION" help:"Take back every migration above this version. Below 11, all tables are unregistered; 0 removes the schema sync with all that was synced. The application's tables stay."`
+	To *int64 `placeholder:"VERSION" help:"Take back every migration above this version. Below 12, all tables are unregistered; 0 removes the schema sync with all that was synced. The application's tables stay."`
 }
 
 func (c *migrateDownCmd) Run(ctx context.Context, a *app) error {
