@@ -108,7 +108,10 @@ func (q *Queries) CatalogOverride(ctx context.Context, db DBTX, arg CatalogOverr
 }
 
 const CatalogRegister = `-- name: CatalogRegister :one
-SELECT sync.register_table(CAST($1::text AS regclass), CAST(nullif($2::text, '') AS name))::integer AS table_id
+SELECT coalesce(
+    (SELECT t.table_id FROM sync.table_catalog t
+     WHERE t.relation = CAST($1::text AS regclass) AND t.unregistered_at IS NULL AND coalesce(nullif($2::text, ''), t.key_column) = t.key_column),
+    sync.register_table(CAST($1::text AS regclass), CAST(nullif($2::text, '') AS name)))::integer AS table_id
 `
 
 type CatalogRegisterParams struct {
@@ -116,7 +119,8 @@ type CatalogRegisterParams struct {
 	SyncKey  string
 }
 
-// Registers a table; an empty key means the one that the primary key names.
+// Registers a table; an empty key means the one that the primary key names. A table that is registered with this key already stays as it
+// is: what else was said of it, in SQL, cannot be said here.
 func (q *Queries) CatalogRegister(ctx context.Context, db DBTX, arg CatalogRegisterParams) (int32, error) {
 	row := db.QueryRow(ctx, CatalogRegister, arg.Relation, arg.SyncKey)
 	var table_id int32

@@ -23,8 +23,12 @@ ON CONFLICT DO NOTHING;
 SELECT sync.catalog_changed();
 
 -- name: CatalogRegister :one
--- Registers a table; an empty key means the one that the primary key names.
-SELECT sync.register_table(CAST(@relation::text AS regclass), CAST(nullif(@sync_key::text, '') AS name))::integer AS table_id;
+-- Registers a table; an empty key means the one that the primary key names. A table that is registered with this key already stays as it
+-- is: what else was said of it, in SQL, cannot be said here.
+SELECT coalesce(
+    (SELECT t.table_id FROM sync.table_catalog t
+     WHERE t.relation = CAST(@relation::text AS regclass) AND t.unregistered_at IS NULL AND coalesce(nullif(@sync_key::text, ''), t.key_column) = t.key_column),
+    sync.register_table(CAST(@relation::text AS regclass), CAST(nullif(@sync_key::text, '') AS name)))::integer AS table_id;
 
 -- name: CatalogTables :many
 -- All tables that the log may name, unregistered ones too.

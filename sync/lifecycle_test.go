@@ -159,6 +159,25 @@ CREATE TABLE app.tags (_sync_scope_id text NOT NULL, id uuid NOT NULL, note_id u
 	}
 }
 
+// A table may be registered in SQL, with what the config cannot say, and be named in the config too.
+func TestBootstrapLeavesRegisteredTablesAsTheyAre(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewPool(t)
+	exec(t, pool, `CREATE TABLE public.shelves (id uuid PRIMARY KEY);
+		CREATE TABLE public.books (id uuid PRIMARY KEY, owner text NOT NULL, shelf_id uuid REFERENCES public.shelves DEFERRABLE);
+		SELECT sync.register_table('public.books', scope => 'owner', policy => 'capture', external_references => '{public.shelves}')`)
+	const catalog = `SELECT string_agg(t::text, ' ' ORDER BY t.table_id) FROM sync.table_catalog t`
+	before := scalar[string](t, pool, catalog)
+	for _, keys := range [][]string{nil, {"id"}, {"ID "}} {
+		service := openService(t, pool, oversync.ServiceConfig{RegisteredTables: []oversync.RegisteredTable{{Table: "books", SyncKeyColumns: keys}}}, nil)
+		require.NoError(t, service.Bootstrap(t.Context()))
+		require.True(t, service.IsTableRegistered("", "books"))
+		require.Equal(t, before, scalar[string](t, pool, catalog))
+	}
+	other := openService(t, pool, oversync.ServiceConfig{RegisteredTables: []oversync.RegisteredTable{{Table: "books", SyncKeyColumns: []string{"owner"}}}}, nil)
+	requireType[*oversync.UnsupportedSchemaError](t, other.Bootstrap(t.Context()))
+}
+
 func TestBootstrapNamesTableAndRemedy(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
