@@ -304,7 +304,7 @@ func (s *SyncService) bundleHeader(ctx context.Context, actor Actor, bundleSeq i
 	case err == pgx.ErrNoRows: //nolint:errorlint // returned as it is by Scan
 		return bundle, &CommittedBundleNotFoundError{BundleSeq: bundleSeq}
 	case err != nil:
-		return bundle, err
+		return bundle, typedError(err, actor, "")
 	case bundleSeq > 0 && bundleSeq <= bundle.RetainedBundleFloor:
 		return bundle, s.historyPruned(ctx, actor, bundleSeq, bundle.RetainedBundleFloor)
 	case bundle.BundleSeq == 0:

@@ -61,7 +61,11 @@ func (h *scopeHeads) fetch(ctx context.Context, service *SyncService, userID str
 	h.mu.Unlock()
 	select {
 	case <-read.done:
-		return read.heads[userID], read.err
+		if len(read.users) > 1 && isOfID(read.err) { // which may be another's
+			alone, err := service.readHeads(ctx, map[string]struct{}{userID: {}})
+			return alone[userID], typedError(err, Actor{UserID: userID}, "")
+		}
+		return read.heads[userID], typedError(read.err, Actor{UserID: userID}, "")
 	case <-ctx.Done():
 		return scopeHead{}, ctx.Err()
 	}
@@ -87,13 +91,13 @@ func (h *scopeHeads) run(service *SyncService) {
 		if read == nil {
 			return
 		}
-		read.heads, read.err = service.readHeads(read.users)
+		read.heads, read.err = service.readHeads(context.Background(), read.users)
 		close(read.done)
 	}
 }
 
-func (s *SyncService) readHeads(users map[string]struct{}) (map[string]scopeHead, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), headsReadTimeout)
+func (s *SyncService) readHeads(ctx context.Context, users map[string]struct{}) (map[string]scopeHead, error) {
+	ctx, cancel := context.WithTimeout(ctx, headsReadTimeout)
 	defer cancel()
 	ids := make([]string, 0, len(users))
 	for id := range users {

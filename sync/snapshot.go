@@ -170,7 +170,7 @@ func (s *SyncService) WriteSnapshotChunk(ctx context.Context, actor Actor, snaps
 	}
 	rows.Close()
 	if err := rows.Err(); err != nil {
-		return err
+		return typedError(err, actor, "")
 	}
 	if lastKey == nil {
 		return &SnapshotSessionNotFoundError{SnapshotID: snapshotID}
@@ -212,5 +212,5 @@ func (s *SyncService) DeleteSnapshotSession(ctx context.Context, actor Actor, sn
 	if err == nil && isForbidden {
 		return &SnapshotSessionForbiddenError{SnapshotID: snapshotID}
 	}
-	return err
+	return typedError(err, actor, "")
 }

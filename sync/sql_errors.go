@@ -53,6 +53,9 @@ type sqlDetail struct {
 // typedError turns an error that a function of schema sync raised into the type
 // that callers know. Anything else is returned as it is.
 func typedError(err error, actor Actor, sessionID string) error {
+	if isOfID(err) {
+		return &RequestInvalidError{Message: "the user id, or an id in the request, has a character that the encoding of the database lacks: choose another id"}
+	}
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok || !isOurs(pgErr) {
 		return err
@@ -123,6 +126,13 @@ func isOurs(err *pgconn.PgError) bool {
 
 // isRaised says whether an error is of a RAISE statement, and not of PostgreSQL.
 func isRaised(err *pgconn.PgError) bool { return err.Routine == "exec_stmt_raise" }
+
+// isOfID says whether a database that is not UTF-8 has no form for a parameter of a
+// statement, where nothing but ids is text. What code of the database says is not of it.
+func isOfID(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.Code == pgerrcode.UntranslatableCharacter && pgErr.Routine == "report_untranslatable_char" && !strings.Contains(pgErr.Where, "function")
+}
 
 // hasSQLState says whether err comes from the database with this code.
 func hasSQLState(err error, code string) bool {

@@ -127,7 +127,7 @@ func (s *SyncService) watchStart(ctx context.Context, actor Actor) (newest Bundl
 	if errors.Is(err, pgx.ErrNoRows) {
 		return newest, &ScopeUninitializedError{UserID: actor.UserID}
 	} else if err != nil {
-		return newest, fmt.Errorf("read the state of the scope: %w", err)
+		return newest, fmt.Errorf("read the state of the scope: %w", typedError(err, actor, ""))
 	}
 	if err := s.checkScope(actor, scope.State, scope.LeaseExpiresAt); err != nil {
 		return newest, err
