@@ -703,3 +703,18 @@ func TestASnapshotWithoutMarks(t *testing.T) {
 	exec(t, pool, `CREATE TRIGGER full_disk BEFORE INSERT ON sync.snapshot_marks EXECUTE FUNCTION app.full()`)
 	require.Len(t, readSnapshot(t, service, "ann"), 3)
 }
+
+// Unregistering a table ends the sessions that it can see. Another must not fail as the server's fault, at each chunk until it expires.
+func TestASnapshotWhoseTableIsUnregistered(t *testing.T) {
+	t.Parallel()
+	service, pool := newQuiet(t, oversync.ServiceConfig{})
+	writeNote(t, service, "ann", 1, "a")
+	reader := oversync.Actor{UserID: "ann", SourceID: "reader"}
+	session, err := service.CreateSnapshotSession(t.Context(), reader)
+	require.NoError(t, err)
+	write(t, service, "ann", `DELETE FROM app.notes`)
+	exec(t, pool, `SELECT sync.unregister_table('app.notes')`)
+	require.EqualValues(t, 1, scalar[int64](t, pool, `SELECT count(*) FROM sync.snapshot_sessions`))
+	_, err = service.GetSnapshotChunk(t.Context(), reader, session.SnapshotID, 0, 0)
+	requireType[*oversync.SnapshotSessionExpiredError](t, err)
+}

@@ -2,7 +2,6 @@ package oversync
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"strings"
@@ -178,7 +177,11 @@ func (s *SyncService) WriteSnapshotChunk(ctx context.Context, actor Actor, snaps
 	next := afterRowOrdinal + returned
 	hasMore := next < rowCount && returned > 0
 	if wanted := min(int64(maxRows), rowCount-afterRowOrdinal); returned < wanted {
-		return fmt.Errorf("snapshot %s has %d rows after row %d, not the %d it should have", snapshotID, returned, afterRowOrdinal, wanted)
+		// Its table was unregistered meanwhile: the session was not there yet, or the row no more, as that ended sessions. Where the log is
+		// damaged, this line is what tells of it.
+		s.logger.WarnContext(ctx, "a snapshot has lost rows, and counts as expired", slog.String("snapshot_id", snapshotID),
+			slog.Int64("after_row_ordinal", afterRowOrdinal), slog.Int64("rows", returned), slog.Int64("expected", wanted))
+		return &SnapshotSessionExpiredError{SnapshotID: snapshotID}
 	}
 	if hasMore {
 		// Without the mark the next chunk takes longer to find its start, no more.
