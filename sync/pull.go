@@ -145,8 +145,15 @@ func (s *SyncService) sealBundle(ctx context.Context, actor Actor, bundle *db.Bu
 	if err != nil {
 		return err
 	}
-	sealed := sealedBundle{bundleSeq: bundle.BundleSeq}
-	sealed.hash, sealed.byteCount, _ = hasher.sum()
+	sealed, rowCount := sealedBundle{bundleSeq: bundle.BundleSeq}, int64(0)
+	sealed.hash, sealed.byteCount, rowCount = hasher.sum()
+	if rowCount != bundle.RowCount { // it may have been pruned since the header was read
+		head, err := s.heads.fetch(ctx, s, actor.UserID)
+		if err == nil && head.lacks(bundle.BundleSeq) {
+			return s.historyPruned(ctx, actor, bundle.BundleSeq, head.floor)
+		}
+		return errors.Join(err, fmt.Errorf("bundle %d of scope %s has %d rows, not the %d it should have", bundle.BundleSeq, actor.UserID, rowCount, bundle.RowCount))
+	}
 	bundle.BundleHash = sealed.hash[:]
 	return s.seal(ctx, actor, sealed)
 }

@@ -66,6 +66,42 @@ func TestPullOfWhatIsPrunedMeanwhile(t *testing.T) {
 	require.EqualValues(t, 2, requireAs[*oversync.HistoryPrunedError](t, <-pulled).RetainedFloor)
 }
 
+// beforeQuery runs before the first statement of a name.
+type beforeQuery struct {
+	name string
+	run  func(context.Context)
+	once sync.Once
+}
+
+func (q *beforeQuery) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if strings.HasPrefix(data.SQL, "-- name: "+q.name+" ") {
+		q.once.Do(func() { q.run(ctx) })
+	}
+	return ctx
+}
+
+func (*beforeQuery) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// A push that is sent again must not be told the hash of what is left of its bundle.
+func TestAPushWhoseBundleIsPrunedWhileItsHashIsMade(t *testing.T) {
+	t.Parallel()
+	before := &beforeQuery{name: "BundleRows"}
+	pool := newPoolWith(t, func(config *pgxpool.Config) { config.ConnConfig.Tracer = before })
+	before.run = func(ctx context.Context) {
+		_, err := pool.Exec(ctx, "SELECT sync.prune(1)")
+		require.NoError(t, err)
+	}
+	service := newService(t, pool, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
+	phone := newDevice(t, service, "anna", "phone")
+	phone.mustPush(t, insertNote(1, "a"), insertNote(2, "b"))
+	phone.mustPush(t, updateNote(1, 1, "c"))
+	phone.mustPush(t, updateNote(1, 2, "d"))
+	exec(t, pool, "UPDATE sync.bundle_log SET bundle_hash = NULL") // as of bundles that plain SQL wrote
+	phone.next = 1
+	_, err := phone.push(t.Context(), insertNote(1, "a"), insertNote(2, "b"))
+	require.EqualValues(t, 2, requireAs[*oversync.HistoryPrunedError](t, err).RetainedFloor)
+}
+
 // What is stored can be read back, and written by plain SQL, however deep it is nested.
 func TestDeepestPayload(t *testing.T) {
 	t.Parallel()
