@@ -37,8 +37,10 @@ func TestNewRuntimeServiceRefusesWhatCannotBeMeant(t *testing.T) {
 		_, err = oversync.NewRuntimeService(pool, &c, nil)
 		require.ErrorContains(t, err, "is above Max")
 	}
-	_, err = oversync.NewRuntimeService(pool, &oversync.ServiceConfig{RegisteredTables: tables("app.")}, nil)
-	require.ErrorIs(t, err, &oversync.UnsupportedSchemaError{})
+	for _, blank := range []string{"app.", "app.  "} {
+		_, err = oversync.NewRuntimeService(pool, &oversync.ServiceConfig{RegisteredTables: tables(blank)}, nil)
+		require.ErrorIs(t, err, &oversync.UnsupportedSchemaError{})
+	}
 }
 
 // TestLargestSettings takes every setting to the largest that is accepted, and a device

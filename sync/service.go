@@ -136,7 +136,7 @@ func (c *ServiceConfig) validate() error {
 		}
 	}
 	for _, table := range c.RegisteredTables {
-		if table.Table == "" || len(table.SyncKeyColumns) > 1 {
+		if strings.TrimSpace(table.Table) == "" || len(table.SyncKeyColumns) > 1 {
 			return &UnsupportedSchemaError{Message: fmt.Sprintf("registered table %q needs a name and at most one sync key column", Key(table.Schema, table.Table))}
 		}
 		// A quoted name would lose it, and be that of another table.
