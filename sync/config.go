@@ -82,7 +82,8 @@ type ServiceConfig struct {
 	// DependencyOverrides adds to the order of the tables: each key, a
 	// "schema.table", comes after the tables in its value. Use it for dependencies
 	// that no foreign key declares. It checks nothing and changes no foreign key.
-	// An override of a registered table that is taken out ends at the next Bootstrap.
+	// An override of a table in RegisteredTables ends at the next Bootstrap once it is
+	// taken out; one of another table stays in sync.table_order_overrides.
 	DependencyOverrides map[string][]string
 
 	// StageMetrics receives the time that each stage of an operation took. It is
