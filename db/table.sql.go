@@ -26,26 +26,44 @@ func (q *Queries) TableAdoptBatch(ctx context.Context, db DBTX, arg TableAdoptBa
 	return row_count, err
 }
 
+const TableAdoptNext = `-- name: TableAdoptNext :one
+WITH RECURSIVE passed_over AS (
+    SELECT t.table_id FROM unnest($1::integer[]) AS t(table_id)
+    UNION
+    SELECT f.table_id FROM sync.foreign_keys f JOIN passed_over p ON p.table_id = f.parent_table_id
+)
+SELECT a.table_id FROM sync.adoptions a JOIN sync.table_catalog t ON t.table_id = a.table_id
+WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relation) AND a.table_id NOT IN (SELECT p.table_id FROM passed_over p)
+ORDER BY t.apply_order, a.table_id LIMIT 1
+`
+
+// Pending adoption that comes first in the order parents first, so that clients learn of parents first. A table that is to be
+// passed over is so with all below it. No row: nothing is pending.
+func (q *Queries) TableAdoptNext(ctx context.Context, db DBTX, passedOver []int32) (int32, error) {
+	row := db.QueryRow(ctx, TableAdoptNext, passedOver)
+	var table_id int32
+	err := row.Scan(&table_id)
+	return table_id, err
+}
+
 const TableAdoptPending = `-- name: TableAdoptPending :one
 SELECT a.table_id, sync.adopt_batch(a.table_id, $1::integer)::bigint AS row_count
-FROM (
-    SELECT p.table_id FROM sync.adoptions p
-    WHERE p.table_id = (SELECT f.table_id FROM sync.adoptions f JOIN sync.table_catalog t ON t.table_id = f.table_id
-                        WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relation)
-                        ORDER BY t.apply_order, f.table_id LIMIT 1)
-    FOR UPDATE SKIP LOCKED
-) AS a
+FROM (SELECT p.table_id FROM sync.adoptions p WHERE p.table_id = $2 FOR UPDATE SKIP LOCKED) AS a
 `
+
+type TableAdoptPendingParams struct {
+	MaxRows int32
+	TableID int32
+}
 
 type TableAdoptPendingRow struct {
 	TableID  int32
 	RowCount int64
 }
 
-// Works off one batch of the pending adoption that comes first in the order parents first, so that clients learn of
-// parents first. No row: nothing is pending, or somebody else is at it.
-func (q *Queries) TableAdoptPending(ctx context.Context, db DBTX, maxRows int32) (TableAdoptPendingRow, error) {
-	row := db.QueryRow(ctx, TableAdoptPending, maxRows)
+// Works off one batch of a pending adoption. No row: it is over, or somebody else is at it.
+func (q *Queries) TableAdoptPending(ctx context.Context, db DBTX, arg TableAdoptPendingParams) (TableAdoptPendingRow, error) {
+	row := db.QueryRow(ctx, TableAdoptPending, arg.MaxRows, arg.TableID)
 	var i TableAdoptPendingRow
 	err := row.Scan(&i.TableID, &i.RowCount)
 	return i, err

@@ -2,17 +2,22 @@
 -- Enters the next rows of a table into the log and returns how many it took; 0 at the end.
 SELECT sync.adopt_batch(@table_id::integer, @max_rows::integer)::bigint AS row_count;
 
+-- name: TableAdoptNext :one
+-- Pending adoption that comes first in the order parents first, so that clients learn of parents first. A table that is to be
+-- passed over is so with all below it. No row: nothing is pending.
+WITH RECURSIVE passed_over AS (
+    SELECT t.table_id FROM unnest(@passed_over::integer[]) AS t(table_id)
+    UNION
+    SELECT f.table_id FROM sync.foreign_keys f JOIN passed_over p ON p.table_id = f.parent_table_id
+)
+SELECT a.table_id FROM sync.adoptions a JOIN sync.table_catalog t ON t.table_id = a.table_id
+WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relation) AND a.table_id NOT IN (SELECT p.table_id FROM passed_over p)
+ORDER BY t.apply_order, a.table_id LIMIT 1;
+
 -- name: TableAdoptPending :one
--- Works off one batch of the pending adoption that comes first in the order parents first, so that clients learn of
--- parents first. No row: nothing is pending, or somebody else is at it.
+-- Works off one batch of a pending adoption. No row: it is over, or somebody else is at it.
 SELECT a.table_id, sync.adopt_batch(a.table_id, @max_rows::integer)::bigint AS row_count
-FROM (
-    SELECT p.table_id FROM sync.adoptions p
-    WHERE p.table_id = (SELECT f.table_id FROM sync.adoptions f JOIN sync.table_catalog t ON t.table_id = f.table_id
-                        WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relation)
-                        ORDER BY t.apply_order, f.table_id LIMIT 1)
-    FOR UPDATE SKIP LOCKED
-) AS a;
+FROM (SELECT p.table_id FROM sync.adoptions p WHERE p.table_id = @table_id FOR UPDATE SKIP LOCKED) AS a;
 
 -- name: TableAdoptStart :exec
 -- Asks for the rows of a registered table to enter the log, unless that is under way.

@@ -47,3 +47,23 @@ func TestBackgroundWorkAdoptsRows(t *testing.T) {
 		JOIN sync.bundle_rows parent ON parent.table_id = p.table_id AND parent.key_bytes = child.key_bytes
 		WHERE (parent.user_pk, parent.bundle_seq) > (child.user_pk, child.bundle_seq)`), "a client learns of parents first")
 }
+
+// A row that has no canonical form, say, stops the adoption of its table and of those below, and of no other.
+func TestATableThatCannotBeAdoptedStopsNoOther(t *testing.T) {
+	t.Parallel()
+	service, pool := newQuiet(t, oversync.ServiceConfig{})
+	exec(t, pool, `
+		CREATE TABLE app.bad (id uuid PRIMARY KEY, owner text NOT NULL);
+		CREATE TABLE app.below (id uuid PRIMARY KEY, owner text NOT NULL, bad_id uuid NOT NULL REFERENCES app.bad DEFERRABLE);
+		CREATE TABLE app.good (id uuid PRIMARY KEY, owner text NOT NULL);
+		INSERT INTO app.bad VALUES (gen_random_uuid(), ' ');
+		INSERT INTO app.below SELECT gen_random_uuid(), 'ann', id FROM app.bad;
+		INSERT INTO app.good VALUES (gen_random_uuid(), 'ann');
+		SELECT sync.register_table('app.bad', scope => 'owner', adopt => 'later'), sync.register_table('app.below', scope => 'owner', adopt => 'later'),
+		       sync.register_table('app.good', scope => 'owner', adopt => 'later');`)
+	require.Error(t, oversync.AdoptPending(t.Context(), service))
+	require.Equal(t, "bad below", scalar[string](t, pool, `SELECT string_agg(t.table_name, ' ' ORDER BY t.table_name) FROM sync.adoptions a JOIN sync.table_catalog t USING (table_id)`))
+	exec(t, pool, `BEGIN; SET LOCAL session_replication_role = replica; UPDATE app.bad SET owner = 'ann'; COMMIT`)
+	require.NoError(t, oversync.AdoptPending(t.Context(), service))
+	require.Zero(t, scalar[int64](t, pool, `SELECT count(*) FROM sync.adoptions`))
+}

@@ -39,3 +39,6 @@ func PrunePass(ctx context.Context, s *SyncService) error {
 	var position int64
 	return s.prunePass(ctx, &position)
 }
+
+// AdoptPending adopts as the background work does at each turn.
+func AdoptPending(ctx context.Context, s *SyncService) error { return s.adoptPending(ctx) }

@@ -132,23 +132,32 @@ func (s *SyncService) sweep(ctx context.Context) error {
 
 // adoptPending enters rows into the log that registration or a refresh left for
 // later, batch by batch until there are none. One instance at a time does so; the
-// others look again at their next turn.
+// others look again at their next turn. A table that fails keeps no other from its
+// turn, but those that refer to it.
 func (s *SyncService) adoptPending(ctx context.Context) error {
 	rows := int32(rowsPerAdoption)
 	if limit := s.config.MaxRowsPerBundle; limit > 0 {
 		rows = int32(min(rowsPerAdoption, limit))
 	}
+	var passedOver []int32
+	var failed []error
 	for {
+		tableID, err := s.queries.TableAdoptNext(ctx, s.pool, passedOver)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return errors.Join(failed...)
+		} else if err != nil {
+			return errors.Join(append(failed, fmt.Errorf("look for rows to enter into the log: %w", err))...)
+		}
 		// The level is said for the reason of beginReadCommitted.
-		err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-			_, err := s.queries.TableAdoptPending(ctx, tx, rows)
+		err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+			_, err := s.queries.TableAdoptPending(ctx, tx, db.TableAdoptPendingParams{MaxRows: rows, TableID: tableID})
 			return err
 		})
 		if errors.Is(err, pgx.ErrNoRows) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("enter rows that were there before into the log: %w", err)
+			return errors.Join(failed...)
+		} else if err != nil {
+			passedOver = append(passedOver, tableID)
+			failed = append(failed, fmt.Errorf("enter rows that were there before into the log: %w", err))
 		}
 	}
 }
