@@ -205,6 +205,25 @@ func TestRefreshCheckVerifyAndRepair(t *testing.T) {
 	require.Equal(t, exitUsage, on("table", "register", "public.items", "--batch-rows", "0").status)
 }
 
+// Repair enters rows, and mends nothing else that verify finds.
+func TestVerifySaysWhatMendsEachKind(t *testing.T) {
+	t.Parallel()
+	conn, on := newShop(t)
+	requireOK(t, on("table", "register", "public.items", "--scope", "owner_id", "--external-references", "public.shelves", "--policy", "capture"))
+	execute(t, conn, `DELETE FROM sync.bundle_log WHERE user_pk = (SELECT user_pk FROM sync.user_state WHERE user_id = '7')`)
+	r := on("verify", "--all")
+	require.Equal(t, exitFailed, r.status)
+	require.Contains(t, r.stderr, "faults of the log in itself: 1; ")
+	require.NotContains(t, r.stderr, "oversync repair")
+
+	execute(t, conn, `ALTER TABLE public.items DROP COLUMN owner_id`)
+	r = on("verify", "7")
+	require.Equal(t, exitFailed, r.status)
+	require.Contains(t, r.stderr, "tables that cannot be compared: 1; ")
+	require.Contains(t, r.stderr, "faults of the log in itself: 1; ")
+	require.NotContains(t, r.stderr, "oversync repair")
+}
+
 // A user's id comes from a token, and a remedy is there to be pasted into a shell.
 func TestARemedyRunsNothingOfAnID(t *testing.T) {
 	t.Parallel()

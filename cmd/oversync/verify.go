@@ -125,14 +125,39 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 			row(w, d.Scope, d.Table, d.Key, d.Difference)
 		}
 	})
-	if len(differences) > 0 {
+	return errors.Join(err, a.verifyRemedies(differences))
+}
+
+// verifyRemedies says what mends the differences, for each kind of them. It is nil if
+// there are none.
+func (a *app) verifyRemedies(differences []differenceLine) error {
+	var rows []differenceLine
+	damages, tables := 0, map[string]bool{}
+	for _, d := range differences {
+		switch {
+		case strings.HasPrefix(d.Table, "sync."):
+			damages++
+		case d.Key == "" && strings.HasPrefix(d.Difference, "cannot be compared"):
+			tables[d.Table] = true
+		default:
+			rows = append(rows, d)
+		}
+	}
+	var remedies []error
+	if len(rows) > 0 {
 		others := ""
-		if first := differences[0].Scope; slices.ContainsFunc(differences, func(d differenceLine) bool { return d.Scope != first }) {
+		if slices.ContainsFunc(rows, func(d differenceLine) bool { return d.Scope != rows[0].Scope }) {
 			others = ", and so for each scope above"
 		}
-		err = errors.Join(err, fmt.Errorf("rows that differ from the log: %d; enter them with: %s repair %s%s", len(differences), a.program, argument(differences[0].Scope), others))
+		remedies = append(remedies, fmt.Errorf("rows that differ from the log: %d; enter them with: %s repair %s%s", len(rows), a.program, argument(rows[0].Scope), others))
 	}
-	return err
+	if len(tables) > 0 {
+		remedies = append(remedies, fmt.Errorf("tables that cannot be compared: %d; the line of each says what mends it", len(tables)))
+	}
+	if damages > 0 {
+		remedies = append(remedies, fmt.Errorf("faults of the log in itself: %d; repair alone does not mend them: see \"A log that was changed by hand\" in docs/operations.md", damages))
+	}
+	return errors.Join(remedies...)
 }
 
 func (a *app) verify(ctx context.Context, conn *pgx.Conn, scopes []string) ([]differenceLine, error) {
