@@ -23,6 +23,6 @@
 // # What is refused, and in which order
 //
 // Unknown path (404), wrong method (405), no or bad token (401), bad source
-// header (400), body over the limit (413), bad query or body (400 with the
-// endpoint's own code), and then whatever the service says.
+// header (400), too many requests (429), body over the limit (413), bad query or
+// body (400 with the endpoint's own code), and then whatever the service says.
 package httpapi

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// answerBufferBytes is how much of a streamed answer is held back. An error
-// within the first part of that can still be told as an error.
+// answerBufferBytes is how much of a streamed answer is held back. An error before
+// this many bytes were written can still be answered with a status of its own.
 const answerBufferBytes = 32 << 10
 
 // answer writes JSON piece by piece. A failed write is remembered by the buffer

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Every refusal that a caller can act on has a type of its own in this file, so
-// that errors.As finds it. The types that carry only a Message differ in what
+// Every refusal that a caller can act on has a type of its own, beside its
+// operation or here, so that errors.As finds it. The types that carry only a Message differ in what
 // was refused: Message says why. Each Error() sentence ends in what to do next.
 
 // messageOr returns message, or fallback if an error was made without one.
