@@ -137,9 +137,10 @@ func (s *SyncService) WriteSnapshotChunk(ctx context.Context, actor Actor, snaps
 		lastTableID                 int32
 		lastKey                     []byte
 		returned                    int64
+		found                       bool // the session
 	)
 	for rows.Next() {
-		if lastKey == nil {
+		if !found {
 			err = rows.Scan(&isForbidden, &snapshotBundleSeq, &rowCount, &isExpired, &tableID, &key, &rowVersion, &payload)
 		} else { // of the session, each row says the same
 			err = rows.Scan(nil, nil, nil, nil, &tableID, &key, &rowVersion, &payload)
@@ -151,9 +152,9 @@ func (s *SyncService) WriteSnapshotChunk(ctx context.Context, actor Actor, snaps
 		} else if isExpired {
 			return &SnapshotSessionExpiredError{SnapshotID: snapshotID}
 		}
-		if lastKey == nil {
+		if !found {
+			found = true
 			out.text(`{"snapshot_id":`).string(id.String()).text(`,"snapshot_bundle_seq":`).int(snapshotBundleSeq).text(`,"rows":[`)
-			lastKey = []byte{}
 		}
 		if !tableID.Valid {
 			break
@@ -171,7 +172,7 @@ func (s *SyncService) WriteSnapshotChunk(ctx context.Context, actor Actor, snaps
 	if err := rows.Err(); err != nil {
 		return typedError(err, actor, "")
 	}
-	if lastKey == nil {
+	if !found {
 		return &SnapshotSessionNotFoundError{SnapshotID: snapshotID}
 	}
 	next := afterRowOrdinal + returned
