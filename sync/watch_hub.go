@@ -157,15 +157,18 @@ func (h *watchHub) takePending() map[string]BundleChange {
 func (h *watchHub) turns() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.scopes)/scopesPerPoll + 1
+	return h.turnsLocked()
 }
+
+// turnsLocked is turns with mu held.
+func (h *watchHub) turnsLocked() int { return len(h.scopes)/scopesPerPoll + 1 }
 
 // watched returns the scopes whose turn it is at a poll, with the newest bundle
 // that their watchers know of.
 func (h *watchHub) watched(poll int) (userIDs []string, bundleSeqs []int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	turns := len(h.scopes)/scopesPerPoll + 1
+	turns := h.turnsLocked()
 	for userID, scope := range h.scopes {
 		if scope.no%turns == poll%turns {
 			userIDs = append(userIDs, userID)
