@@ -98,9 +98,9 @@ func (a *answer) finish(ctx context.Context) error {
 	return err
 }
 
-// heldConnectionWarnings is how often a warning says that clients hold connections:
+// heldConnectionWarnInterval is how often a warning says that clients hold connections:
 // where one does, many do.
-const heldConnectionWarnings = time.Minute
+const heldConnectionWarnInterval = time.Minute
 
 // warnOfHeldConnection says that a spool that is over had to wait for its reader.
 func (s *SyncService) warnOfHeldConnection(spool *spool) {
@@ -108,7 +108,7 @@ func (s *SyncService) warnOfHeldConnection(spool *spool) {
 		return
 	}
 	last, now := s.warnedOfHeld.Load(), time.Now()
-	if (last == nil || now.Sub(*last) >= heldConnectionWarnings) && s.warnedOfHeld.CompareAndSwap(last, &now) {
+	if (last == nil || now.Sub(*last) >= heldConnectionWarnInterval) && s.warnedOfHeld.CompareAndSwap(last, &now) {
 		s.logger.Warn("a slow client held a connection to the database", slog.Any("error", spool.fileErr))
 	}
 }

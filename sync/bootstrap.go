@@ -253,9 +253,9 @@ func (s *SyncService) GetStatus(ctx context.Context) (*StatusResponse, error) {
 	}, nil
 }
 
-// statusMemory remembers what is dear to find out, since anybody may ask for status
+// statusCache remembers what is dear to find out, since anybody may ask for status
 // and health, and load balancers do so often.
-type statusMemory struct {
+type statusCache struct {
 	turns scopeQueue // of those who use the rest: a caller's patience may end before the database answers
 
 	errors  int64 // that sync.check found
@@ -267,8 +267,8 @@ type statusMemory struct {
 const (
 	// statusTimeout is shorter than what load balancers usually wait for.
 	statusTimeout = 5 * time.Second
-	// statusMemoryTime is how long something may go unnoticed by the status.
-	statusMemoryTime = 2 * time.Second
+	// statusCacheTime is how long something may go unnoticed by the status.
+	statusCacheTime = 2 * time.Second
 	// maxFindingsLogged is how many findings are logged; sync.check has the others.
 	maxFindingsLogged = 3
 	// manyScopes take some milliseconds to add up. Fewer are added up each time.
@@ -282,7 +282,7 @@ func (s *SyncService) setupErrors(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	defer leave()
-	if time.Since(s.status.checked) < statusMemoryTime {
+	if time.Since(s.status.checked) < statusCacheTime {
 		return s.status.errors, nil
 	}
 	found, err := s.queries.StatusErrors(ctx, s.pool)
@@ -320,7 +320,7 @@ func (s *SyncService) statusTotals(ctx context.Context) (db.StatusTotalsRow, err
 		return db.StatusTotalsRow{}, err
 	}
 	defer leave()
-	if s.status.totals.ScopeCount >= manyScopes && time.Since(s.status.counted) < statusMemoryTime {
+	if s.status.totals.ScopeCount >= manyScopes && time.Since(s.status.counted) < statusCacheTime {
 		return s.status.totals, nil
 	}
 	totals, err := s.queries.StatusTotals(ctx, s.pool)

@@ -50,7 +50,7 @@ type SyncService struct {
 	scopes       scopeQueue
 	shares       *userShares
 	heads        scopeHeads
-	status       statusMemory
+	status       statusCache
 	warnedOfHeld atomic.Pointer[time.Time] // by warnOfHeldConnection
 
 	background background
