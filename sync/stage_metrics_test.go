@@ -83,8 +83,3 @@ func TestStageTimingsOfEveryHotPath(t *testing.T) {
 	require.Equal(t, "push_commit/apply", stages[len(stages)-1])
 	require.True(t, timings[len(timings)-1].Error)
 }
-
-func TestStageMetricsRecorderFuncMayBeNil(t *testing.T) {
-	t.Parallel()
-	oversync.StageMetricsRecorderFunc(nil).ObserveStage(t.Context(), oversync.StageTiming{})
-}
