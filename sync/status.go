@@ -1,45 +1,14 @@
 package oversync
 
-// RegisteredTableSpec tells clients of one synced table and its key column.
-type RegisteredTableSpec struct {
-	Schema         string   `json:"schema"`
-	Table          string   `json:"table"`
-	SyncKeyColumns []string `json:"sync_key_columns,omitempty"`
-}
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
 
-// BundleCapabilitiesLimits tells clients the server's limits. Absent fields have
-// no limit. Fields that end in Seconds are in seconds.
-type BundleCapabilitiesLimits struct {
-	MaxRowsPerBundle                   int   `json:"max_rows_per_bundle,omitempty"`
-	MaxBytesPerBundle                  int   `json:"max_bytes_per_bundle,omitempty"`
-	MaxBundlesPerPull                  int   `json:"max_bundles_per_pull,omitempty"`
-	DefaultRowsPerPushChunk            int   `json:"default_rows_per_push_chunk,omitempty"`
-	MaxRowsPerPushChunk                int   `json:"max_rows_per_push_chunk,omitempty"`
-	PushSessionTTLSeconds              int   `json:"push_session_ttl_seconds,omitempty"`
-	DefaultRowsPerCommittedBundleChunk int   `json:"default_rows_per_committed_bundle_chunk,omitempty"`
-	MaxRowsPerCommittedBundleChunk     int   `json:"max_rows_per_committed_bundle_chunk,omitempty"`
-	DefaultRowsPerSnapshotChunk        int   `json:"default_rows_per_snapshot_chunk,omitempty"`
-	MaxRowsPerSnapshotChunk            int   `json:"max_rows_per_snapshot_chunk,omitempty"`
-	SnapshotSessionTTLSeconds          int   `json:"snapshot_session_ttl_seconds,omitempty"`
-	MaxRowsPerSnapshotSession          int64 `json:"max_rows_per_snapshot_session,omitempty"`
-	MaxBytesPerSnapshotSession         int64 `json:"max_bytes_per_snapshot_session,omitempty"`
-	InitializationLeaseTTLSeconds      int   `json:"initialization_lease_ttl_seconds,omitempty"`
-}
-
-// CapabilitiesResponse tells a client what it can ask of this server.
-type CapabilitiesResponse struct {
-	// ProtocolVersion is SyncProtocolVersion.
-	ProtocolVersion string `json:"protocol_version"`
-	// SchemaVersion is ServiceConfig.MaxSupportedSchemaVersion.
-	SchemaVersion int    `json:"schema_version"`
-	AppName       string `json:"app_name,omitempty"`
-	// RegisteredTables are "schema.table" names in order.
-	RegisteredTables     []string              `json:"registered_tables,omitempty"`
-	RegisteredTableSpecs []RegisteredTableSpec `json:"registered_table_specs,omitempty"`
-	// Features says of each feature that the server knows whether it is on.
-	Features     map[string]bool           `json:"features"`
-	BundleLimits *BundleCapabilitiesLimits `json:"bundle_limits,omitempty"`
-}
+	"github.com/oversync/oversync/db"
+)
 
 // StatusResponse tells an operator how the service is. The counts of errors,
 // replays and rejections are of all servers of the database, and survive restarts. The figures about
@@ -82,4 +51,128 @@ type StatusResponse struct {
 	// bundles and the bytes of their canonical JSON.
 	CommittedBundleCount int64 `json:"committed_bundle_count"`
 	CommittedBundleBytes int64 `json:"committed_bundle_bytes"`
+}
+
+// GetStatus returns the service's lifecycle and what operators watch. It is
+// unhealthy if a floor is ahead of its scope, or if SELECT * FROM sync.check()
+// shows an error: a trigger that is missing or disabled, say. The cost does not go
+// with the history. What it says of the set-up, and of the totals where there are
+// 10,000 scopes or more, may be two seconds old.
+// It works while the service is closing, and fails only if the database does, or does
+// not answer within five seconds.
+func (s *SyncService) GetStatus(ctx context.Context) (*StatusResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	totals, err := s.statusTotals(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the totals over all scopes: %w", err)
+	}
+	known, err := s.currentCatalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	lifecycle, inFlight := s.lifecycle, s.inFlight
+	s.mu.Unlock()
+	setupErrors, err := s.setupErrors(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("check the set-up of the registered tables: %w", err)
+	}
+	status := "healthy"
+	if totals.FloorAheadCount > 0 || setupErrors > 0 {
+		status = "unhealthy"
+	}
+	return &StatusResponse{
+		Status: status, Version: SyncProtocolVersion, AppName: s.config.AppName,
+		Lifecycle: lifecycle, AcceptingOperations: lifecycle == lifecycleRunning, InFlightOperations: inFlight,
+		RegisteredTables: slices.Clone(known.names), Features: s.features(),
+		UserStateRetentionFloorAheadCount: totals.FloorAheadCount,
+		LatestBundleSeqMax:                totals.LatestBundleSeqMax,
+		RetainedBundleFloorMin:            totals.RetainedFloorMin,
+		RetainedBundleFloorMax:            totals.RetainedFloorMax,
+		RetainedBundleWindowMin:           totals.RetainedWindowMin,
+		RetainedBundleWindowMax:           totals.RetainedWindowMax,
+		HistoryPrunedErrorCount:           totals.HistoryPrunedCount,
+		AcceptedPushReplayCount:           totals.PushReplayCount,
+		RejectedRegisteredWriteCount:      totals.RejectedWriteCount,
+		CommittedBundleCount:              totals.CommittedBundleCount,
+		CommittedBundleBytes:              totals.CommittedBundleBytes,
+	}, nil
+}
+
+// statusCache remembers what is dear to find out, since anybody may ask for status
+// and health, and load balancers do so often.
+type statusCache struct {
+	turns scopeQueue // of those who use the rest: a caller's patience may end before the database answers
+
+	errors  int64 // that sync.check found
+	checked time.Time
+	totals  db.StatusTotalsRow
+	counted time.Time
+}
+
+const (
+	// statusTimeout is shorter than what load balancers usually wait for.
+	statusTimeout = 5 * time.Second
+	// statusCacheTime is how long something may go unnoticed by the status.
+	statusCacheTime = 2 * time.Second
+	// maxFindingsLogged is how many findings are logged; sync.check has the others.
+	maxFindingsLogged = 3
+	// manyScopes take some milliseconds to add up. Fewer are added up each time.
+	manyScopes = 10_000
+)
+
+// setupErrors returns how many errors sync.check finds.
+func (s *SyncService) setupErrors(ctx context.Context) (int64, error) {
+	leave, err := s.status.turns.enter(ctx, "errors")
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	if time.Since(s.status.checked) < statusCacheTime {
+		return s.status.errors, nil
+	}
+	found, err := s.queries.StatusErrors(ctx, s.pool)
+	if err == nil && (found > 0) != (s.status.errors > 0) {
+		err = s.logSetup(ctx, found)
+	}
+	if err == nil {
+		s.status.errors, s.status.checked = found, time.Now()
+	}
+	return found, err
+}
+
+// logSetup says why the status has turned unhealthy, or that it is over: the answer
+// itself gives no reason, and takes every instance out of its load balancer.
+func (s *SyncService) logSetup(ctx context.Context, errorCount int64) error {
+	if errorCount == 0 {
+		s.logger.LogAttrs(ctx, slog.LevelInfo, "sync.check finds no error any more")
+		return nil
+	}
+	findings, err := s.queries.TableCheck(ctx, s.pool)
+	if err != nil {
+		return err
+	}
+	for _, f := range findings[:min(len(findings), maxFindingsLogged)] { // errors come first
+		s.logger.LogAttrs(ctx, slog.LevelError, "sync.check finds an error: the status is unhealthy", slog.Int64("errors", errorCount),
+			slog.String("severity", f.Severity), slog.String("object", f.Object), slog.String("problem", f.Problem), slog.String("remedy", f.Remedy))
+	}
+	return nil
+}
+
+// statusTotals returns what there is over all scopes.
+func (s *SyncService) statusTotals(ctx context.Context) (db.StatusTotalsRow, error) {
+	leave, err := s.status.turns.enter(ctx, "totals")
+	if err != nil {
+		return db.StatusTotalsRow{}, err
+	}
+	defer leave()
+	if s.status.totals.ScopeCount >= manyScopes && time.Since(s.status.counted) < statusCacheTime {
+		return s.status.totals, nil
+	}
+	totals, err := s.queries.StatusTotals(ctx, s.pool)
+	if err == nil {
+		s.status.totals, s.status.counted = totals, time.Now()
+	}
+	return totals, err
 }
