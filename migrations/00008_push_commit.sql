@@ -45,8 +45,6 @@ COMMENT ON FUNCTION sync.fail_conflict(bigint, integer, "char", bigint, bytea) I
 
 CREATE TYPE sync.push_effect AS (live_row_delta bigint, bytes_before bigint);
 COMMENT ON TYPE sync.push_effect IS 'What an applied push did beyond its rows: how many more live rows the scope has, and the payload bytes of its rows as they were before.';
-COMMENT ON COLUMN sync.push_effect.live_row_delta IS 'How many more live rows the scope has.';
-COMMENT ON COLUMN sync.push_effect.bytes_before IS 'Payload bytes of the rows as they were before.';
 
 -- sync.fail_unregistered refuses a push for a table that was unregistered since its rows were staged.
 -- Errors: OV012 always. Locks: none.

@@ -9,8 +9,6 @@ CREATE TYPE sync.push_effect AS (
 	bytes_before bigint
 );
 COMMENT ON TYPE sync.push_effect IS 'What an applied push did beyond its rows: how many more live rows the scope has, and the payload bytes of its rows as they were before.';
-COMMENT ON COLUMN sync.push_effect.live_row_delta IS 'How many more live rows the scope has.';
-COMMENT ON COLUMN sync.push_effect.bytes_before IS 'Payload bytes of the rows as they were before.';
 CREATE DOMAIN sync.scope_state AS text
 	CONSTRAINT scope_state_is_known CHECK ((VALUE = ANY (ARRAY['uninitialized'::text, 'initializing'::text, 'initialized'::text])));
 COMMENT ON DOMAIN sync.scope_state IS 'How far a scope is in its life.';
