@@ -56,7 +56,7 @@ func (h *scopeHeads) fetch(ctx context.Context, service *SyncService, userID str
 	read.users[userID] = struct{}{}
 	if !h.isReading {
 		h.isReading = true
-		go h.run(service)
+		go h.run(service) //nolint:gosec // the read is not of this request alone
 	}
 	h.mu.Unlock()
 	select {
