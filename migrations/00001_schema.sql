@@ -135,6 +135,7 @@ CREATE UNLOGGED TABLE sync.open_bundles (
     is_implicit      boolean NOT NULL,
     user_id          text NOT NULL,
     source_id        text NOT NULL,
+    fired_at         timestamptz,
     CONSTRAINT open_bundles_pkey PRIMARY KEY (xid, user_pk)
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE sync.open_bundles IS 'The bundles that a running transaction is writing: one that was opened, or one per scope that plain SQL touched. Capture believes this table and no setting, so that nobody can write into another scope by forging one.';
@@ -150,6 +151,7 @@ COMMENT ON COLUMN sync.open_bundles.pushed_table_id IS 'Table of the row, for a 
 COMMENT ON COLUMN sync.open_bundles.is_implicit IS 'Made at commit for what plain SQL wrote, rather than opened beforehand. Kept when the bundle is entered, in case the transaction writes more; sync.sweep removes it later.';
 COMMENT ON COLUMN sync.open_bundles.user_id IS 'Scope id that every written row must carry.';
 COMMENT ON COLUMN sync.open_bundles.source_id IS 'Source that writes.';
+COMMENT ON COLUMN sync.open_bundles.fired_at IS 'Statement in which sync.require_finished last looked at an opened bundle.';
 
 CREATE UNLOGGED TABLE sync.captured_keys (
     xid        xid8 NOT NULL,

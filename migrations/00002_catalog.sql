@@ -114,7 +114,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.relation_literal(oid) IS 'How the code made for a table names one by its number.';
 
--- sync.is_altered_now tells whether a table has another fingerprint now, or is not the registered table of this id: its number is written into
+-- sync.is_altered_now tells whether a table has another fingerprint now, or lets its key or scope be null, or is not the registered table of this id: its number is written into
 -- the code made for it, and is another one, or that of another table, where a dump was restored. Volatile, as sync.columns_fingerprint.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer)
@@ -124,7 +124,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN coalesce((SELECT t.relation <> p_relation FROM sync.table_catalog t WHERE t.table_id = p_table_id), false)
-        OR sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint;
+        OR sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint
+        OR EXISTS (SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname IN (t.key_column, t.scope_column, t.scope_via)
+                   WHERE t.table_id = p_table_id AND NOT a.attnotnull);
 END
 $$;
 COMMENT ON FUNCTION sync.is_altered_now(regclass, bigint, integer) IS 'Whether a table has another fingerprint now, or is not the registered table of this id.';
@@ -397,15 +399,24 @@ RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_column name;
 BEGIN
     PERFORM sync.require_scope(p_table);
     IF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = p_table.key_column AND a.atttypid = p_table.key_type::regtype) THEN
         PERFORM sync.fail('OV030', format('table %s is synced, but its key column %I has another type now', p_table.relation, p_table.key_column), NULL,
             format('SELECT sync.refresh_table(%L);', p_table.relation));
     END IF;
+    SELECT a.attname INTO v_column FROM pg_attribute a
+    WHERE a.attrelid = p_table.relation AND a.attname IN (p_table.key_column, p_table.scope_column, p_table.scope_via) AND NOT a.attnotnull;
+    IF FOUND THEN
+        -- A row without one would be nobody's.
+        PERFORM sync.fail('OV030', format('table %s is synced, but its column %I may be null now', p_table.relation, v_column), NULL,
+            format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL;', p_table.relation, v_column));
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION sync.require_columns(sync.table_catalog) IS 'Refuses writes of a table whose key or scope column was dropped, or whose key got another type.';
+COMMENT ON FUNCTION sync.require_columns(sync.table_catalog) IS 'Refuses writes of a table whose key or scope column was dropped or may be null, or whose key got another type.';
 
 -- sync.entry_to_write returns a table's catalog entry, as sync.catalog_entry, for code made afresh: what that code names is there.
 -- With p_may_be_orphaned it need not refer to a parent any more: whose its deleted rows were is known without.

@@ -112,7 +112,8 @@ $$;
 COMMENT ON FUNCTION sync.require_initialized(sync.user_state, text) IS 'Raises OV001 or OV002 unless the scope is initialized.';
 
 -- sync.require_finished is the deferred trigger function that keeps a transaction from ending with a bundle open, as when code that was to
--- write in it ends the transaction itself. Running deferred triggers before the end is no end.
+-- write in it ends the transaction itself. Running deferred triggers before the end is no end: so it defers itself once more, and only where
+-- it is the end of the transaction does it run a second time within one statement.
 -- Errors: OV024. Locks: none.
 CREATE FUNCTION sync.require_finished()
 RETURNS trigger
@@ -120,16 +121,20 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF current_query() ~* E'^\\s*(commit|end|prepare)\\M' AND EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit) THEN
+    IF NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = NEW.xid AND NOT b.is_implicit) THEN
+        RETURN NULL;
+    ELSIF NEW.fired_at = statement_timestamp() THEN
         PERFORM sync.fail('OV024', 'the transaction ends with a bundle open', NULL, 'Leave ending the transaction to whoever opened the bundle.');
     END IF;
+    SET CONSTRAINTS sync.opened_bundle_is_finished DEFERRED;
+    UPDATE sync.open_bundles b SET fired_at = statement_timestamp() WHERE b.xid = NEW.xid AND NOT b.is_implicit;
     RETURN NULL;
 END
 $$;
 COMMENT ON FUNCTION sync.require_finished() IS 'Trigger function: keeps a transaction from ending with a bundle open.';
 
 CREATE CONSTRAINT TRIGGER opened_bundle_is_finished
-    AFTER INSERT ON sync.open_bundles DEFERRABLE INITIALLY DEFERRED
+    AFTER INSERT OR UPDATE OF fired_at ON sync.open_bundles DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NOT NEW.is_implicit AND NEW.push_id IS NULL) EXECUTE FUNCTION sync.require_finished();
 COMMENT ON TRIGGER opened_bundle_is_finished ON sync.open_bundles IS 'Keeps a transaction from ending with a bundle open.';
 

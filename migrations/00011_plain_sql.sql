@@ -91,6 +91,10 @@ BEGIN
     IF NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_implicit) THEN
         RETURN;
     END IF;
+    -- Those of another transaction: of another database, where a dump was restored, whose numbers of transactions come again here.
+    DELETE FROM sync.open_bundles b
+    WHERE b.xid = pg_current_xact_id() AND b.is_implicit
+      AND NOT EXISTS (SELECT FROM sync.bundle_log l WHERE l.user_pk = b.user_pk AND l.bundle_seq = b.bundle_seq AND l.committed_at = now());
     WITH gone AS (
         DELETE FROM sync.bundle_rows r USING sync.open_bundles b
         WHERE b.xid = pg_current_xact_id() AND r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq

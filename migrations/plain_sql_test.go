@@ -734,3 +734,71 @@ func TestDeferredTriggersOfTheApplicationComeFirst(t *testing.T) {
 	exec(t, conn, "ROLLBACK")
 	requireSound(t, conn)
 }
+
+// TestATransactionThatEndsWithABundleOpen: however it ends, nothing of it stays, since it would be in no bundle.
+func TestATransactionThatEndsWithABundleOpen(t *testing.T) {
+	t.Parallel()
+	conn := initialized(t, registered(t, note, "public.note"), "u")
+	const open = "SELECT sync.bundle_open('u', 'writer', NULL, false); INSERT INTO public.note (id) VALUES ('a'); "
+	for _, end := range []string{"COMMIT", "/* trace */ END", "-- name: Finish :exec\ncommit", ";COMMIT", "SELECT 1; COMMIT", "SET CONSTRAINTS ALL IMMEDIATE; COMMIT"} {
+		exec(t, conn, "BEGIN; "+open)
+		require.Equal(t, "OV024", refused(t, conn, end).Code, end)
+		exec(t, conn, "ROLLBACK")
+		// Even where deferred triggers have run already.
+		exec(t, conn, "BEGIN; "+open)
+		exec(t, conn, "SET CONSTRAINTS ALL IMMEDIATE")
+		exec(t, conn, "INSERT INTO public.note (id) VALUES ('b')")
+		require.Equal(t, "OV024", refused(t, conn, end).Code, end)
+		exec(t, conn, "ROLLBACK")
+	}
+	require.Equal(t, "OV024", refused(t, conn, "DO $$ BEGIN PERFORM sync.bundle_open('u', 'writer', NULL, false); INSERT INTO public.note (id) VALUES ('a'); END $$").Code)
+	require.Zero(t, value[int](t, conn, "SELECT (SELECT count(*) FROM public.note) + (SELECT count(*) FROM sync.open_bundles) + (SELECT count(*) FROM sync.captured_keys)"))
+	writeBundle(t, conn, "u", "SET CONSTRAINTS ALL IMMEDIATE", "INSERT INTO public.note (id) VALUES ('a')")
+	requireSound(t, conn)
+}
+
+// TestBundlesOfAnotherDatabase: what a dump holds of transactions that were over is not taken for that of the one with the same number here.
+func TestBundlesOfAnotherDatabase(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.NewDatabase(t))
+	exec(t, conn, note+"SELECT sync.register_table('public.note', policy => 'capture')")
+	exec(t, conn, "INSERT INTO public.note VALUES ('anna', 'a', 'one')")
+	exec(t, conn, "UPDATE public.note SET body = 'two'")
+	inTx(t, conn, func() {
+		exec(t, conn, "UPDATE sync.open_bundles SET xid = pg_current_xact_id() WHERE bundle_seq = 1")
+		exec(t, conn, "INSERT INTO public.note VALUES ('carol', 'c', 'x')")
+	})
+	requireSound(t, conn)
+	require.Equal(t, []string{"1 I one", "2 U two"}, column[string](t, conn, `SELECT concat_ws(' ', r.bundle_seq, r.op, r.payload::json ->> 'body')
+		FROM sync.bundle_rows r JOIN sync.user_state u USING (user_pk) WHERE u.user_id = 'anna' ORDER BY 1`))
+}
+
+// TestRowsThatWouldBeNobodys: where the key or scope may be null since an ALTER TABLE, writes are refused rather than rows left out.
+func TestRowsThatWouldBeNobodys(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"owner", "id", "par_id"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn := connect(t, pgtest.NewDatabase(t))
+			exec(t, conn, `CREATE TABLE public.par (owner text NOT NULL, id text NOT NULL UNIQUE); CREATE TABLE public.chi (id text PRIMARY KEY, par_id text NOT NULL REFERENCES public.par (id));
+				SELECT sync.register_table('public.par', 'id', scope => 'owner', policy => 'capture'), sync.register_table('public.chi', scope_via => 'par_id', policy => 'capture');
+				INSERT INTO public.par VALUES ('a', 'x')`)
+			table, write := "public.par", "INSERT INTO public.par VALUES ('a', 'y'), (NULL, 'z')"
+			switch name {
+			case "id":
+				write = "INSERT INTO public.par VALUES ('a', NULL)"
+			case "par_id":
+				table, write = "public.chi", "INSERT INTO public.chi VALUES ('k', 'x'), ('l', NULL)"
+			}
+			exec(t, conn, "ALTER TABLE "+table+" ALTER "+name+" DROP NOT NULL")
+			refusal := refused(t, conn, write)
+			require.Equal(t, "OV030", refusal.Code, refusal.Message)
+			require.Contains(t, refusal.Message, name+" may be null")
+			require.Equal(t, []string{"error " + refusal.Hint}, column[string](t, conn, "SELECT severity || ' ' || remedy FROM sync.check() WHERE severity = 'error'"))
+			exec(t, conn, refusal.Hint)
+			exec(t, conn, "INSERT INTO public.par VALUES ('a', 'y'); INSERT INTO public.chi VALUES ('k', 'y')")
+			requireSound(t, conn)
+			require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check()"))
+		})
+	}
+}

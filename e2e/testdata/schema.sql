@@ -1590,7 +1590,9 @@ CREATE FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p
     AS $$
 BEGIN
     RETURN coalesce((SELECT t.relation <> p_relation FROM sync.table_catalog t WHERE t.table_id = p_table_id), false)
-        OR sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint;
+        OR sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint
+        OR EXISTS (SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname IN (t.key_column, t.scope_column, t.scope_via)
+                   WHERE t.table_id = p_table_id AND NOT a.attnotnull);
 END
 $$;
 COMMENT ON FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer) IS 'Whether a table has another fingerprint now, or is not the registered table of this id.';
@@ -2665,6 +2667,10 @@ BEGIN
     IF NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND b.is_implicit) THEN
         RETURN;
     END IF;
+    -- Those of another transaction: of another database, where a dump was restored, whose numbers of transactions come again here.
+    DELETE FROM sync.open_bundles b
+    WHERE b.xid = pg_current_xact_id() AND b.is_implicit
+      AND NOT EXISTS (SELECT FROM sync.bundle_log l WHERE l.user_pk = b.user_pk AND l.bundle_seq = b.bundle_seq AND l.committed_at = now());
     WITH gone AS (
         DELETE FROM sync.bundle_rows r USING sync.open_bundles b
         WHERE b.xid = pg_current_xact_id() AND r.user_pk = b.user_pk AND r.bundle_seq = b.bundle_seq
@@ -2786,23 +2792,36 @@ CREATE FUNCTION sync.require_columns(p_table sync.table_catalog) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+DECLARE
+    v_column name;
 BEGIN
     PERFORM sync.require_scope(p_table);
     IF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = p_table.key_column AND a.atttypid = p_table.key_type::regtype) THEN
         PERFORM sync.fail('OV030', format('table %s is synced, but its key column %I has another type now', p_table.relation, p_table.key_column), NULL,
             format('SELECT sync.refresh_table(%L);', p_table.relation));
     END IF;
+    SELECT a.attname INTO v_column FROM pg_attribute a
+    WHERE a.attrelid = p_table.relation AND a.attname IN (p_table.key_column, p_table.scope_column, p_table.scope_via) AND NOT a.attnotnull;
+    IF FOUND THEN
+        -- A row without one would be nobody's.
+        PERFORM sync.fail('OV030', format('table %s is synced, but its column %I may be null now', p_table.relation, v_column), NULL,
+            format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL;', p_table.relation, v_column));
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION sync.require_columns(p_table sync.table_catalog) IS 'Refuses writes of a table whose key or scope column was dropped, or whose key got another type.';
+COMMENT ON FUNCTION sync.require_columns(p_table sync.table_catalog) IS 'Refuses writes of a table whose key or scope column was dropped or may be null, or whose key got another type.';
 CREATE FUNCTION sync.require_finished() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    IF current_query() ~* E'^\\s*(commit|end|prepare)\\M' AND EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit) THEN
+    IF NOT EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = NEW.xid AND NOT b.is_implicit) THEN
+        RETURN NULL;
+    ELSIF NEW.fired_at = statement_timestamp() THEN
         PERFORM sync.fail('OV024', 'the transaction ends with a bundle open', NULL, 'Leave ending the transaction to whoever opened the bundle.');
     END IF;
+    SET CONSTRAINTS sync.opened_bundle_is_finished DEFERRED;
+    UPDATE sync.open_bundles b SET fired_at = statement_timestamp() WHERE b.xid = NEW.xid AND NOT b.is_implicit;
     RETURN NULL;
 END
 $$;
@@ -3745,7 +3764,8 @@ CREATE UNLOGGED TABLE sync.open_bundles (
     pushed_table_id integer,
     is_implicit boolean NOT NULL,
     user_id text NOT NULL,
-    source_id text NOT NULL
+    source_id text NOT NULL,
+    fired_at timestamp with time zone
 )
 WITH (fillfactor='70');
 COMMENT ON TABLE sync.open_bundles IS 'The bundles that a running transaction is writing: one that was opened, or one per scope that plain SQL touched. Capture believes this table and no setting, so that nobody can write into another scope by forging one.';
@@ -3761,6 +3781,7 @@ COMMENT ON COLUMN sync.open_bundles.pushed_table_id IS 'Table of the row, for a 
 COMMENT ON COLUMN sync.open_bundles.is_implicit IS 'Made at commit for what plain SQL wrote, rather than opened beforehand. Kept when the bundle is entered, in case the transaction writes more; sync.sweep removes it later.';
 COMMENT ON COLUMN sync.open_bundles.user_id IS 'Scope id that every written row must carry.';
 COMMENT ON COLUMN sync.open_bundles.source_id IS 'Source that writes.';
+COMMENT ON COLUMN sync.open_bundles.fired_at IS 'Statement in which sync.require_finished last looked at an opened bundle.';
 CREATE SEQUENCE sync.push_replay_count
     START WITH 1
     INCREMENT BY 1
@@ -4156,7 +4177,7 @@ CREATE INDEX snapshot_sessions_of_scope ON sync.snapshot_sessions USING btree (u
 COMMENT ON INDEX sync.snapshot_sessions_of_scope IS 'Finds what a scope still has to keep, and its oldest session.';
 CREATE TRIGGER bound_snapshot_sessions AFTER INSERT ON sync.snapshot_sessions FOR EACH ROW EXECUTE FUNCTION sync.bound_snapshot_sessions();
 COMMENT ON TRIGGER bound_snapshot_sessions ON sync.snapshot_sessions IS 'Keeps the snapshot sessions of a scope and of a source few: without it one client could make them without end.';
-CREATE CONSTRAINT TRIGGER opened_bundle_is_finished AFTER INSERT ON sync.open_bundles DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((NOT new.is_implicit) AND (new.push_id IS NULL))) EXECUTE FUNCTION sync.require_finished();
+CREATE CONSTRAINT TRIGGER opened_bundle_is_finished AFTER INSERT OR UPDATE OF fired_at ON sync.open_bundles DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((NOT new.is_implicit) AND (new.push_id IS NULL))) EXECUTE FUNCTION sync.require_finished();
 COMMENT ON TRIGGER opened_bundle_is_finished ON sync.open_bundles IS 'Keeps a transaction from ending with a bundle open.';
 CREATE CONSTRAINT TRIGGER plain_sql_becomes_bundles_at_commit AFTER INSERT ON sync.captured_keys DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (new.at_commit) EXECUTE FUNCTION sync.capture_commit();
 COMMENT ON TRIGGER plain_sql_becomes_bundles_at_commit ON sync.captured_keys IS 'Turns what plain SQL wrote into bundles when its transaction commits.';
