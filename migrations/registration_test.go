@@ -665,3 +665,20 @@ func TestRemediesThatFitTheTable(t *testing.T) {
 	refusal := refused(t, conn, "SELECT sync.register_table('n', scope => 'o')")
 	require.Equal(t, []string{"23514", "row 'b' of public.n belongs to the scope '', which no user can have"}, []string{refusal.Code, refusal.Message})
 }
+
+// TestATableIsLockedBeforeItIsJudged: what an ALTER TABLE changes while registration waits for it is judged as it is then.
+func TestATableIsLockedBeforeItIsJudged(t *testing.T) {
+	t.Parallel()
+	url := pgtest.NewDatabase(t)
+	conn, dba, watcher := connect(t, url), connect(t, url), connect(t, url)
+	exec(t, conn, note)
+	exec(t, dba, "BEGIN; ALTER TABLE public.note DROP CONSTRAINT note_pkey, ADD UNIQUE (_sync_scope_id, id); ALTER TABLE public.note ALTER _sync_scope_id DROP NOT NULL")
+	refusal := make(chan error, 1)
+	go func() {
+		_, err := conn.Exec(t.Context(), "SELECT sync.register_table('public.note', 'id')")
+		refusal <- err
+	}()
+	waitsForLock(t, watcher, conn.PgConn().PID())
+	exec(t, dba, "COMMIT")
+	require.ErrorContains(t, <-refusal, "may be null")
+}
