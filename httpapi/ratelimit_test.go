@@ -45,6 +45,24 @@ func TestRateLimitOffByDefault(t *testing.T) {
 	require.Equal(t, 1000, served)
 }
 
+func TestRateLimitBurstByDefault(t *testing.T) {
+	t.Parallel()
+	for perSecond, burst := range map[float64]int{0.01: 1, 1: 2, 5.6: 11} {
+		handler := limitRate(RateLimit{PerSecond: perSecond})(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		served, start := 0, time.Now()
+		for {
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/sync/pull", nil))
+			if w.Code == http.StatusTooManyRequests {
+				break
+			}
+			served++
+		}
+		require.GreaterOrEqual(t, served, burst)
+		require.LessOrEqual(t, served, burst+int(perSecond*time.Since(start).Seconds()), "what time has given back")
+	}
+}
+
 func TestRateLimitersSayHowLongToWait(t *testing.T) {
 	t.Parallel()
 	l := &rateLimiters{limit: 0.1, burst: 2, users: map[string]*rate.Limiter{}, refills: time.Hour}

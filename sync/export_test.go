@@ -31,6 +31,11 @@ func Waiting(s *SyncService, user string) (waiting int) {
 	return waiting
 }
 
+// EnterScope waits for the turn of a scope, as an operation that locks it does.
+func EnterScope(ctx context.Context, s *SyncService, user string) (leave func(), err error) {
+	return s.scopes.enter(ctx, user)
+}
+
 // SetWatchPollInterval is for before Bootstrap.
 func SetWatchPollInterval(s *SyncService, d time.Duration) { s.watch.pollInterval = d }
 

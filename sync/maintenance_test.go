@@ -451,6 +451,7 @@ func TestSweepLeavesRunningTransactionsAlone(t *testing.T) {
 
 	// Whoever opens a bundle and commits without finishing it leaves rows behind.
 	exec(t, pool, `SELECT sync.bundle_open('ann', 'psql', NULL, false)`)
+	exec(t, pool, `INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys) VALUES ('3', 1, false, '{}')`)
 	require.EqualValues(t, 1, scalar[int64](t, pool, `SELECT count(*) FROM sync.open_bundles`))
 	exec(t, pool, `SELECT sync.sweep()`)
 	require.Zero(t, scalar[int64](t, pool, `SELECT (SELECT count(*) FROM sync.open_bundles) + (SELECT count(*) FROM sync.captured_keys)`))
