@@ -449,8 +449,11 @@ func TestSweepLeavesRunningTransactionsAlone(t *testing.T) {
 	})
 	require.NoError(t, err)
 
-	// Whoever opens a bundle and commits without finishing it leaves rows behind.
-	exec(t, pool, `SELECT sync.bundle_open('ann', 'psql', NULL, false)`)
+	// Nobody can commit a bundle that is open. What is left behind all the same, as where a dump was restored, goes.
+	_, err = pool.Exec(t.Context(), `SELECT sync.bundle_open('ann', 'psql', NULL, false)`)
+	require.ErrorContains(t, err, "OV024")
+	exec(t, pool, `INSERT INTO sync.open_bundles (xid, user_pk, user_id, bundle_seq, source_id, source_bundle_id, is_implicit)
+		SELECT '3', u.user_pk, u.user_id, u.next_bundle_seq, 'psql', 1, true FROM sync.user_state u WHERE u.user_id = 'ann'`)
 	exec(t, pool, `INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys) VALUES ('3', 1, false, '{}')`)
 	require.EqualValues(t, 1, scalar[int64](t, pool, `SELECT count(*) FROM sync.open_bundles`))
 	exec(t, pool, `SELECT sync.sweep()`)
