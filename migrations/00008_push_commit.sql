@@ -221,7 +221,8 @@ $$;
 COMMENT ON FUNCTION sync.push_apply_row(integer, "char", bigint, bytea, text, bigint, text, bigint) IS 'Judges, applies and logs the row of a push that has only one.';
 
 -- sync.give_way keeps a push from waiting long for rows that an application's transaction holds: that one may come to wait for the
--- push's scope, and must never be the victim of the deadlock. The push fails with 55P03 before one is looked for, and starts over.
+-- push's scope, and must never be the victim of the deadlock. The push fails with 55P03 before one is looked for, and starts over. A bound
+-- that is shorter stays.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.give_way()
 RETURNS void
@@ -229,7 +230,8 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM set_config('lock_timeout', greatest(1, least(150, extract(epoch FROM current_setting('deadlock_timeout')::interval) * 500)::integer)::text, true);
+    PERFORM set_config('lock_timeout', greatest(1, least(150, extract(epoch FROM current_setting('deadlock_timeout')::interval) * 500,
+        nullif(extract(epoch FROM current_setting('lock_timeout')::interval) * 1000, 0))::integer)::text, true);
 END
 $$;
 COMMENT ON FUNCTION sync.give_way() IS 'Bounds how long a push waits for rows, for where plain SQL writes synced tables too.';
@@ -377,7 +379,7 @@ BEGIN
         AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = v_table.relation AND c.relrowsecurity)
         AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = v_table.relation AND k.contype = 'f' AND k.confrelid = k.conrelid)
         AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = v_table.relation
-                        AND (i.indisexclusion OR i.indisunique AND NOT v_table.key_attnum = ANY (i.indkey)))
+                        AND (i.indisexclusion OR i.indisunique AND NOT v_table.key_attnum = ANY ((i.indkey::smallint[])[0:i.indnkeyatts - 1])))
         AND (strpos(p_ops, 'I') = 0 OR sync.nothing_follows(v_table.relation, 'I'))
         AND (strpos(p_ops, 'U') = 0 OR sync.nothing_follows(v_table.relation, 'U'))
         AND (strpos(p_ops, 'D') = 0 OR sync.nothing_follows(v_table.relation, 'D'));
@@ -386,8 +388,8 @@ $$;
 COMMENT ON FUNCTION sync.rows_are_independent(integer, text) IS 'Whether statements on rows of a table that have different keys do the same one after the other and all at once.';
 
 -- sync.push_commit_rows is sync.push_commit for pushes of one row from several sources of one scope, whose rows are independent: they are
--- applied at once, and logged as a bundle each, in the order given. The caller, whose transaction has written nothing before, reads the rows,
--- and ends with sync.push_close_rows.
+-- applied at once, and logged as a bundle each, in the order given. The caller, whose transaction has written nothing before but pushes of the
+-- same scope, reads the rows, and ends with sync.push_close_rows.
 -- Returns each bundle as sync.push_commit does. No row comes back, and nothing is written, where they cannot be committed so: for one of
 -- them is larger, refused, or not independent.
 -- Errors: 40001 a row or a session is not there any more; whatever the tables refuse, for which one it does not say.

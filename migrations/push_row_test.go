@@ -213,3 +213,16 @@ func TestAPushCallsNothingOfStrangers(t *testing.T) {
 	}
 	require.Equal(t, []string{"D list b"}, newest(t, conn, "u"))
 }
+
+// TestAPushGivesWay: a push waits for rows only briefly, and no longer than its server has set.
+func TestAPushGivesWay(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.NewDatabase(t))
+	for set, want := range map[string]string{"0": "150ms", "20ms": "20ms", "1h": "150ms"} {
+		inTx(t, conn, func() {
+			exec(t, conn, "SET LOCAL lock_timeout = '"+set+"'")
+			exec(t, conn, "SELECT sync.give_way()")
+			require.Equal(t, want, value[string](t, conn, "SELECT current_setting('lock_timeout')"), set)
+		})
+	}
+}

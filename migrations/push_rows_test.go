@@ -19,6 +19,7 @@ func TestRowsAreIndependent(t *testing.T) {
 		"nothing":                     {"", "I U D IUD"},
 		"an index":                    {"CREATE INDEX ON public.note (body)", "I U D IUD"},
 		"a unique index with the key": {"CREATE UNIQUE INDEX ON public.note (_sync_scope_id, body, id)", "I U D IUD"},
+		"a unique index beside it":    {"CREATE UNIQUE INDEX ON public.note (_sync_scope_id, body) INCLUDE (id)", ""},
 		"a unique index without it":   {"CREATE UNIQUE INDEX ON public.note (_sync_scope_id, body)", ""},
 		"rows that exclude others":    {"ALTER TABLE public.note ADD EXCLUDE (body WITH =, id WITH =)", ""},
 		"rows that refer to others":   {"ALTER TABLE public.note ADD mother text, ADD FOREIGN KEY (_sync_scope_id, mother) REFERENCES public.note DEFERRABLE", ""},
@@ -34,6 +35,16 @@ func TestRowsAreIndependent(t *testing.T) {
 				FROM unnest('{I,U,D,IUD}'::text[]) WITH ORDINALITY AS o(ops, place), sync.table_catalog t WHERE sync.rows_are_independent(t.table_id, o.ops)`))
 		})
 	}
+}
+
+// TestPushesAtOnceReadValuesAsOthersDo: how values are read and written must not depend on how a push comes to be committed.
+func TestPushesAtOnceReadValuesAsOthersDo(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.NewDatabase(t))
+	const settings = "SELECT s FROM pg_proc, unnest(proconfig) AS s WHERE pronamespace = 'sync'::regnamespace AND proname = $1 ORDER BY s"
+	alone := column[string](t, conn, settings, "push_commit")
+	require.NotEmpty(t, alone)
+	require.Equal(t, alone, column[string](t, conn, settings, "push_commit_rows"))
 }
 
 // TestPushesAtOnceAreAsOneAfterTheOther pushes the same rows into two scopes, in one as they come and in the other together. What is

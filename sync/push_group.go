@@ -68,7 +68,7 @@ func isSettled(err error) bool {
 const (
 	maxGroupPushes = 16  // while no other user pushes
 	maxGroupBeside = 4   // beside others, or where pushes are applied one after the other
-	maxGroupRows   = 100 // of those
+	maxGroupRows   = 100 // of a group
 
 	// groupCommitTimeout bounds a commit that does not end with its own request.
 	groupCommitTimeout = 30 * time.Second
@@ -105,7 +105,7 @@ func (s *SyncService) commitPushes(ctx context.Context, push *pushCommit, togeth
 	batch := &pgx.Batch{}
 	batch.Queue(beginReadCommitted)
 	if s.config.UploadLockTimeout > 0 {
-		batch.Queue(db.PushLockTimeout, s.config.UploadLockTimeout.Milliseconds())
+		batch.Queue(db.PushLockTimeout, max(1, s.config.UploadLockTimeout.Milliseconds())) // 0 would be no bound
 	}
 	pushes, rowsAtMost := []*pushCommit{push}, int64(maxPlannedRows)
 	atOnce, most := true, maxGroupBeside
@@ -163,6 +163,9 @@ func (s *SyncService) commitPushes(ctx context.Context, push *pushCommit, togeth
 	return group, err
 }
 
+// errNotOneRowEach is for a log that was changed by hand: it has rows where none can be.
+var errNotOneRowEach = errors.New("the log does not have one row for each push that was applied")
+
 // applyRows is applyPush for pushes of one row each, which become a bundle each: what
 // they do is done once for all. Where they cannot be applied at once they are left
 // alone, with pgx.ErrNoRows, and the transaction goes on.
@@ -201,6 +204,9 @@ func (s *SyncService) applyRows(ctx context.Context, conn *pgxpool.Conn, batch *
 	rows, err = results.Query()
 	if err == nil {
 		err = s.forEachLogRow(ctx, rows, func(row *logRow, table *catalogTable) error {
+			if len(closing.BundleHashes) == len(group) {
+				return errNotOneRowEach
+			}
 			hasher := newBundleHasher()
 			if err := hasher.addLogRow(row, table); err != nil {
 				return err
@@ -216,6 +222,9 @@ func (s *SyncService) applyRows(ctx context.Context, conn *pgxpool.Conn, batch *
 			closing.LiveByteDelta += int64(row.payloadBytes)
 			return s.checkBundleBytes(byteCount)
 		})
+	}
+	if err == nil && len(closing.BundleHashes) < len(group) {
+		err = errNotOneRowEach
 	}
 	clock.done(ctx, "hash", len(applied), err)
 	if err = closeBatch(results, err); err != nil {

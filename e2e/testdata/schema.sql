@@ -602,7 +602,7 @@ BEGIN
                      SELECT FROM pg_partition_ancestors(TG_RELID) AS a
                      WHERE NOT EXISTS (SELECT FROM pg_trigger p WHERE p.tgrelid = a.relid AND p.tgname = g.tgname AND p.tgfoid = g.tgfoid)))) THEN
         RETURN NULL;
-    ELSIF sync.columns_fingerprint(TG_RELID) <> %6$s THEN
+    ELSIF sync.columns_fingerprint(TG_RELID) <> %6$s OR %7$s THEN
         IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING OLD; END IF;
         IF TG_OP <> 'DELETE' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING NEW; END IF;
     ELSE
@@ -614,7 +614,7 @@ END
 $f$, p_table.table_id,
         sync.key_bytes_expression(p_table, 'OLD'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[OLD.%I::text]', p_table.scope_column) ELSE 'NULL' END,
         sync.key_bytes_expression(p_table, 'NEW'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[NEW.%I::text]', p_table.scope_column) ELSE 'NULL' END,
-        p_table.columns_fingerprint)
+        p_table.columns_fingerprint, sync.altered_condition(p_table.relation, p_table.columns_fingerprint, p_table.table_id))
 $_$;
 COMMENT ON FUNCTION sync.capture_row_body(p_table sync.table_catalog) IS 'Body of the trigger function for partitions that were added since registration.';
 CREATE FUNCTION sync.capture_row_statement(p_table sync.table_catalog) RETURNS text
@@ -1475,7 +1475,8 @@ CREATE FUNCTION sync.give_way() RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    PERFORM set_config('lock_timeout', greatest(1, least(150, extract(epoch FROM current_setting('deadlock_timeout')::interval) * 500)::integer)::text, true);
+    PERFORM set_config('lock_timeout', greatest(1, least(150, extract(epoch FROM current_setting('deadlock_timeout')::interval) * 500,
+        nullif(extract(epoch FROM current_setting('lock_timeout')::interval) * 1000, 0))::integer)::text, true);
 END
 $$;
 COMMENT ON FUNCTION sync.give_way() IS 'Bounds how long a push waits for rows, for where plain SQL writes synced tables too.';
@@ -1595,7 +1596,7 @@ BEGIN
                    WHERE t.table_id = p_table_id AND NOT a.attnotnull);
 END
 $$;
-COMMENT ON FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer) IS 'Whether a table has another fingerprint now, or is not the registered table of this id.';
+COMMENT ON FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer) IS 'Whether a table has another fingerprint now, lets its key or scope be null, or is not the registered table of this id.';
 CREATE FUNCTION sync.is_conflict(p_op "char", p_base_row_version bigint, p_bundle_seq bigint, p_newest_op "char") RETURNS boolean
     LANGUAGE sql IMMUTABLE
     RETURN ((p_base_row_version <> COALESCE(p_bundle_seq, (0)::bigint)) OR ((p_op = 'I'::"char") = ((p_newest_op IS NOT NULL) AND (p_newest_op <> 'D'::"char"))));
@@ -1779,16 +1780,16 @@ BEGIN
     LOOP
         EXIT WHEN v_left <= 0;
         BEGIN
-            v_left := v_left - sync.prune_scope(v_user_pk, p_retained_bundles, v_left);
+            v_left := v_left - sync.prune_scope(v_user_pk, p_retained_bundles, v_left, false);
         EXCEPTION WHEN lock_not_available THEN
-            NULL; -- Waiting longer while holding other scopes could deadlock with a transaction that writes several.
+            NULL; -- Waiting while holding other scopes could deadlock with a transaction that writes several.
         END;
     END LOOP;
     RETURN p_max_bundles - v_left;
 END
 $$;
 COMMENT ON FUNCTION sync.prune(p_retained_bundles bigint, p_max_bundles bigint) IS 'Removes bundles and versions that retention no longer needs, over all scopes; returns the number of bundles removed. Call it until it returns 0.';
-CREATE FUNCTION sync.prune_scope(p_user_pk bigint, p_retained_bundles bigint, p_max_bundles bigint DEFAULT 1000) RETURNS bigint
+CREATE FUNCTION sync.prune_scope(p_user_pk bigint, p_retained_bundles bigint, p_max_bundles bigint DEFAULT 1000, p_waits boolean DEFAULT true) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '500ms'
@@ -1839,6 +1840,9 @@ BEGIN
             SELECT count(*), coalesce(sum(g.byte_count), 0) INTO v_bundles, v_bytes FROM gone g;
         END IF;
     END IF;
+    IF NOT p_waits THEN
+        PERFORM FROM sync.user_state u WHERE u.user_pk = p_user_pk FOR NO KEY UPDATE NOWAIT;
+    END IF;
     UPDATE sync.user_state u
     SET retained_bundle_floor = greatest(u.retained_bundle_floor, v_floor), pruned_bundle_seq = greatest(u.pruned_bundle_seq, v_to),
         bundle_byte_count = u.bundle_byte_count - v_bytes
@@ -1846,7 +1850,7 @@ BEGIN
     RETURN v_bundles;
 END
 $$;
-COMMENT ON FUNCTION sync.prune_scope(p_user_pk bigint, p_retained_bundles bigint, p_max_bundles bigint) IS 'Raises the floor of one scope and removes bundles and versions that retention no longer needs; returns the number of bundles removed.';
+COMMENT ON FUNCTION sync.prune_scope(p_user_pk bigint, p_retained_bundles bigint, p_max_bundles bigint, p_waits boolean) IS 'Raises the floor of one scope and removes bundles and versions that retention no longer needs; returns the number of bundles removed.';
 CREATE FUNCTION sync.push_apply(p_push_id uuid, p_user_pk bigint, p_user_id text, p_bundle_seq bigint, p_row_count bigint, p_in_order boolean) RETURNS sync.push_effect
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2424,6 +2428,7 @@ DECLARE
     v_scope name := CASE WHEN register_table.scope_via IS NULL THEN scope END;
     v_problem text;
     v_remedy text;
+    v_is_locked boolean;
 BEGIN
     IF tbl IS NULL THEN
         PERFORM sync.fail('OV030', 'no table is named', NULL, 'Name one that is there: SELECT sync.register_table(''public.todos'', scope => ''owner_id'');');
@@ -2460,15 +2465,18 @@ BEGIN
         PERFORM sync.install_triggers(v_old.table_id);
         RETURN v_old.table_id;
     END IF;
-    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = tbl AND c.relkind IN ('r', 'p')) THEN
-        -- Before it is judged, and as strong as will be needed: to ask for more later could deadlock with who has read the table.
-        EXECUTE format('LOCK TABLE %s IN %s MODE', tbl, CASE WHEN EXISTS (
-            SELECT FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_scope AND NOT a.atthasdef) THEN 'ACCESS EXCLUSIVE' ELSE 'SHARE ROW EXCLUSIVE' END);
-    END IF;
-    SELECT p.problem, p.remedy INTO v_problem, v_remedy FROM sync.registration_problems(tbl, v_key, v_scope, register_table.scope_via) p LIMIT 1;
-    IF FOUND THEN
-        PERFORM sync.fail('OV030', v_problem, NULL, v_remedy);
-    END IF;
+    -- Judged before it is locked, so that what cannot be registered makes nobody wait, and once more as it is then.
+    FOREACH v_is_locked IN ARRAY ARRAY[false, true] LOOP
+        IF v_is_locked THEN
+            -- As strongly as will be needed: to ask for more later could deadlock with who has read the table.
+            EXECUTE format('LOCK TABLE %s IN %s MODE', tbl, CASE WHEN EXISTS (
+                SELECT FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_scope AND NOT a.atthasdef) THEN 'ACCESS EXCLUSIVE' ELSE 'SHARE ROW EXCLUSIVE' END);
+        END IF;
+        SELECT p.problem, p.remedy INTO v_problem, v_remedy FROM sync.registration_problems(tbl, v_key, v_scope, register_table.scope_via) p LIMIT 1;
+        IF FOUND THEN
+            PERFORM sync.fail('OV030', v_problem, NULL, v_remedy);
+        END IF;
+    END LOOP;
     INSERT INTO sync.table_catalog AS t (relation, relation_oid, schema_name, table_name, key_column, key_type, key_attnum, scope_column, scope_type, scope_attnum, scope_via, scope_via_attnum,
         scope_is_shown, on_scope_change, policy, external_references, columns_fingerprint, scope_default_before)
     SELECT tbl, tbl, n.nspname, c.relname, v_key, k.atttypid::regtype::text, k.attnum, v_scope, s.atttypid::regtype::text, s.attnum, v.attname, v.attnum,
@@ -2856,7 +2864,7 @@ COMMENT ON COLUMN sync.user_state.retained_bundle_floor IS 'Bundles at or below 
 COMMENT ON COLUMN sync.user_state.live_row_count IS 'Rows that a snapshot at the newest sequence holds.';
 COMMENT ON COLUMN sync.user_state.live_byte_count IS 'Bytes of the payloads that a snapshot at the newest sequence holds.';
 COMMENT ON COLUMN sync.user_state.bundle_byte_count IS 'Sum of byte_count over the bundles of this scope in sync.bundle_log.';
-COMMENT ON COLUMN sync.user_state.last_bundle_at IS 'When the newest bundle was committed.';
+COMMENT ON COLUMN sync.user_state.last_bundle_at IS 'Start of the transaction that committed the newest bundle.';
 COMMENT ON COLUMN sync.user_state.initialization_id IS 'Id of the lease while initializing.';
 COMMENT ON COLUMN sync.user_state.lease_source_id IS 'Source that holds the lease while initializing.';
 COMMENT ON COLUMN sync.user_state.lease_expires_at IS 'When the lease ends, by the clock of this database.';
@@ -3099,7 +3107,7 @@ BEGIN
         AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = v_table.relation AND c.relrowsecurity)
         AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = v_table.relation AND k.contype = 'f' AND k.confrelid = k.conrelid)
         AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = v_table.relation
-                        AND (i.indisexclusion OR i.indisunique AND NOT v_table.key_attnum = ANY (i.indkey)))
+                        AND (i.indisexclusion OR i.indisunique AND NOT v_table.key_attnum = ANY ((i.indkey::smallint[])[0:i.indnkeyatts - 1])))
         AND (strpos(p_ops, 'I') = 0 OR sync.nothing_follows(v_table.relation, 'I'))
         AND (strpos(p_ops, 'U') = 0 OR sync.nothing_follows(v_table.relation, 'U'))
         AND (strpos(p_ops, 'D') = 0 OR sync.nothing_follows(v_table.relation, 'D'));
@@ -3781,7 +3789,7 @@ COMMENT ON COLUMN sync.open_bundles.row_count IS 'Effects that the emission has 
 COMMENT ON COLUMN sync.open_bundles.live_row_delta IS 'How many more live rows the scope has after the bundle; noted as row_count is.';
 COMMENT ON COLUMN sync.open_bundles.live_byte_delta IS 'How many more payload bytes the live rows of the scope have after the bundle; noted as row_count is.';
 COMMENT ON COLUMN sync.open_bundles.push_id IS 'Push session that is being committed; null for server-side writes.';
-COMMENT ON COLUMN sync.open_bundles.pushed_table_id IS 'Table of the row, for a push that has only one: the statement that applies it need not be noted where it can do nothing else, see sync.stands_alone.';
+COMMENT ON COLUMN sync.open_bundles.pushed_table_id IS 'Table of the row, for a push that has only one, and for several such: the statement that applies it need not be noted where it can do nothing else, see sync.stands_alone.';
 COMMENT ON COLUMN sync.open_bundles.is_implicit IS 'Made at commit for what plain SQL wrote, rather than opened beforehand. Kept when the bundle is entered, in case the transaction writes more; sync.sweep removes it later.';
 COMMENT ON COLUMN sync.open_bundles.user_id IS 'Scope id that every written row must carry.';
 COMMENT ON COLUMN sync.open_bundles.source_id IS 'Source that writes.';
