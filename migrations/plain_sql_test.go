@@ -802,3 +802,18 @@ func TestRowsThatWouldBeNobodys(t *testing.T) {
 		})
 	}
 }
+
+// TestRowsThatWouldBeNobodysInANewPartition: a partition that was added since registration has only a row trigger, which must know as well.
+func TestRowsThatWouldBeNobodysInANewPartition(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.NewDatabase(t))
+	exec(t, conn, `CREATE TABLE public.part (owner text NOT NULL, id text NOT NULL, UNIQUE (owner, id)) PARTITION BY LIST (id);
+		SELECT sync.register_table('public.part', 'id', scope => 'owner', policy => 'capture');
+		CREATE TABLE public.part_x PARTITION OF public.part FOR VALUES IN ('x', 'y')`)
+	exec(t, conn, "ALTER TABLE public.part ALTER owner DROP NOT NULL")
+	refusal := refused(t, conn, "INSERT INTO public.part_x VALUES (NULL, 'x')")
+	require.Equal(t, "OV030", refusal.Code, refusal.Message)
+	exec(t, conn, refusal.Hint)
+	exec(t, conn, "INSERT INTO public.part_x VALUES ('a', 'x')")
+	requireSound(t, conn)
+}
