@@ -498,6 +498,7 @@ DECLARE
     v_scope name := CASE WHEN register_table.scope_via IS NULL THEN scope END;
     v_problem text;
     v_remedy text;
+    v_is_locked boolean;
 BEGIN
     IF tbl IS NULL THEN
         PERFORM sync.fail('OV030', 'no table is named', NULL, 'Name one that is there: SELECT sync.register_table(''public.todos'', scope => ''owner_id'');');
@@ -534,15 +535,18 @@ BEGIN
         PERFORM sync.install_triggers(v_old.table_id);
         RETURN v_old.table_id;
     END IF;
-    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = tbl AND c.relkind IN ('r', 'p')) THEN
-        -- Before it is judged, and as strong as will be needed: to ask for more later could deadlock with who has read the table.
-        EXECUTE format('LOCK TABLE %s IN %s MODE', tbl, CASE WHEN EXISTS (
-            SELECT FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_scope AND NOT a.atthasdef) THEN 'ACCESS EXCLUSIVE' ELSE 'SHARE ROW EXCLUSIVE' END);
-    END IF;
-    SELECT p.problem, p.remedy INTO v_problem, v_remedy FROM sync.registration_problems(tbl, v_key, v_scope, register_table.scope_via) p LIMIT 1;
-    IF FOUND THEN
-        PERFORM sync.fail('OV030', v_problem, NULL, v_remedy);
-    END IF;
+    -- Judged before it is locked, so that what cannot be registered makes nobody wait, and once more as it is then.
+    FOREACH v_is_locked IN ARRAY ARRAY[false, true] LOOP
+        IF v_is_locked THEN
+            -- As strongly as will be needed: to ask for more later could deadlock with who has read the table.
+            EXECUTE format('LOCK TABLE %s IN %s MODE', tbl, CASE WHEN EXISTS (
+                SELECT FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_scope AND NOT a.atthasdef) THEN 'ACCESS EXCLUSIVE' ELSE 'SHARE ROW EXCLUSIVE' END);
+        END IF;
+        SELECT p.problem, p.remedy INTO v_problem, v_remedy FROM sync.registration_problems(tbl, v_key, v_scope, register_table.scope_via) p LIMIT 1;
+        IF FOUND THEN
+            PERFORM sync.fail('OV030', v_problem, NULL, v_remedy);
+        END IF;
+    END LOOP;
     INSERT INTO sync.table_catalog AS t (relation, relation_oid, schema_name, table_name, key_column, key_type, key_attnum, scope_column, scope_type, scope_attnum, scope_via, scope_via_attnum,
         scope_is_shown, on_scope_change, policy, external_references, columns_fingerprint, scope_default_before)
     SELECT tbl, tbl, n.nspname, c.relname, v_key, k.atttypid::regtype::text, k.attnum, v_scope, s.atttypid::regtype::text, s.attnum, v.attname, v.attnum,
