@@ -14,9 +14,9 @@ COMMENT ON COLUMN sync.user_state.pruned_bundle_seq IS 'Up to here sync.prune ha
 -- sync.prune_scope raises the floor of one scope and removes what retention no longer needs, at most p_max_bundles bundles
 -- (and about 20,000 effects) at a time.
 -- Returns the number of bundles removed. 0: nothing is left to remove, a snapshot still needs it, or another session is at it.
--- Errors: 22023 p_retained_bundles below 1; 55P03 the scope's row stayed locked for half a second: try again later.
+-- Errors: 22023 p_retained_bundles below 1; 55P03 the scope's row stayed locked for half a second, or was locked without p_waits: try again later.
 -- Locks: the oldest bundle while it works, so that others pass this scope over; the scope's row only at the end.
-CREATE FUNCTION sync.prune_scope(p_user_pk bigint, p_retained_bundles bigint, p_max_bundles bigint DEFAULT 1000)
+CREATE FUNCTION sync.prune_scope(p_user_pk bigint, p_retained_bundles bigint, p_max_bundles bigint DEFAULT 1000, p_waits boolean DEFAULT true)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -70,6 +70,9 @@ BEGIN
             SELECT count(*), coalesce(sum(g.byte_count), 0) INTO v_bundles, v_bytes FROM gone g;
         END IF;
     END IF;
+    IF NOT p_waits THEN
+        PERFORM FROM sync.user_state u WHERE u.user_pk = p_user_pk FOR NO KEY UPDATE NOWAIT;
+    END IF;
     UPDATE sync.user_state u
     SET retained_bundle_floor = greatest(u.retained_bundle_floor, v_floor), pruned_bundle_seq = greatest(u.pruned_bundle_seq, v_to),
         bundle_byte_count = u.bundle_byte_count - v_bytes
@@ -77,7 +80,7 @@ BEGIN
     RETURN v_bundles;
 END
 $$;
-COMMENT ON FUNCTION sync.prune_scope(bigint, bigint, bigint) IS 'Raises the floor of one scope and removes bundles and versions that retention no longer needs; returns the number of bundles removed.';
+COMMENT ON FUNCTION sync.prune_scope(bigint, bigint, bigint, boolean) IS 'Raises the floor of one scope and removes bundles and versions that retention no longer needs; returns the number of bundles removed.';
 
 -- sync.prune does the same for all scopes that have something to prune, at most p_max_bundles bundles in all. Servers prune
 -- by themselves; this is for a database without one, or for pruning further. Call it until it returns 0.
@@ -99,9 +102,9 @@ BEGIN
     LOOP
         EXIT WHEN v_left <= 0;
         BEGIN
-            v_left := v_left - sync.prune_scope(v_user_pk, p_retained_bundles, v_left);
+            v_left := v_left - sync.prune_scope(v_user_pk, p_retained_bundles, v_left, false);
         EXCEPTION WHEN lock_not_available THEN
-            NULL; -- Waiting longer while holding other scopes could deadlock with a transaction that writes several.
+            NULL; -- Waiting while holding other scopes could deadlock with a transaction that writes several.
         END;
     END LOOP;
     RETURN p_max_bundles - v_left;
@@ -110,8 +113,8 @@ $$;
 COMMENT ON FUNCTION sync.prune(bigint, bigint) IS 'Removes bundles and versions that retention no longer needs, over all scopes; returns the number of bundles removed. Call it until it returns 0.';
 
 -- sync.sweep removes sessions that expired longer than p_grace ago, so that a client still learns for a while that its session
--- expired, and what nothing refers to any more: chunks and marks of sessions that are gone, and what a transaction
--- left that was committed with its bundle open.
+-- expired, and what nothing refers to any more: chunks and marks of sessions that are gone, and what transactions
+-- of plain SQL, or a dump, have left.
 -- Returns the number of sessions removed, at most p_max_sessions of each kind.
 -- Errors: none. Locks: the rows removed; sessions in use are passed over.
 CREATE FUNCTION sync.sweep(p_grace interval DEFAULT '15 minutes', p_max_sessions bigint DEFAULT 1000)
@@ -172,5 +175,5 @@ DROP TRIGGER bound_snapshot_sessions ON sync.snapshot_sessions;
 DROP FUNCTION sync.bound_snapshot_sessions();
 DROP FUNCTION sync.sweep(interval, bigint);
 DROP FUNCTION sync.prune(bigint, bigint);
-DROP FUNCTION sync.prune_scope(bigint, bigint, bigint);
+DROP FUNCTION sync.prune_scope(bigint, bigint, bigint, boolean);
 ALTER TABLE sync.user_state DROP COLUMN pruned_bundle_seq;
