@@ -234,8 +234,8 @@ func TestATriggerThatWantsTheOrderPushed(t *testing.T) {
 	require.Equal(t, 1, d.push(1, post, user))
 }
 
-// Types that have a language of their own refuse a text as a syntax error, or as
-// something that is not implemented, which is the row's and not the server's.
+// Types that have a language of their own refuse a text as a syntax error, or as a
+// feature that PostgreSQL lacks, which is the row's fault and not the server's.
 func TestRejectionsOfSyntax(t *testing.T) {
 	t.Parallel()
 	a := newUncheckedAPI(t, thingsSchema, func(c *oversync.ServiceConfig) {

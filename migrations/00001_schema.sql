@@ -46,7 +46,7 @@ COMMENT ON COLUMN sync.user_state.retained_bundle_floor IS 'Bundles at or below 
 COMMENT ON COLUMN sync.user_state.live_row_count IS 'Rows that a snapshot at the newest sequence holds.';
 COMMENT ON COLUMN sync.user_state.live_byte_count IS 'Bytes of the payloads that a snapshot at the newest sequence holds.';
 COMMENT ON COLUMN sync.user_state.bundle_byte_count IS 'Sum of byte_count over the bundles of this scope in sync.bundle_log.';
-COMMENT ON COLUMN sync.user_state.last_bundle_at IS 'When the newest bundle was committed.';
+COMMENT ON COLUMN sync.user_state.last_bundle_at IS 'Start of the transaction that committed the newest bundle.';
 COMMENT ON COLUMN sync.user_state.initialization_id IS 'Id of the lease while initializing.';
 COMMENT ON COLUMN sync.user_state.lease_source_id IS 'Source that holds the lease while initializing.';
 COMMENT ON COLUMN sync.user_state.lease_expires_at IS 'When the lease ends, by the clock of this database.';
@@ -120,7 +120,7 @@ COMMENT ON COLUMN sync.bundle_rows.payload IS 'The whole row after the change as
 COMMENT ON INDEX sync.bundle_rows_newest_of_key IS 'Finds the newest version of a key, and walks a scope in snapshot order.';
 
 --
--- What a running transaction needs. Unlogged: nothing here outlives its transaction.
+-- What a running transaction needs. Unlogged: a crash ends the transactions, and what is left here of those that are over means nothing.
 --
 CREATE UNLOGGED TABLE sync.open_bundles (
     xid              xid8 NOT NULL,
@@ -147,7 +147,7 @@ COMMENT ON COLUMN sync.open_bundles.row_count IS 'Effects that the emission has 
 COMMENT ON COLUMN sync.open_bundles.live_row_delta IS 'How many more live rows the scope has after the bundle; noted as row_count is.';
 COMMENT ON COLUMN sync.open_bundles.live_byte_delta IS 'How many more payload bytes the live rows of the scope have after the bundle; noted as row_count is.';
 COMMENT ON COLUMN sync.open_bundles.push_id IS 'Push session that is being committed; null for server-side writes.';
-COMMENT ON COLUMN sync.open_bundles.pushed_table_id IS 'Table of the row, for a push that has only one: the statement that applies it need not be noted where it can do nothing else, see sync.stands_alone.';
+COMMENT ON COLUMN sync.open_bundles.pushed_table_id IS 'Table of the row, for a push that has only one, and for several such: the statement that applies it need not be noted where it can do nothing else, see sync.stands_alone.';
 COMMENT ON COLUMN sync.open_bundles.is_implicit IS 'Made at commit for what plain SQL wrote, rather than opened beforehand. Kept when the bundle is entered, in case the transaction writes more; sync.sweep removes it later.';
 COMMENT ON COLUMN sync.open_bundles.user_id IS 'Scope id that every written row must carry.';
 COMMENT ON COLUMN sync.open_bundles.source_id IS 'Source that writes.';
@@ -172,6 +172,9 @@ COMMENT ON COLUMN sync.captured_keys.at_commit IS 'Written outside a bundle: bec
 COMMENT ON COLUMN sync.captured_keys.keys IS 'Keys touched, in the order of the statement.';
 COMMENT ON COLUMN sync.captured_keys.scopes IS 'Scope of each key; a single one is that of all keys. Null: the scope of the open bundle, or still to be found through a parent.';
 
+--
+-- Whose rows these are, beside the log.
+--
 CREATE TABLE sync.row_owners (
     table_id  integer NOT NULL,
     user_pk   bigint NOT NULL,

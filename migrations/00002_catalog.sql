@@ -114,8 +114,9 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.relation_literal(oid) IS 'How the code made for a table names one by its number.';
 
--- sync.is_altered_now tells whether a table has another fingerprint now, or lets its key or scope be null, or is not the registered table of this id: its number is written into
--- the code made for it, and is another one, or that of another table, where a dump was restored. Volatile, as sync.columns_fingerprint.
+-- sync.is_altered_now tells whether a table has another fingerprint now, or lets its key or scope be null, or is not the registered table of
+-- this id: its number is written into the code made for it, and is another one, or that of another table, where a dump was restored.
+-- Volatile, as sync.columns_fingerprint.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer)
 RETURNS boolean
@@ -129,7 +130,7 @@ BEGIN
                    WHERE t.table_id = p_table_id AND NOT a.attnotnull);
 END
 $$;
-COMMENT ON FUNCTION sync.is_altered_now(regclass, bigint, integer) IS 'Whether a table has another fingerprint now, or is not the registered table of this id.';
+COMMENT ON FUNCTION sync.is_altered_now(regclass, bigint, integer) IS 'Whether a table has another fingerprint now, lets its key or scope be null, or is not the registered table of this id.';
 
 -- sync.is_altered is sync.is_altered_now; null under a snapshot that may be older than the last ALTER TABLE.
 -- Called immutable, which it is not, so that PostgreSQL asks once, when it plans what asks, and not in each statement: a plan that names a

@@ -1,6 +1,6 @@
 -- Tables against the log: rows that were there before registration, rows whose wire form an ALTER TABLE changed, and rows that
--- got round the triggers. All three are the same: keys whose live row is not what the log has. They are queued, and emitted
--- in batches, each a short transaction.
+-- got round the triggers. All three are the same: keys whose live row is not what the log has. The first two are queued, and
+-- emitted in batches, each a short transaction; repair emits at once.
 --
 -- Locks: creates new objects only.
 
@@ -37,8 +37,7 @@ COMMENT ON COLUMN sync.adoptions.is_prompt IS 'To be done as soon as the parents
 --
 -- What differs.
 --
--- sync.scope_joins returns the joins and the condition that leave only the rows of a scope, so that indexes lead from the scope to them;
--- and, as scope, the SQL of a row's scope id.
+-- sync.scope_joins returns the joins and the condition that leave only the rows of a scope, so that indexes lead from the scope to them.
 -- Errors: OV030 if the foreign key to a parent is gone. Locks: none.
 CREATE FUNCTION sync.scope_joins(p_table sync.table_catalog, p_alias text, p_user_id text)
 RETURNS text
@@ -71,7 +70,7 @@ $$;
 COMMENT ON FUNCTION sync.scope_joins(sync.table_catalog, text, text) IS 'SQL joins and condition that leave only the rows of a scope.';
 
 -- sync.live_rows_statement returns the query that gives scope, key and wire form of a table's live rows; of one scope ($1) if p_one_scope.
--- Errors: none. Locks: none.
+-- Errors: as sync.scope_joins. Locks: none.
 CREATE FUNCTION sync.live_rows_statement(p_table sync.table_catalog, p_one_scope boolean)
 RETURNS text
 LANGUAGE sql STABLE
@@ -299,8 +298,8 @@ COMMENT ON FUNCTION sync.repair(text) IS 'Enters what sync.verify finds for a sc
 --
 -- Adoption.
 --
--- sync.require_latest_rows refuses to enter rows that were there before into the log in a transaction that does not see what is committed meanwhile: it would
--- enter rows that are gone, once it has waited for a scope.
+-- sync.require_latest_rows refuses to enter rows that were there before into the log in a transaction that does not see what is committed
+-- meanwhile: it would enter rows that are gone, once it has waited for a scope.
 -- Errors: OV030. Locks: none.
 CREATE FUNCTION sync.require_latest_rows(p_what text)
 RETURNS void
