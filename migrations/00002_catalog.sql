@@ -19,6 +19,7 @@ CREATE TABLE sync.table_catalog (
     scope_attnum         smallint,
     scope_via            name,
     scope_via_attnum     smallint,
+    scope_parent         regclass,
     scope_is_shown       boolean NOT NULL DEFAULT false,
     on_scope_change      text NOT NULL DEFAULT 'refuse',
     policy               text NOT NULL DEFAULT 'reject',
@@ -54,6 +55,7 @@ COMMENT ON COLUMN sync.table_catalog.scope_type IS 'Type of the scope column; it
 COMMENT ON COLUMN sync.table_catalog.scope_attnum IS 'Number of the scope column, which stays when it is renamed.';
 COMMENT ON COLUMN sync.table_catalog.scope_via IS 'Column that refers to the parent whose scope a row has.';
 COMMENT ON COLUMN sync.table_catalog.scope_via_attnum IS 'Number of that column, which stays when it is renamed.';
+COMMENT ON COLUMN sync.table_catalog.scope_parent IS 'Table that it referred to at the last registration or refresh.';
 COMMENT ON COLUMN sync.table_catalog.scope_is_shown IS 'Whether clients see the scope column. They can never write it.';
 COMMENT ON COLUMN sync.table_catalog.on_scope_change IS 'What a parent''s change of scope does to the rows of this table: refuse (an error) or move (they go along).';
 COMMENT ON COLUMN sync.table_catalog.external_references IS 'Foreign keys (constraint names, or schema.table referred to) that may point to tables that are not registered.';
@@ -114,8 +116,27 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.relation_literal(oid) IS 'How the code made for a table names one by its number.';
 
--- sync.is_altered_now tells whether a table has another fingerprint now, or lets its key or scope be null, or is not the registered table of
--- this id: its number is written into the code made for it, and is another one, or that of another table, where a dump was restored.
+-- sync.has_another_parent tells whether a table finds its scope through another table than at its last registration or refresh: its foreign
+-- key was put in the place of the one that there was. Volatile, as sync.columns_fingerprint.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.has_another_parent(p_table_id integer)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN coalesce((
+        SELECT bool_and(k.confrelid <> t.scope_parent)
+        FROM sync.table_catalog t
+        JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = t.scope_via AND NOT a.attisdropped
+        JOIN pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[a.attnum]
+        WHERE t.table_id = p_table_id), false);
+END
+$$;
+COMMENT ON FUNCTION sync.has_another_parent(integer) IS 'Whether a table finds its scope through another table than at its last registration or refresh.';
+
+-- sync.is_altered_now tells whether a table has another fingerprint or parent now, or lets its key or scope be null, or is not the registered table
+-- of this id: its number is written into the code made for it, and is another one, or that of another table, where a dump was restored.
 -- Volatile, as sync.columns_fingerprint.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer)
@@ -126,11 +147,12 @@ AS $$
 BEGIN
     RETURN coalesce((SELECT t.relation <> p_relation FROM sync.table_catalog t WHERE t.table_id = p_table_id), false)
         OR sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint
+        OR sync.has_another_parent(p_table_id)
         OR EXISTS (SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname IN (t.key_column, t.scope_column, t.scope_via)
                    WHERE t.table_id = p_table_id AND NOT a.attnotnull);
 END
 $$;
-COMMENT ON FUNCTION sync.is_altered_now(regclass, bigint, integer) IS 'Whether a table has another fingerprint now, lets its key or scope be null, or is not the registered table of this id.';
+COMMENT ON FUNCTION sync.is_altered_now(regclass, bigint, integer) IS 'Whether a table has another fingerprint or parent now, lets its key or scope be null, or is not the registered table of this id.';
 
 -- sync.is_altered is sync.is_altered_now; null under a snapshot that may be older than the last ALTER TABLE.
 -- Called immutable, which it is not, so that PostgreSQL asks once, when it plans what asks, and not in each statement: a plan that names a
@@ -504,6 +526,7 @@ DROP FUNCTION sync.runs_code(oid);
 DROP FUNCTION sync.altered_condition(oid, bigint, integer);
 DROP FUNCTION sync.is_altered(regclass, bigint, integer);
 DROP FUNCTION sync.is_altered_now(regclass, bigint, integer);
+DROP FUNCTION sync.has_another_parent(integer);
 DROP FUNCTION sync.relation_literal(oid);
 DROP FUNCTION sync.columns_fingerprint(oid);
 DROP TABLE sync.table_order_overrides;

@@ -562,6 +562,8 @@ BEGIN
         key_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.key_column),
         scope_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column),
         scope_via_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_via),
+        scope_parent = (SELECT k.confrelid FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = tbl AND a.attname = v_table.scope_via
+                        WHERE k.conrelid = tbl AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[a.attnum]),
         scope_type = (SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column)
     WHERE t.table_id = v_table.table_id
     RETURNING t.* INTO v_table;

@@ -152,3 +152,29 @@ func TestHintsThatCanBeFollowed(t *testing.T) {
 	requireSound(t, conn)
 	require.Contains(t, refused(t, conn, "SELECT sync.register_table('d', scope => 'owner')").Hint, "SELECT sync.register_table('public.outside', scope => '...');")
 }
+
+// TestAParentInPlaceOfAnother: once the foreign key that says whose a row is leads to another table, that one says it, refreshed or not, in
+// sessions that keep plans too.
+func TestAParentInPlaceOfAnother(t *testing.T) {
+	t.Parallel()
+	conn := registered(t, `CREATE TABLE old_list (id bigint PRIMARY KEY, nr text UNIQUE NOT NULL, owner_id text NOT NULL); CREATE TABLE new_list (LIKE old_list INCLUDING ALL);
+		CREATE TABLE task (id text PRIMARY KEY, list_id bigint NOT NULL REFERENCES old_list, title text)`)
+	inTx(t, conn, func() {
+		exec(t, conn, `SELECT sync.register_table('old_list', sync_key => 'nr', scope => 'owner_id', policy => 'capture'), sync.register_table('new_list', sync_key => 'nr', scope => 'owner_id', policy => 'capture'),
+			sync.register_table('task', scope_via => 'list_id', policy => 'capture', on_scope_change => 'move')`)
+	})
+	exec(t, conn, "INSERT INTO old_list VALUES (1, 'a', 'ann'), (2, 'b', 'ann'); INSERT INTO new_list VALUES (1, 'a', 'bob'), (2, 'b', 'ann'); INSERT INTO task VALUES ('one', 1), ('two', 2)")
+	const owners = "SELECT key || ' ' || string_agg(user_id, ' ' ORDER BY user_id) FROM (SELECT DISTINCT ON (user_id, key) user_id, key, op FROM sync.rows WHERE table_name = 'task' ORDER BY user_id, key, bundle_seq DESC) AS r WHERE op <> 'DELETE' GROUP BY key ORDER BY key"
+	require.Equal(t, []string{"one ann", "two ann"}, column[string](t, conn, owners))
+
+	other := connect(t, conn.Config().ConnString())
+	exec(t, other, "ALTER TABLE task DROP CONSTRAINT task_list_id_fkey, ADD CONSTRAINT task_of_new FOREIGN KEY (list_id) REFERENCES new_list")
+	exec(t, conn, "INSERT INTO task VALUES ('three', 1), ('four', 2); UPDATE task SET title = 'x' WHERE id = 'two'")
+	require.Equal(t, []string{"four ann", "one ann", "three bob", "two ann"}, column[string](t, conn, owners))
+	require.Len(t, column[string](t, conn, "SELECT remedy FROM sync.check() WHERE object = 'public.task'"), 1)
+
+	exec(t, conn, value[string](t, conn, "SELECT remedy FROM sync.check() WHERE object = 'public.task'"))
+	require.Equal(t, []string{"four ann", "one bob", "three bob", "two ann"}, column[string](t, conn, owners))
+	require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check()"))
+	require.Zero(t, value[int](t, conn, "SELECT count(*) FROM sync.verify('ann')")+value[int](t, conn, "SELECT count(*) FROM sync.verify('bob')"))
+}

@@ -197,6 +197,7 @@ CREATE TABLE sync.table_catalog (
     scope_attnum smallint,
     scope_via name,
     scope_via_attnum smallint,
+    scope_parent regclass,
     scope_is_shown boolean DEFAULT false NOT NULL,
     on_scope_change text DEFAULT 'refuse'::text NOT NULL,
     policy text DEFAULT 'reject'::text NOT NULL,
@@ -227,6 +228,7 @@ COMMENT ON COLUMN sync.table_catalog.scope_type IS 'Type of the scope column; it
 COMMENT ON COLUMN sync.table_catalog.scope_attnum IS 'Number of the scope column, which stays when it is renamed.';
 COMMENT ON COLUMN sync.table_catalog.scope_via IS 'Column that refers to the parent whose scope a row has.';
 COMMENT ON COLUMN sync.table_catalog.scope_via_attnum IS 'Number of that column, which stays when it is renamed.';
+COMMENT ON COLUMN sync.table_catalog.scope_parent IS 'Table that it referred to at the last registration or refresh.';
 COMMENT ON COLUMN sync.table_catalog.scope_is_shown IS 'Whether clients see the scope column. They can never write it.';
 COMMENT ON COLUMN sync.table_catalog.on_scope_change IS 'What a parent''s change of scope does to the rows of this table: refuse (an error) or move (they go along).';
 COMMENT ON COLUMN sync.table_catalog.policy IS 'What happens to a write outside a bundle: reject (an error) or capture (it becomes a bundle at commit).';
@@ -686,7 +688,7 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     AS $_$
     WITH RECURSIVE registered AS (
         SELECT t AS entry, t.table_id, t.relation, format('%I.%I', t.schema_name, t.table_name) AS name, sync.catalog_entry(t.table_id) AS entry_now,
-               t.columns_fingerprint <> sync.columns_fingerprint(t.relation) AS is_altered,
+               t.columns_fingerprint <> sync.columns_fingerprint(t.relation) OR sync.has_another_parent(t.table_id) AS is_altered,
                (n.nspname, c.relname) IS DISTINCT FROM (t.schema_name::name, t.table_name::name) AS is_renamed,
                t.relation_oid <> t.relation AS is_restored
         FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -1503,6 +1505,20 @@ CREATE FUNCTION sync.guard_statement(p_table sync.table_catalog) RETURNS text
     ) AS g
 $_$;
 COMMENT ON FUNCTION sync.guard_statement(p_table sync.table_catalog) IS 'Text of the condition that a row refers across scopes; null if no foreign key can.';
+CREATE FUNCTION sync.has_another_parent(p_table_id integer) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RETURN coalesce((
+        SELECT bool_and(k.confrelid <> t.scope_parent)
+        FROM sync.table_catalog t
+        JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = t.scope_via AND NOT a.attisdropped
+        JOIN pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[a.attnum]
+        WHERE t.table_id = p_table_id), false);
+END
+$$;
+COMMENT ON FUNCTION sync.has_another_parent(p_table_id integer) IS 'Whether a table finds its scope through another table than at its last registration or refresh.';
 CREATE FUNCTION sync.install_functions(p_table sync.table_catalog) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1592,11 +1608,12 @@ CREATE FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p
 BEGIN
     RETURN coalesce((SELECT t.relation <> p_relation FROM sync.table_catalog t WHERE t.table_id = p_table_id), false)
         OR sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint
+        OR sync.has_another_parent(p_table_id)
         OR EXISTS (SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname IN (t.key_column, t.scope_column, t.scope_via)
                    WHERE t.table_id = p_table_id AND NOT a.attnotnull);
 END
 $$;
-COMMENT ON FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer) IS 'Whether a table has another fingerprint now, lets its key or scope be null, or is not the registered table of this id.';
+COMMENT ON FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer) IS 'Whether a table has another fingerprint or parent now, lets its key or scope be null, or is not the registered table of this id.';
 CREATE FUNCTION sync.is_conflict(p_op "char", p_base_row_version bigint, p_bundle_seq bigint, p_newest_op "char") RETURNS boolean
     LANGUAGE sql IMMUTABLE
     RETURN ((p_base_row_version <> COALESCE(p_bundle_seq, (0)::bigint)) OR ((p_op = 'I'::"char") = ((p_newest_op IS NOT NULL) AND (p_newest_op <> 'D'::"char"))));
@@ -2393,6 +2410,8 @@ BEGIN
         key_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.key_column),
         scope_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column),
         scope_via_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_via),
+        scope_parent = (SELECT k.confrelid FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = tbl AND a.attname = v_table.scope_via
+                        WHERE k.conrelid = tbl AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[a.attnum]),
         scope_type = (SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column)
     WHERE t.table_id = v_table.table_id
     RETURNING t.* INTO v_table;
@@ -2477,9 +2496,10 @@ BEGIN
             PERFORM sync.fail('OV030', v_problem, NULL, v_remedy);
         END IF;
     END LOOP;
-    INSERT INTO sync.table_catalog AS t (relation, relation_oid, schema_name, table_name, key_column, key_type, key_attnum, scope_column, scope_type, scope_attnum, scope_via, scope_via_attnum,
+    INSERT INTO sync.table_catalog AS t (relation, relation_oid, schema_name, table_name, key_column, key_type, key_attnum, scope_column, scope_type, scope_attnum, scope_via, scope_via_attnum, scope_parent,
         scope_is_shown, on_scope_change, policy, external_references, columns_fingerprint, scope_default_before)
     SELECT tbl, tbl, n.nspname, c.relname, v_key, k.atttypid::regtype::text, k.attnum, v_scope, s.atttypid::regtype::text, s.attnum, v.attname, v.attnum,
+           (SELECT f.confrelid FROM pg_constraint f WHERE f.conrelid = tbl AND f.contype = 'f' AND f.conparentid = 0 AND f.conkey = ARRAY[v.attnum]),
            show_scope, register_table.on_scope_change, coalesce(register_table.policy, 'reject'), register_table.external_references,
            sync.columns_fingerprint(tbl), (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = tbl AND d.adnum = s.attnum)
     FROM pg_class c
@@ -4109,7 +4129,7 @@ CREATE VIEW sync.tables AS
     t.key_column,
     COALESCE((t.scope_column)::text, ('through '::text || (t.scope_via)::text)) AS scope,
     t.policy,
-    (t.columns_fingerprint IS DISTINCT FROM sync.columns_fingerprint((t.relation)::oid)) AS was_altered,
+    ((t.columns_fingerprint IS DISTINCT FROM sync.columns_fingerprint((t.relation)::oid)) OR sync.has_another_parent(t.table_id)) AS was_altered,
         CASE
             WHEN (a.table_id IS NULL) THEN (0)::bigint
             WHEN (a.row_count IS NOT NULL) THEN ( SELECT sum(cardinality(q.keys)) AS sum
