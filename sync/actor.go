@@ -24,3 +24,20 @@ func ActorFromContext(ctx context.Context) (Actor, bool) {
 	actor, ok := ctx.Value(actorContextKey{}).(Actor)
 	return actor, ok
 }
+
+// validate trims the actor as the transport does and refuses ids that cannot be
+// stored.
+func (a Actor) validate() (Actor, error) {
+	a, err := a.validateUser()
+	if err != nil {
+		return a, err
+	}
+	a.SourceID, err = validateSource("source id", a.SourceID)
+	return a, err
+}
+
+// validateUser is validate for operations that have no source.
+func (a Actor) validateUser() (_ Actor, err error) {
+	a.UserID, err = validateID("user id", a.UserID)
+	return a, err
+}

@@ -2,7 +2,12 @@ package oversync
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"maps"
+	"math"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -146,4 +151,106 @@ type ScopeWriteResult struct {
 	AutoInitialized bool
 	// Bundle is the bundle that was committed.
 	Bundle *Bundle
+}
+
+// What a zero in ServiceConfig stands for.
+const (
+	defaultChunkRows              = 1000
+	maxChunkRows                  = 5000
+	defaultSessionTTL             = 15 * time.Minute
+	defaultRetainedBundlesPerUser = 10_000
+	defaultPruneBatchSize         = 1000
+	defaultBundlesPerPull         = 1000
+	maxBundlesPerPull             = 5000
+)
+
+// validate refuses settings that cannot be meant.
+func (c *ServiceConfig) validate() error {
+	for name, value := range map[string]int64{
+		"MaxSupportedSchemaVersion":          int64(c.MaxSupportedSchemaVersion),
+		"MaxRowsPerBundle":                   int64(c.MaxRowsPerBundle),
+		"MaxBytesPerBundle":                  int64(c.MaxBytesPerBundle),
+		"DefaultRowsPerPushChunk":            int64(c.DefaultRowsPerPushChunk),
+		"MaxRowsPerPushChunk":                int64(c.MaxRowsPerPushChunk),
+		"PushSessionTTL":                     int64(c.PushSessionTTL),
+		"InitializationLeaseTTL":             int64(c.InitializationLeaseTTL),
+		"DefaultRowsPerCommittedBundleChunk": int64(c.DefaultRowsPerCommittedBundleChunk),
+		"MaxRowsPerCommittedBundleChunk":     int64(c.MaxRowsPerCommittedBundleChunk),
+		"DefaultRowsPerSnapshotChunk":        int64(c.DefaultRowsPerSnapshotChunk),
+		"MaxRowsPerSnapshotChunk":            int64(c.MaxRowsPerSnapshotChunk),
+		"SnapshotSessionTTL":                 int64(c.SnapshotSessionTTL),
+		"MaxRowsPerSnapshotSession":          c.MaxRowsPerSnapshotSession,
+		"MaxBytesPerSnapshotSession":         c.MaxBytesPerSnapshotSession,
+		"RetainedBundlesPerUser":             c.RetainedBundlesPerUser,
+		"RetentionPruneBatchSize":            c.RetentionPruneBatchSize,
+		"UploadLockTimeout":                  int64(c.UploadLockTimeout),
+	} {
+		if value < 0 {
+			return fmt.Errorf("oversync: %s is negative: set a positive value, or 0 for its default", name)
+		}
+	}
+	// What the database cannot take would be refused at every push, or in the background.
+	if c.UploadLockTimeout.Milliseconds() > math.MaxInt32 {
+		return fmt.Errorf("oversync: UploadLockTimeout is %v: set at most %v, or 0 for no bound", c.UploadLockTimeout, math.MaxInt32*time.Millisecond)
+	}
+	if c.RetentionPruneBatchSize > math.MaxInt32 {
+		return fmt.Errorf("oversync: RetentionPruneBatchSize is %d: set at most %d", c.RetentionPruneBatchSize, math.MaxInt32)
+	}
+	filled := c.withDefaults()
+	for name, rows := range map[string][2]int{ // a client that does as it is told must not be refused, nor told more than it gets
+		"RowsPerPushChunk":            {filled.DefaultRowsPerPushChunk, filled.MaxRowsPerPushChunk},
+		"RowsPerCommittedBundleChunk": {filled.DefaultRowsPerCommittedBundleChunk, filled.MaxRowsPerCommittedBundleChunk},
+		"RowsPerSnapshotChunk":        {filled.DefaultRowsPerSnapshotChunk, filled.MaxRowsPerSnapshotChunk},
+	} {
+		if rows[0] > rows[1] {
+			return fmt.Errorf("oversync: Default%[1]s (%[2]d) is above Max%[1]s (%[3]d): lower the one or raise the other", name, rows[0], rows[1])
+		}
+	}
+	for _, table := range c.RegisteredTables {
+		if strings.TrimSpace(table.Table) == "" || len(table.SyncKeyColumns) > 1 {
+			return &UnsupportedSchemaError{Message: fmt.Sprintf("registered table %q needs a name and at most one sync key column", Key(table.Schema, table.Table))}
+		}
+		// A quoted name would lose it, and be that of another table.
+		if strings.Contains(table.Schema+table.Table+strings.Join(table.SyncKeyColumns, ""), "\x00") {
+			return &UnsupportedSchemaError{Message: fmt.Sprintf("registered table %q has a character U+0000 in its name or key: take it out", Key(table.Schema, table.Table))}
+		}
+	}
+	for child, parents := range c.DependencyOverrides {
+		if strings.Contains(child+strings.Join(parents, ""), "\x00") {
+			return &UnsupportedSchemaError{Message: fmt.Sprintf("the dependency override of %q has a character U+0000 in a name: take it out", child)}
+		}
+	}
+	return nil
+}
+
+// withDefaults returns a copy of the config with its zeros filled in.
+func (c *ServiceConfig) withDefaults() ServiceConfig {
+	filled := *c
+	filled.RegisteredTables = slices.Clone(c.RegisteredTables)
+	for i, table := range filled.RegisteredTables {
+		filled.RegisteredTables[i].SyncKeyColumns = slices.Clone(table.SyncKeyColumns)
+	}
+	filled.DependencyOverrides = maps.Clone(c.DependencyOverrides)
+	for child, parents := range filled.DependencyOverrides {
+		filled.DependencyOverrides[child] = slices.Clone(parents)
+	}
+	setDefault(&filled.MaxRowsPerPushChunk, maxChunkRows)
+	setDefault(&filled.DefaultRowsPerPushChunk, min(defaultChunkRows, filled.MaxRowsPerPushChunk))
+	setDefault(&filled.MaxRowsPerCommittedBundleChunk, maxChunkRows)
+	setDefault(&filled.DefaultRowsPerCommittedBundleChunk, min(defaultChunkRows, filled.MaxRowsPerCommittedBundleChunk))
+	setDefault(&filled.MaxRowsPerSnapshotChunk, maxChunkRows)
+	setDefault(&filled.DefaultRowsPerSnapshotChunk, min(defaultChunkRows, filled.MaxRowsPerSnapshotChunk))
+	setDefault(&filled.PushSessionTTL, defaultSessionTTL)
+	setDefault(&filled.SnapshotSessionTTL, defaultSessionTTL)
+	setDefault(&filled.InitializationLeaseTTL, defaultSessionTTL)
+	setDefault(&filled.RetainedBundlesPerUser, defaultRetainedBundlesPerUser)
+	setDefault(&filled.RetentionPruneBatchSize, defaultPruneBatchSize)
+	return filled
+}
+
+func setDefault[T comparable](setting *T, value T) {
+	var zero T
+	if *setting == zero {
+		*setting = value
+	}
 }

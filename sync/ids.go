@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/google/uuid"
 )
 
 // maxIDBytes bounds user and source ids. The database has the same bound.
@@ -51,4 +53,11 @@ func validateSource(what, id string) (string, error) {
 		}
 	}
 	return id, err
+}
+
+// parseSessionID reads a session id of ours. ok is false for what no session can
+// have: the caller then answers that there is none.
+func parseSessionID(id string) (_ uuid.UUID, ok bool) {
+	parsed, err := uuid.Parse(id)
+	return parsed, err == nil && len(id) == 36
 }
