@@ -424,12 +424,13 @@ BEGIN
     -- Read once the scope is locked, since sources move on only under that lock.
     SELECT min(r.table_id) AS table_id, count(DISTINCT r.table_id) AS table_count, count(DISTINCT r.key_bytes) AS row_count,
            bool_or(sync.is_conflict(r.op, r.base_row_version, r.newest_bundle_seq, r.newest_op)) AS is_conflict,
-           array_agg(r.source_bundle_id) AS source_bundle_ids, array_agg(r.bytes_before) AS bytes_before,
-           array_agg(r.table_id) AS table_ids, string_agg(r.op::text, '') AS ops, array_agg(r.base_row_version) AS base_row_versions,
-           array_agg(r.key_bytes) AS keys, array_agg(r.payload) AS payloads
+           -- Each in order by itself: PostgreSQL may sort what comes in for the DISTINCT above.
+           array_agg(r.source_bundle_id ORDER BY r.place) AS source_bundle_ids, array_agg(r.bytes_before ORDER BY r.place) AS bytes_before,
+           array_agg(r.table_id ORDER BY r.place) AS table_ids, string_agg(r.op::text, '' ORDER BY r.place) AS ops, array_agg(r.base_row_version ORDER BY r.place) AS base_row_versions,
+           array_agg(r.key_bytes ORDER BY r.place) AS keys, array_agg(r.payload ORDER BY r.place) AS payloads
     INTO v_rows
     FROM (
-        SELECT p.source_bundle_id, p.table_id, p.op, p.base_row_version, p.key_bytes, p.payload,
+        SELECT m.place, p.source_bundle_id, p.table_id, p.op, p.base_row_version, p.key_bytes, p.payload,
                newest.bundle_seq AS newest_bundle_seq, newest.op AS newest_op, coalesce(newest.payload_bytes, 0)::bigint AS bytes_before
         FROM ROWS FROM (unnest(p_push_ids), unnest(p_source_ids)) WITH ORDINALITY AS m(push_id, source_id, place)
         CROSS JOIN LATERAL (SELECT s.* FROM sync.push_sessions s WHERE s.push_id = m.push_id OFFSET 0) AS p
@@ -442,7 +443,6 @@ BEGIN
         WHERE p.user_pk = v_user.user_pk AND p.source_id = m.source_id AND p.expires_at > clock_timestamp() AND p.initialization_id IS NULL
           AND p.planned_row_count = 1 AND p.staged_row_count = 1
           AND p.source_bundle_id = coalesce(s.last_source_bundle_id, 0) + 1 AND s.state IS DISTINCT FROM 'retired'
-        ORDER BY m.place
     ) AS r;
     IF v_user.state IS DISTINCT FROM 'initialized' OR v_rows.row_count <> v_count OR v_rows.table_count <> 1 OR v_rows.is_conflict
        OR NOT sync.rows_are_independent(v_rows.table_id, v_rows.ops) THEN
