@@ -494,7 +494,7 @@ BEGIN
         EXIT WHEN NOT FOUND;
         EXECUTE format('SELECT sync.emit_%s($1, $2, $3, $4)', v_table.table_id) USING v_table.user_pks, v_table.ordinals, v_table.keys, p_only_missing;
         IF v_table.has_to_settle THEN
-            EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_table.table_id) USING v_table.user_pks, v_table.keys;
+            EXECUTE format('SELECT sync.settle_%s($1, $2)', v_table.table_id) USING v_table.user_pks, v_table.keys;
         END IF;
         v_touched := v_touched + v_table.touched;
     END LOOP;

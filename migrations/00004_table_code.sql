@@ -172,7 +172,7 @@ $$;
 COMMENT ON FUNCTION sync.emit_statement(sync.table_catalog, boolean) IS 'Text of the statement that writes effects of one table from live rows into the log.';
 
 -- sync.guard_statement returns the query that tells whether a live row of the effects refers across scopes, by a foreign key that
--- does not include the scope; null if there is no such key. Its parameters $1 and $3 are those of sync.emit_<id>.
+-- does not include the scope; null if there is no such key. Its parameters are those of sync.settle_<id>.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.guard_statement(p_table sync.table_catalog)
 RETURNS text
@@ -182,7 +182,7 @@ AS $$
     SELECT string_agg(g.sql, ' OR ')
     FROM (
         SELECT format($f$EXISTS (
-            SELECT FROM unnest($1, $3) AS k(user_pk, key_bytes)
+            SELECT FROM unnest($1, $2) AS k(user_pk, key_bytes)
             JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
             CROSS JOIN LATERAL (SELECT t.* FROM %1$s AS t WHERE %2$s AND t.%3$I = %4$s OFFSET 0) AS t
             CROSS JOIN LATERAL (SELECT %5$s AS scope FROM %6$s AS p WHERE %7$s OFFSET 0) AS p
@@ -395,7 +395,7 @@ $$;
 COMMENT ON FUNCTION sync.stale_condition(sync.table_catalog, boolean) IS 'SQL condition that the code made for a table no longer fits.';
 
 -- sync.settle_statements returns what sync.settle_<id> runs once effects are in the log: the guard against references across scopes, and
--- whose row is whose where the scope is found through a parent. Its parameters are $1 user_pks and $3 keys ($2 goes unused), as of sync.emit_<id>.
+-- whose row is whose where the scope is found through a parent. Its parameters are $1 user_pks and $2 keys.
 -- ANY and LATERAL leave only to look up each key: callers bid the planner join by hashing, which would read whose each row of the table is.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.settle_statements(p_table sync.table_catalog)
@@ -405,17 +405,17 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT array_remove(ARRAY[
         CASE WHEN sync.guard_statement(p_table) IS NOT NULL THEN format($f$
-        SELECT sync.fail('OV033', %L, NULL, 'A row may refer only to rows of its own scope.') WHERE $2 IS NULL AND (%s)$f$,
+        SELECT sync.fail('OV033', %L, NULL, 'A row may refer only to rows of its own scope.') WHERE %s$f$,
             format('a row of %I.%I refers to a row of another scope', p_table.schema_name, p_table.table_name), sync.guard_statement(p_table)) END,
         CASE WHEN p_table.scope_via IS NOT NULL THEN format($f$
         WITH ended AS (
-            DELETE FROM sync.row_owners o USING (SELECT %1$s AS table_id, u.key_bytes FROM unnest($3) AS u(key_bytes) OFFSET 0) AS k
-            WHERE $2 IS NULL AND o.table_id = ANY (ARRAY[k.table_id]) AND o.key_bytes = ANY (ARRAY[k.key_bytes])
+            DELETE FROM sync.row_owners o USING (SELECT %1$s AS table_id, u.key_bytes FROM unnest($2) AS u(key_bytes) OFFSET 0) AS k
+            WHERE o.table_id = ANY (ARRAY[k.table_id]) AND o.key_bytes = ANY (ARRAY[k.key_bytes])
               AND NOT EXISTS (SELECT FROM %2$s AS t WHERE t.%4$I = %5$s OFFSET 0)
         )
         INSERT INTO sync.row_owners AS o (table_id, user_pk, key_bytes)
         SELECT %1$s, b.user_pk, k.key_bytes
-        FROM unnest($1, $3) AS k(user_pk, key_bytes)
+        FROM unnest($1, $2) AS k(user_pk, key_bytes)
         JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
         CROSS JOIN LATERAL (SELECT FROM %2$s AS t WHERE %3$s AND t.%4$I = %5$s OFFSET 0) AS live
         ON CONFLICT ON CONSTRAINT row_owners_pkey DO UPDATE SET user_pk = excluded.user_pk$f$,
@@ -465,7 +465,7 @@ BEGIN
     IF %1$s THEN
         PERFORM sync.entry_to_write(f.parent_table_id) FROM sync.foreign_keys f WHERE f.table_id = %2$s AND f.parent_table_id IS NOT NULL;
         FOREACH v_statement IN ARRAY sync.settle_statements(sync.entry_to_write(%2$s, true)) LOOP
-            EXECUTE v_statement USING $1, $2, $3;
+            EXECUTE v_statement USING $1, $2;
         END LOOP;
     ELSE
         %3$s;

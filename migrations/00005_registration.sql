@@ -289,11 +289,11 @@ LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
     EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[], integer) IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.apply_row_%s(text, bigint, bigint, "char", bytea, text) IS %L', v_id, format('Applies the row of a push that has only one to %s.', v_name));
     IF sync.settle_body(p_table) IS NOT NULL THEN
-        EXECUTE format('CREATE OR REPLACE FUNCTION sync.settle_%s(p_user_pks bigint[], p_unused integer[], p_keys bytea[]) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
+        EXECUTE format('CREATE OR REPLACE FUNCTION sync.settle_%s(p_user_pks bigint[], p_keys bytea[]) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
             v_id, sync.settle_body(p_table));
-        EXECUTE format('COMMENT ON FUNCTION sync.settle_%s(bigint[], integer[], bytea[]) IS %L', v_id, format('Checks effects of %s once they are in the log.', v_name));
+        EXECUTE format('COMMENT ON FUNCTION sync.settle_%s(bigint[], bytea[]) IS %L', v_id, format('Checks effects of %s once they are in the log.', v_name));
     ELSIF p_table.has_to_settle THEN
-        EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
+        EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], bytea[])', v_id);
     END IF;
     UPDATE sync.table_catalog t SET has_to_settle = sync.settle_body(p_table) IS NOT NULL WHERE t.table_id = v_id AND t.has_to_settle <> (sync.settle_body(p_table) IS NOT NULL);
     IF p_table.scope_via IS NOT NULL THEN
@@ -433,7 +433,7 @@ BEGIN
     EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean)', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[], integer)', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_row_%s(text, bigint, bigint, "char", bytea, text)', v_id);
-    EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], bytea[])', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.resolve_%s(bytea[])', v_id);
     UPDATE sync.table_catalog t SET relation = NULL, unregistered_at = now() WHERE t.table_id = v_id;
     DELETE FROM sync.table_order_overrides o WHERE p_table.relation IN (o.child, o.parent);

@@ -160,7 +160,7 @@ BEGIN
     END IF;
     IF v_settled <> '{}' THEN
         FOR v_captured IN SELECT c.* FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.table_id = ANY (v_settled) LOOP
-            EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_captured.table_id) USING array_fill(p_user_pk, ARRAY[cardinality(v_captured.keys)]), v_captured.keys;
+            EXECUTE format('SELECT sync.settle_%s($1, $2)', v_captured.table_id) USING array_fill(p_user_pk, ARRAY[cardinality(v_captured.keys)]), v_captured.keys;
         END LOOP;
     END IF;
     RETURN ROW(v_live_rows, v_bytes_before);
@@ -212,7 +212,7 @@ BEGIN
     END IF;
     IF v_row.has_to_settle THEN
         -- By the key that it has: a trigger may have given it another one.
-        EXECUTE format('SELECT sync.settle_%s(ARRAY[$1], NULL, ARRAY(SELECT r.key_bytes FROM sync.bundle_rows r WHERE r.user_pk = $1 AND r.bundle_seq = $2))', p_table_id)
+        EXECUTE format('SELECT sync.settle_%s(ARRAY[$1], ARRAY(SELECT r.key_bytes FROM sync.bundle_rows r WHERE r.user_pk = $1 AND r.bundle_seq = $2))', p_table_id)
         USING p_user_pk, p_bundle_seq;
     END IF;
     RETURN ROW(CASE p_op WHEN 'I' THEN 1 WHEN 'D' THEN -1 ELSE 0 END::bigint, v_row.bytes_before);

@@ -1098,7 +1098,7 @@ BEGIN
         EXIT WHEN NOT FOUND;
         EXECUTE format('SELECT sync.emit_%s($1, $2, $3, $4)', v_table.table_id) USING v_table.user_pks, v_table.ordinals, v_table.keys, p_only_missing;
         IF v_table.has_to_settle THEN
-            EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_table.table_id) USING v_table.user_pks, v_table.keys;
+            EXECUTE format('SELECT sync.settle_%s($1, $2)', v_table.table_id) USING v_table.user_pks, v_table.keys;
         END IF;
         v_touched := v_touched + v_table.touched;
     END LOOP;
@@ -1185,7 +1185,7 @@ BEGIN
     EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean)', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[], integer)', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.apply_row_%s(text, bigint, bigint, "char", bytea, text)', v_id);
-    EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], bytea[])', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.resolve_%s(bytea[])', v_id);
     UPDATE sync.table_catalog t SET relation = NULL, unregistered_at = now() WHERE t.table_id = v_id;
     DELETE FROM sync.table_order_overrides o WHERE p_table.relation IN (o.child, o.parent);
@@ -1489,7 +1489,7 @@ CREATE FUNCTION sync.guard_statement(p_table sync.table_catalog) RETURNS text
     SELECT string_agg(g.sql, ' OR ')
     FROM (
         SELECT format($f$EXISTS (
-            SELECT FROM unnest($1, $3) AS k(user_pk, key_bytes)
+            SELECT FROM unnest($1, $2) AS k(user_pk, key_bytes)
             JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
             CROSS JOIN LATERAL (SELECT t.* FROM %1$s AS t WHERE %2$s AND t.%3$I = %4$s OFFSET 0) AS t
             CROSS JOIN LATERAL (SELECT %5$s AS scope FROM %6$s AS p WHERE %7$s OFFSET 0) AS p
@@ -1554,11 +1554,11 @@ LANGUAGE plpgsql VOLATILE SET search_path = %s AS %L',
     EXECUTE format('COMMENT ON FUNCTION sync.apply_%s(text, bigint, bigint, "char", uuid, integer, integer, integer[], integer) IS %L', v_id, format('Applies staged rows of a push to %s.', v_name));
     EXECUTE format('COMMENT ON FUNCTION sync.apply_row_%s(text, bigint, bigint, "char", bytea, text) IS %L', v_id, format('Applies the row of a push that has only one to %s.', v_name));
     IF sync.settle_body(p_table) IS NOT NULL THEN
-        EXECUTE format('CREATE OR REPLACE FUNCTION sync.settle_%s(p_user_pks bigint[], p_unused integer[], p_keys bytea[]) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
+        EXECUTE format('CREATE OR REPLACE FUNCTION sync.settle_%s(p_user_pks bigint[], p_keys bytea[]) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS %L',
             v_id, sync.settle_body(p_table));
-        EXECUTE format('COMMENT ON FUNCTION sync.settle_%s(bigint[], integer[], bytea[]) IS %L', v_id, format('Checks effects of %s once they are in the log.', v_name));
+        EXECUTE format('COMMENT ON FUNCTION sync.settle_%s(bigint[], bytea[]) IS %L', v_id, format('Checks effects of %s once they are in the log.', v_name));
     ELSIF p_table.has_to_settle THEN
-        EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], integer[], bytea[])', v_id);
+        EXECUTE format('DROP FUNCTION IF EXISTS sync.settle_%s(bigint[], bytea[])', v_id);
     END IF;
     UPDATE sync.table_catalog t SET has_to_settle = sync.settle_body(p_table) IS NOT NULL WHERE t.table_id = v_id AND t.has_to_settle <> (sync.settle_body(p_table) IS NOT NULL);
     IF p_table.scope_via IS NOT NULL THEN
@@ -1963,7 +1963,7 @@ BEGIN
     END IF;
     IF v_settled <> '{}' THEN
         FOR v_captured IN SELECT c.* FROM sync.captured_keys c WHERE c.xid = pg_current_xact_id() AND c.table_id = ANY (v_settled) LOOP
-            EXECUTE format('SELECT sync.settle_%s($1, NULL, $2)', v_captured.table_id) USING array_fill(p_user_pk, ARRAY[cardinality(v_captured.keys)]), v_captured.keys;
+            EXECUTE format('SELECT sync.settle_%s($1, $2)', v_captured.table_id) USING array_fill(p_user_pk, ARRAY[cardinality(v_captured.keys)]), v_captured.keys;
         END LOOP;
     END IF;
     RETURN ROW(v_live_rows, v_bytes_before);
@@ -2009,7 +2009,7 @@ BEGIN
     END IF;
     IF v_row.has_to_settle THEN
         -- By the key that it has: a trigger may have given it another one.
-        EXECUTE format('SELECT sync.settle_%s(ARRAY[$1], NULL, ARRAY(SELECT r.key_bytes FROM sync.bundle_rows r WHERE r.user_pk = $1 AND r.bundle_seq = $2))', p_table_id)
+        EXECUTE format('SELECT sync.settle_%s(ARRAY[$1], ARRAY(SELECT r.key_bytes FROM sync.bundle_rows r WHERE r.user_pk = $1 AND r.bundle_seq = $2))', p_table_id)
         USING p_user_pk, p_bundle_seq;
     END IF;
     RETURN ROW(CASE p_op WHEN 'I' THEN 1 WHEN 'D' THEN -1 ELSE 0 END::bigint, v_row.bytes_before);
@@ -3282,7 +3282,7 @@ BEGIN
     IF %1$s THEN
         PERFORM sync.entry_to_write(f.parent_table_id) FROM sync.foreign_keys f WHERE f.table_id = %2$s AND f.parent_table_id IS NOT NULL;
         FOREACH v_statement IN ARRAY sync.settle_statements(sync.entry_to_write(%2$s, true)) LOOP
-            EXECUTE v_statement USING $1, $2, $3;
+            EXECUTE v_statement USING $1, $2;
         END LOOP;
     ELSE
         %3$s;
@@ -3300,17 +3300,17 @@ CREATE FUNCTION sync.settle_statements(p_table sync.table_catalog) RETURNS text[
     AS $_$
     SELECT array_remove(ARRAY[
         CASE WHEN sync.guard_statement(p_table) IS NOT NULL THEN format($f$
-        SELECT sync.fail('OV033', %L, NULL, 'A row may refer only to rows of its own scope.') WHERE $2 IS NULL AND (%s)$f$,
+        SELECT sync.fail('OV033', %L, NULL, 'A row may refer only to rows of its own scope.') WHERE %s$f$,
             format('a row of %I.%I refers to a row of another scope', p_table.schema_name, p_table.table_name), sync.guard_statement(p_table)) END,
         CASE WHEN p_table.scope_via IS NOT NULL THEN format($f$
         WITH ended AS (
-            DELETE FROM sync.row_owners o USING (SELECT %1$s AS table_id, u.key_bytes FROM unnest($3) AS u(key_bytes) OFFSET 0) AS k
-            WHERE $2 IS NULL AND o.table_id = ANY (ARRAY[k.table_id]) AND o.key_bytes = ANY (ARRAY[k.key_bytes])
+            DELETE FROM sync.row_owners o USING (SELECT %1$s AS table_id, u.key_bytes FROM unnest($2) AS u(key_bytes) OFFSET 0) AS k
+            WHERE o.table_id = ANY (ARRAY[k.table_id]) AND o.key_bytes = ANY (ARRAY[k.key_bytes])
               AND NOT EXISTS (SELECT FROM %2$s AS t WHERE t.%4$I = %5$s OFFSET 0)
         )
         INSERT INTO sync.row_owners AS o (table_id, user_pk, key_bytes)
         SELECT %1$s, b.user_pk, k.key_bytes
-        FROM unnest($1, $3) AS k(user_pk, key_bytes)
+        FROM unnest($1, $2) AS k(user_pk, key_bytes)
         JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
         CROSS JOIN LATERAL (SELECT FROM %2$s AS t WHERE %3$s AND t.%4$I = %5$s OFFSET 0) AS live
         ON CONFLICT ON CONSTRAINT row_owners_pkey DO UPDATE SET user_pk = excluded.user_pk$f$,
