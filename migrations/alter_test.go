@@ -438,3 +438,17 @@ func TestCheckOfWhatIsGone(t *testing.T) {
 		require.Empty(t, column[string](t, conn, findings))
 	})
 }
+
+// TestColumnsThatSwapNames: whose a row is stays in its column, whatever that is called, also where another of its type took over the name.
+func TestColumnsThatSwapNames(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.NewDatabase(t))
+	exec(t, conn, `CREATE TABLE task (id text PRIMARY KEY, owner text NOT NULL, maker text NOT NULL);
+		SELECT sync.register_table('task', scope => 'owner', policy => 'capture'); INSERT INTO task VALUES ('1', 'ann', 'zoe')`)
+	exec(t, conn, "ALTER TABLE task RENAME owner TO former; ALTER TABLE task RENAME maker TO owner; ALTER TABLE task RENAME former TO maker")
+	exec(t, conn, "INSERT INTO task (id, maker, owner) VALUES ('2', 'ann', 'zoe')")
+	require.Equal(t, []string{"ann"}, column[string](t, conn, "SELECT user_id FROM sync.rows WHERE key = '2'"))
+	require.NotEmpty(t, column[string](t, conn, "SELECT remedy FROM sync.check() WHERE remedy LIKE '%refresh_table%'"))
+	exec(t, conn, "SELECT sync.refresh_table('task')")
+	requireSound(t, conn)
+}

@@ -1610,7 +1610,12 @@ BEGIN
         OR sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint
         OR sync.has_another_parent(p_table_id)
         OR EXISTS (SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname IN (t.key_column, t.scope_column, t.scope_via)
-                   WHERE t.table_id = p_table_id AND NOT a.attnotnull);
+                   WHERE t.table_id = p_table_id AND NOT a.attnotnull)
+        -- Columns of one type that swap their names leave the fingerprint as it is.
+        OR EXISTS (SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = p_relation AND NOT a.attisdropped
+                   WHERE t.table_id = p_table_id AND t.relation_oid = t.relation
+                     AND (a.attnum = t.key_attnum AND a.attname <> t.key_column OR a.attnum = t.scope_attnum AND a.attname <> t.scope_column
+                          OR a.attnum = t.scope_via_attnum AND a.attname <> t.scope_via));
 END
 $$;
 COMMENT ON FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer) IS 'Whether a table has another fingerprint or parent now, lets its key or scope be null, or is not the registered table of this id.';
