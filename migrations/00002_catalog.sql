@@ -116,16 +116,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.relation_literal(oid) IS 'How the code made for a table names one by its number.';
 
--- sync.has_another_parent tells whether a table finds its scope through another table than at its last registration or refresh: its foreign
--- key was put in the place of the one that there was. Volatile, as sync.columns_fingerprint.
+-- sync.names_are_altered tells whether the key, the scope or what leads to it is called otherwise than at a table's last registration or refresh,
+-- or leads to another table: a foreign key was put in the place of the one that there was. Columns of one type that swap their names leave
+-- the fingerprint as it is. Where a dump was restored, columns have other numbers, and only their names are known. Volatile, as sync.columns_fingerprint.
 -- Errors: none. Locks: none.
-CREATE FUNCTION sync.has_another_parent(p_table_id integer)
+CREATE FUNCTION sync.names_are_altered(p_table_id integer)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN coalesce((
+    RETURN EXISTS (
+        SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = t.relation AND NOT a.attisdropped
+        WHERE t.table_id = p_table_id AND t.relation_oid = t.relation
+          AND (a.attnum = t.key_attnum AND a.attname <> t.key_column OR a.attnum = t.scope_attnum AND a.attname <> t.scope_column
+               OR a.attnum = t.scope_via_attnum AND a.attname <> t.scope_via)
+    ) OR coalesce((
         SELECT bool_and(k.confrelid <> t.scope_parent)
         FROM sync.table_catalog t
         JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = t.scope_via AND NOT a.attisdropped
@@ -133,9 +139,9 @@ BEGIN
         WHERE t.table_id = p_table_id), false);
 END
 $$;
-COMMENT ON FUNCTION sync.has_another_parent(integer) IS 'Whether a table finds its scope through another table than at its last registration or refresh.';
+COMMENT ON FUNCTION sync.names_are_altered(integer) IS 'Whether the key or scope of a table is called otherwise, or found through another table, than at its last registration or refresh.';
 
--- sync.is_altered_now tells whether a table has another fingerprint or parent now, or lets its key or scope be null, or is not the registered table
+-- sync.is_altered_now tells whether a table has another fingerprint now, or other names, or lets its key or scope be null, or is not the registered table
 -- of this id: its number is written into the code made for it, and is another one, or that of another table, where a dump was restored.
 -- Volatile, as sync.columns_fingerprint.
 -- Errors: none. Locks: none.
@@ -147,17 +153,12 @@ AS $$
 BEGIN
     RETURN coalesce((SELECT t.relation <> p_relation FROM sync.table_catalog t WHERE t.table_id = p_table_id), false)
         OR sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint
-        OR sync.has_another_parent(p_table_id)
+        OR sync.names_are_altered(p_table_id)
         OR EXISTS (SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname IN (t.key_column, t.scope_column, t.scope_via)
-                   WHERE t.table_id = p_table_id AND NOT a.attnotnull)
-        -- Columns of one type that swap their names leave the fingerprint as it is.
-        OR EXISTS (SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = p_relation AND NOT a.attisdropped
-                   WHERE t.table_id = p_table_id AND t.relation_oid = t.relation
-                     AND (a.attnum = t.key_attnum AND a.attname <> t.key_column OR a.attnum = t.scope_attnum AND a.attname <> t.scope_column
-                          OR a.attnum = t.scope_via_attnum AND a.attname <> t.scope_via));
+                   WHERE t.table_id = p_table_id AND NOT a.attnotnull);
 END
 $$;
-COMMENT ON FUNCTION sync.is_altered_now(regclass, bigint, integer) IS 'Whether a table has another fingerprint or parent now, lets its key or scope be null, or is not the registered table of this id.';
+COMMENT ON FUNCTION sync.is_altered_now(regclass, bigint, integer) IS 'Whether a table has another fingerprint now, or other names, lets its key or scope be null, or is not the registered table of this id.';
 
 -- sync.is_altered is sync.is_altered_now; null under a snapshot that may be older than the last ALTER TABLE.
 -- Called immutable, which it is not, so that PostgreSQL asks once, when it plans what asks, and not in each statement: a plan that names a
@@ -531,7 +532,7 @@ DROP FUNCTION sync.runs_code(oid);
 DROP FUNCTION sync.altered_condition(oid, bigint, integer);
 DROP FUNCTION sync.is_altered(regclass, bigint, integer);
 DROP FUNCTION sync.is_altered_now(regclass, bigint, integer);
-DROP FUNCTION sync.has_another_parent(integer);
+DROP FUNCTION sync.names_are_altered(integer);
 DROP FUNCTION sync.relation_literal(oid);
 DROP FUNCTION sync.columns_fingerprint(oid);
 DROP TABLE sync.table_order_overrides;

@@ -688,7 +688,7 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     AS $_$
     WITH RECURSIVE registered AS (
         SELECT t AS entry, t.table_id, t.relation, format('%I.%I', t.schema_name, t.table_name) AS name, sync.catalog_entry(t.table_id) AS entry_now,
-               t.columns_fingerprint <> sync.columns_fingerprint(t.relation) OR sync.has_another_parent(t.table_id) AS is_altered,
+               t.columns_fingerprint <> sync.columns_fingerprint(t.relation) OR sync.names_are_altered(t.table_id) AS is_altered,
                (n.nspname, c.relname) IS DISTINCT FROM (t.schema_name::name, t.table_name::name) AS is_renamed,
                t.relation_oid <> t.relation AS is_restored
         FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -1505,20 +1505,6 @@ CREATE FUNCTION sync.guard_statement(p_table sync.table_catalog) RETURNS text
     ) AS g
 $_$;
 COMMENT ON FUNCTION sync.guard_statement(p_table sync.table_catalog) IS 'Text of the condition that a row refers across scopes; null if no foreign key can.';
-CREATE FUNCTION sync.has_another_parent(p_table_id integer) RETURNS boolean
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-BEGIN
-    RETURN coalesce((
-        SELECT bool_and(k.confrelid <> t.scope_parent)
-        FROM sync.table_catalog t
-        JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = t.scope_via AND NOT a.attisdropped
-        JOIN pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[a.attnum]
-        WHERE t.table_id = p_table_id), false);
-END
-$$;
-COMMENT ON FUNCTION sync.has_another_parent(p_table_id integer) IS 'Whether a table finds its scope through another table than at its last registration or refresh.';
 CREATE FUNCTION sync.install_functions(p_table sync.table_catalog) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1608,17 +1594,12 @@ CREATE FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p
 BEGIN
     RETURN coalesce((SELECT t.relation <> p_relation FROM sync.table_catalog t WHERE t.table_id = p_table_id), false)
         OR sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint
-        OR sync.has_another_parent(p_table_id)
+        OR sync.names_are_altered(p_table_id)
         OR EXISTS (SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname IN (t.key_column, t.scope_column, t.scope_via)
-                   WHERE t.table_id = p_table_id AND NOT a.attnotnull)
-        -- Columns of one type that swap their names leave the fingerprint as it is.
-        OR EXISTS (SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = p_relation AND NOT a.attisdropped
-                   WHERE t.table_id = p_table_id AND t.relation_oid = t.relation
-                     AND (a.attnum = t.key_attnum AND a.attname <> t.key_column OR a.attnum = t.scope_attnum AND a.attname <> t.scope_column
-                          OR a.attnum = t.scope_via_attnum AND a.attname <> t.scope_via));
+                   WHERE t.table_id = p_table_id AND NOT a.attnotnull);
 END
 $$;
-COMMENT ON FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer) IS 'Whether a table has another fingerprint or parent now, lets its key or scope be null, or is not the registered table of this id.';
+COMMENT ON FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer) IS 'Whether a table has another fingerprint now, or other names, lets its key or scope be null, or is not the registered table of this id.';
 CREATE FUNCTION sync.is_conflict(p_op "char", p_base_row_version bigint, p_bundle_seq bigint, p_newest_op "char") RETURNS boolean
     LANGUAGE sql IMMUTABLE
     RETURN ((p_base_row_version <> COALESCE(p_bundle_seq, (0)::bigint)) OR ((p_op = 'I'::"char") = ((p_newest_op IS NOT NULL) AND (p_newest_op <> 'D'::"char"))));
@@ -1716,6 +1697,25 @@ CREATE FUNCTION sync.log_damage(p_user_id text) RETURNS TABLE(table_name text, k
     FROM scope s, live l WHERE (s.live_row_count, s.live_byte_count) IS DISTINCT FROM (l.row_count, l.byte_count)
 $$;
 COMMENT ON FUNCTION sync.log_damage(p_user_id text) IS 'What is wrong with the log of a scope in itself: bundles that are missing, counts and numbers that do not fit; no row means that all is well.';
+CREATE FUNCTION sync.names_are_altered(p_table_id integer) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = t.relation AND NOT a.attisdropped
+        WHERE t.table_id = p_table_id AND t.relation_oid = t.relation
+          AND (a.attnum = t.key_attnum AND a.attname <> t.key_column OR a.attnum = t.scope_attnum AND a.attname <> t.scope_column
+               OR a.attnum = t.scope_via_attnum AND a.attname <> t.scope_via)
+    ) OR coalesce((
+        SELECT bool_and(k.confrelid <> t.scope_parent)
+        FROM sync.table_catalog t
+        JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = t.scope_via AND NOT a.attisdropped
+        JOIN pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[a.attnum]
+        WHERE t.table_id = p_table_id), false);
+END
+$$;
+COMMENT ON FUNCTION sync.names_are_altered(p_table_id integer) IS 'Whether the key or scope of a table is called otherwise, or found through another table, than at its last registration or refresh.';
 CREATE FUNCTION sync.nothing_follows(p_relation oid, p_op "char") RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -4134,7 +4134,7 @@ CREATE VIEW sync.tables AS
     t.key_column,
     COALESCE((t.scope_column)::text, ('through '::text || (t.scope_via)::text)) AS scope,
     t.policy,
-    ((t.columns_fingerprint IS DISTINCT FROM sync.columns_fingerprint((t.relation)::oid)) OR sync.has_another_parent(t.table_id)) AS was_altered,
+    ((t.columns_fingerprint IS DISTINCT FROM sync.columns_fingerprint((t.relation)::oid)) OR sync.names_are_altered(t.table_id)) AS was_altered,
         CASE
             WHEN (a.table_id IS NULL) THEN (0)::bigint
             WHEN (a.row_count IS NOT NULL) THEN ( SELECT sum(cardinality(q.keys)) AS sum
