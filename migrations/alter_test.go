@@ -439,17 +439,32 @@ func TestCheckOfWhatIsGone(t *testing.T) {
 	})
 }
 
-// TestColumnsThatSwapNames: whose a row is stays in its column, whatever that is called, also where another of its type took over the name.
+// TestColumnsThatSwapNames: whose a row is stays in its column, whatever that is called, and so do its key and what leads to its parent, also
+// where another column of the type took over the name.
 func TestColumnsThatSwapNames(t *testing.T) {
 	t.Parallel()
-	conn := connect(t, pgtest.NewDatabase(t))
-	exec(t, conn, `CREATE TABLE task (id text PRIMARY KEY, owner text NOT NULL, maker text NOT NULL);
-		SELECT sync.register_table('task', scope => 'owner', policy => 'capture'); INSERT INTO task VALUES ('1', 'ann', 'zoe')`)
-	exec(t, conn, "ALTER TABLE task RENAME owner TO former; ALTER TABLE task RENAME maker TO owner; ALTER TABLE task RENAME former TO maker")
-	exec(t, conn, "INSERT INTO task (id, maker, owner) VALUES ('2', 'ann', 'zoe')")
-	require.Equal(t, []string{"ann"}, column[string](t, conn, "SELECT user_id FROM sync.rows WHERE key = '2'"))
-	require.Equal(t, []string{"SELECT sync.refresh_table('public.task');"}, column[string](t, conn, "SELECT remedy FROM sync.check() WHERE problem LIKE 'the table was altered%'"))
-	exec(t, conn, "SELECT sync.refresh_table('task')")
-	requireSound(t, conn)
-	require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check()"))
+	for name, swap := range map[string]string{
+		"scope":     "ALTER TABLE list RENAME owner TO x; ALTER TABLE list RENAME maker TO owner; ALTER TABLE list RENAME x TO maker",
+		"key":       "ALTER TABLE list RENAME id TO x; ALTER TABLE list RENAME code TO id; ALTER TABLE list RENAME x TO code",
+		"scope_via": "ALTER TABLE task RENAME list TO x; ALTER TABLE task RENAME other TO list; ALTER TABLE task RENAME x TO other",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn := registered(t, `CREATE TABLE list (id text PRIMARY KEY, owner text NOT NULL, maker text NOT NULL, code text NOT NULL UNIQUE);
+				CREATE TABLE task (id text PRIMARY KEY, list text NOT NULL REFERENCES list, other text NOT NULL)`)
+			inTx(t, conn, func() {
+				exec(t, conn, "SELECT sync.register_table('list', scope => 'owner', policy => 'capture'), sync.register_table('task', scope_via => 'list', policy => 'capture', on_scope_change => 'move')")
+			})
+			exec(t, conn, "INSERT INTO list VALUES ('1', 'ann', 'zoe', '2'), ('2', 'zoe', 'ann', '1'); INSERT INTO task VALUES ('t1', '1', '2')")
+			exec(t, conn, swap)
+			exec(t, conn, "INSERT INTO list VALUES ('3', 'ann', 'zoe', '4'), ('4', 'zoe', 'ann', '3'); INSERT INTO task VALUES ('t3', '3', '4')") // by place
+			require.Equal(t, []string{"ann 3", "ann t3", "zoe 4"}, column[string](t, conn, "SELECT user_id || ' ' || key FROM sync.rows WHERE key IN ('3', '4', 't3') ORDER BY 1"))
+			require.NotEmpty(t, column[string](t, conn, "SELECT remedy FROM sync.check() WHERE problem LIKE 'the table was altered%'"))
+			for _, remedy := range column[string](t, conn, "SELECT DISTINCT remedy FROM sync.check()") {
+				exec(t, conn, remedy)
+			}
+			requireSound(t, conn)
+			require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check()"))
+		})
+	}
 }
