@@ -27,6 +27,7 @@ CREATE TABLE sync.table_catalog (
     has_to_settle        boolean NOT NULL DEFAULT false,
     apply_order          integer NOT NULL DEFAULT 0,
     columns_fingerprint  bigint NOT NULL,
+    relnatts             smallint NOT NULL,
     scope_default_before text,
     registered_at        timestamptz NOT NULL DEFAULT now(),
     unregistered_at      timestamptz,
@@ -63,6 +64,7 @@ COMMENT ON COLUMN sync.table_catalog.policy IS 'What happens to a write outside 
 COMMENT ON COLUMN sync.table_catalog.has_to_settle IS 'Whether its rows can refer across scopes, so that sync.settle_<id> looks at them.';
 COMMENT ON COLUMN sync.table_catalog.apply_order IS 'Place in the order parents first, as sync.table_order had it at the last registration.';
 COMMENT ON COLUMN sync.table_catalog.columns_fingerprint IS 'Columns at the last registration or refresh, as sync.columns_fingerprint gives them; differs when the table was altered since.';
+COMMENT ON COLUMN sync.table_catalog.relnatts IS 'Columns at the last registration or refresh, dropped ones too, as pg_class counts them.';
 COMMENT ON COLUMN sync.table_catalog.scope_default_before IS 'Default that the scope column had before registration; put back by sync.unregister_table.';
 COMMENT ON COLUMN sync.table_catalog.registered_at IS 'When it was registered.';
 COMMENT ON COLUMN sync.table_catalog.unregistered_at IS 'When it was unregistered; null while registered.';
@@ -85,9 +87,9 @@ COMMENT ON TABLE sync.table_order_overrides IS 'Order of tables beyond foreign k
 COMMENT ON COLUMN sync.table_order_overrides.child IS 'Table that is written later.';
 COMMENT ON COLUMN sync.table_order_overrides.parent IS 'Table that is written earlier.';
 
--- sync.columns_fingerprint returns a number that changes when a column of the table is added, dropped, renamed or retyped.
--- The order of columns does not matter, so partitions have the number of their parent; nor do the numbers of types that the application made,
--- which are others where a dump was restored. Volatile, so that it sees what was committed until now.
+-- sync.columns_fingerprint returns a number that changes when a column of the table is added, dropped, renamed or retyped, or two swap their names.
+-- It is the same where a dump was restored: the order of columns counts, but neither their numbers nor those of types that the application
+-- made. Volatile, so that it sees what was committed until now.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.columns_fingerprint(p_relation oid)
 RETURNS bigint
@@ -95,14 +97,16 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN (SELECT bit_xor(CASE WHEN a.atttypid < 16384 THEN hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod)
-                                ELSE hashtextextended(concat_ws(' ', a.attname, n.nspname, t.typname), a.atttypmod) END)
-            FROM pg_attribute a
-            LEFT JOIN (pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace) ON a.atttypid >= 16384 AND t.oid = a.atttypid
-            WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped);
+    RETURN hash_array_extended(ARRAY(
+        SELECT CASE WHEN a.atttypid < 16384 THEN hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod)
+                    ELSE hashtextextended(concat_ws(' ', a.attname, n.nspname, t.typname), a.atttypmod) END
+        FROM pg_attribute a
+        LEFT JOIN (pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace) ON a.atttypid >= 16384 AND t.oid = a.atttypid
+        WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+        ORDER BY a.attnum), 0);
 END
 $$;
-COMMENT ON FUNCTION sync.columns_fingerprint(oid) IS 'Number that changes when a column of the table is added, dropped, renamed or retyped.';
+COMMENT ON FUNCTION sync.columns_fingerprint(oid) IS 'Number that changes when a column of the table is added, dropped, renamed or retyped, or two swap their names.';
 
 -- sync.relation_literal returns how the code made for a table names one by its number, which stays when the table is renamed. By this form
 -- alone, so that sync.check knows code that was made in another database.
@@ -116,21 +120,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.relation_literal(oid) IS 'How the code made for a table names one by its number.';
 
--- sync.names_are_altered tells whether the key, the scope or what leads to it is called otherwise than at a table's last registration or refresh,
--- or leads to another table: a foreign key was put in the place of the one that there was. Columns of one type that swap their names leave
--- the fingerprint as it is. Where a dump was restored, columns have other numbers, and only their names are known. Volatile, as sync.columns_fingerprint.
+-- sync.parts_are_replaced tells what the fingerprint of a table's columns does not show: that since the last registration or refresh a column
+-- was added in the place of one of its name, or that what leads to whose a row is leads to another table. In a restored database
+-- columns have numbers of their own, and are not looked at. Volatile, as sync.columns_fingerprint.
 -- Errors: none. Locks: none.
-CREATE FUNCTION sync.names_are_altered(p_table_id integer)
+CREATE FUNCTION sync.parts_are_replaced(p_table_id integer)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN EXISTS (
-        SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = t.relation AND NOT a.attisdropped
-        WHERE t.table_id = p_table_id AND t.relation_oid = t.relation
-          AND (a.attnum = t.key_attnum AND a.attname <> t.key_column OR a.attnum = t.scope_attnum AND a.attname <> t.scope_column
-               OR a.attnum = t.scope_via_attnum AND a.attname <> t.scope_via)
+        -- PostgreSQL counts dropped columns too, so each that is added makes it one more.
+        SELECT FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation
+        WHERE t.table_id = p_table_id AND t.relation_oid = t.relation AND c.relnatts <> t.relnatts
     ) OR coalesce((
         SELECT bool_and(k.confrelid <> t.scope_parent)
         FROM sync.table_catalog t
@@ -139,9 +142,9 @@ BEGIN
         WHERE t.table_id = p_table_id), false);
 END
 $$;
-COMMENT ON FUNCTION sync.names_are_altered(integer) IS 'Whether the key or scope of a table is called otherwise, or found through another table, than at its last registration or refresh.';
+COMMENT ON FUNCTION sync.parts_are_replaced(integer) IS 'Whether a column of a table, or the parent that says whose a row is, was replaced by another of its name since the last registration or refresh.';
 
--- sync.is_altered_now tells whether a table has another fingerprint now, or other names, or lets its key or scope be null, or is not the registered table
+-- sync.is_altered_now tells whether a table has another fingerprint now, or other parts, or lets its key or scope be null, or is not the registered table
 -- of this id: its number is written into the code made for it, and is another one, or that of another table, where a dump was restored.
 -- Volatile, as sync.columns_fingerprint.
 -- Errors: none. Locks: none.
@@ -153,12 +156,12 @@ AS $$
 BEGIN
     RETURN coalesce((SELECT t.relation <> p_relation FROM sync.table_catalog t WHERE t.table_id = p_table_id), false)
         OR sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint
-        OR sync.names_are_altered(p_table_id)
+        OR sync.parts_are_replaced(p_table_id)
         OR EXISTS (SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname IN (t.key_column, t.scope_column, t.scope_via)
                    WHERE t.table_id = p_table_id AND NOT a.attnotnull);
 END
 $$;
-COMMENT ON FUNCTION sync.is_altered_now(regclass, bigint, integer) IS 'Whether a table has another fingerprint now, or other names, lets its key or scope be null, or is not the registered table of this id.';
+COMMENT ON FUNCTION sync.is_altered_now(regclass, bigint, integer) IS 'Whether a table has another fingerprint now, or other parts, lets its key or scope be null, or is not the registered table of this id.';
 
 -- sync.is_altered is sync.is_altered_now; null under a snapshot that may be older than the last ALTER TABLE.
 -- Called immutable, which it is not, so that PostgreSQL asks once, when it plans what asks, and not in each statement: a plan that names a
@@ -532,7 +535,7 @@ DROP FUNCTION sync.runs_code(oid);
 DROP FUNCTION sync.altered_condition(oid, bigint, integer);
 DROP FUNCTION sync.is_altered(regclass, bigint, integer);
 DROP FUNCTION sync.is_altered_now(regclass, bigint, integer);
-DROP FUNCTION sync.names_are_altered(integer);
+DROP FUNCTION sync.parts_are_replaced(integer);
 DROP FUNCTION sync.relation_literal(oid);
 DROP FUNCTION sync.columns_fingerprint(oid);
 DROP TABLE sync.table_order_overrides;

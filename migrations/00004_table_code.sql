@@ -546,7 +546,7 @@ BEGIN
                      SELECT FROM pg_partition_ancestors(TG_RELID) AS a
                      WHERE NOT EXISTS (SELECT FROM pg_trigger p WHERE p.tgrelid = a.relid AND p.tgname = g.tgname AND p.tgfoid = g.tgfoid)))) THEN
         RETURN NULL;
-    ELSIF sync.columns_fingerprint(TG_RELID) <> %6$s OR %7$s THEN
+    ELSIF %6$s THEN
         IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING OLD; END IF;
         IF TG_OP <> 'DELETE' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING NEW; END IF;
     ELSE
@@ -558,7 +558,7 @@ END
 $f$, p_table.table_id,
         sync.key_bytes_expression(p_table, 'OLD'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[OLD.%I::text]', p_table.scope_column) ELSE 'NULL' END,
         sync.key_bytes_expression(p_table, 'NEW'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[NEW.%I::text]', p_table.scope_column) ELSE 'NULL' END,
-        p_table.columns_fingerprint, sync.altered_condition(p_table.relation, p_table.columns_fingerprint, p_table.table_id))
+        sync.altered_condition(p_table.relation, p_table.columns_fingerprint, p_table.table_id))
 $$;
 COMMENT ON FUNCTION sync.capture_row_body(sync.table_catalog) IS 'Body of the trigger function for partitions that were added since registration.';
 

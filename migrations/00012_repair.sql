@@ -559,6 +559,7 @@ BEGIN
     -- By name: a column that was dropped and added again has another number.
     UPDATE sync.table_catalog t
     SET relation_oid = tbl, scope_column = v_table.scope_column, scope_via = v_table.scope_via, columns_fingerprint = sync.columns_fingerprint(tbl),
+        relnatts = (SELECT c.relnatts FROM pg_class c WHERE c.oid = tbl),
         key_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.key_column),
         scope_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column),
         scope_via_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_via),

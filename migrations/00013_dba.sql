@@ -15,7 +15,7 @@ SET quote_all_identifiers = off
 AS $$
     WITH RECURSIVE registered AS (
         SELECT t AS entry, t.table_id, t.relation, format('%I.%I', t.schema_name, t.table_name) AS name, sync.catalog_entry(t.table_id) AS entry_now,
-               t.columns_fingerprint <> sync.columns_fingerprint(t.relation) OR sync.names_are_altered(t.table_id) AS is_altered,
+               t.columns_fingerprint <> sync.columns_fingerprint(t.relation) OR sync.parts_are_replaced(t.table_id) AS is_altered,
                (n.nspname, c.relname) IS DISTINCT FROM (t.schema_name::name, t.table_name::name) AS is_renamed,
                t.relation_oid <> t.relation AS is_restored
         FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -153,7 +153,7 @@ COMMENT ON COLUMN sync.rows.committed_at IS 'When; null as source_id.';
 
 CREATE VIEW sync.tables AS
 SELECT t.schema_name, t.table_name, t.key_column, coalesce(t.scope_column::text, 'through ' || t.scope_via) AS scope, t.policy,
-       t.columns_fingerprint IS DISTINCT FROM sync.columns_fingerprint(t.relation) OR sync.names_are_altered(t.table_id) AS was_altered,
+       t.columns_fingerprint IS DISTINCT FROM sync.columns_fingerprint(t.relation) OR sync.parts_are_replaced(t.table_id) AS was_altered,
        CASE WHEN a.table_id IS NULL THEN 0 WHEN a.row_count IS NOT NULL THEN (SELECT sum(cardinality(q.keys)) FROM sync.adoption_queue q WHERE q.table_id = t.table_id) END AS rows_to_adopt, t.registered_at
 FROM sync.table_catalog t LEFT JOIN sync.adoptions a ON a.table_id = t.table_id WHERE t.unregistered_at IS NULL;
 COMMENT ON VIEW sync.tables IS 'Registered tables. What is wrong with them: SELECT * FROM sync.check().';

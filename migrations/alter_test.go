@@ -468,3 +468,29 @@ func TestColumnsThatSwapNames(t *testing.T) {
 		})
 	}
 }
+
+// TestPayloadColumnsInPlaceOfOthers: a column that has the name and the type of another, which is gone or has its name, is seen, and the refresh
+// tells clients what is in it.
+func TestPayloadColumnsInPlaceOfOthers(t *testing.T) {
+	t.Parallel()
+	for name, alter := range map[string]string{
+		"two swap their names":           "ALTER TABLE note RENAME title TO x; ALTER TABLE note RENAME body TO title; ALTER TABLE note RENAME x TO body",
+		"dropped and added again":        "ALTER TABLE note DROP title; ALTER TABLE note ADD title text",
+		"the last, so the order is kept": "ALTER TABLE note DROP body; ALTER TABLE note ADD body text DEFAULT 'again'",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn := registered(t, "CREATE TABLE note (id text PRIMARY KEY, owner text NOT NULL, title text, body text) PARTITION BY LIST (id); CREATE TABLE note_1 PARTITION OF note DEFAULT")
+			exec(t, conn, "SELECT sync.register_table('note', scope => 'owner', policy => 'capture')")
+			exec(t, conn, "INSERT INTO note VALUES ('1', 'ann', 'a title', 'a body')")
+			require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check()"))
+			exec(t, conn, alter)
+			require.True(t, value[bool](t, conn, "SELECT was_altered FROM sync.tables"))
+			require.Equal(t, []string{"SELECT sync.refresh_table('public.note');"}, column[string](t, conn, "SELECT remedy FROM sync.check()"))
+			exec(t, conn, "INSERT INTO note VALUES ('2', 'ann', 'b', 'c'); CREATE TABLE note_3 PARTITION OF note FOR VALUES IN ('3'); INSERT INTO note_3 (id, owner, title, body) VALUES ('3', 'ann', 'd', 'e')")
+			exec(t, conn, "SELECT sync.refresh_table('note')")
+			requireSound(t, conn)
+			require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check()"))
+		})
+	}
+}

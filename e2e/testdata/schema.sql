@@ -205,6 +205,7 @@ CREATE TABLE sync.table_catalog (
     has_to_settle boolean DEFAULT false NOT NULL,
     apply_order integer DEFAULT 0 NOT NULL,
     columns_fingerprint bigint NOT NULL,
+    relnatts smallint NOT NULL,
     scope_default_before text,
     registered_at timestamp with time zone DEFAULT now() NOT NULL,
     unregistered_at timestamp with time zone,
@@ -236,6 +237,7 @@ COMMENT ON COLUMN sync.table_catalog.external_references IS 'Foreign keys (const
 COMMENT ON COLUMN sync.table_catalog.has_to_settle IS 'Whether its rows can refer across scopes, so that sync.settle_<id> looks at them.';
 COMMENT ON COLUMN sync.table_catalog.apply_order IS 'Place in the order parents first, as sync.table_order had it at the last registration.';
 COMMENT ON COLUMN sync.table_catalog.columns_fingerprint IS 'Columns at the last registration or refresh, as sync.columns_fingerprint gives them; differs when the table was altered since.';
+COMMENT ON COLUMN sync.table_catalog.relnatts IS 'Columns at the last registration or refresh, dropped ones too, as pg_class counts them.';
 COMMENT ON COLUMN sync.table_catalog.scope_default_before IS 'Default that the scope column had before registration; put back by sync.unregister_table.';
 COMMENT ON COLUMN sync.table_catalog.registered_at IS 'When it was registered.';
 COMMENT ON COLUMN sync.table_catalog.unregistered_at IS 'When it was unregistered; null while registered.';
@@ -604,7 +606,7 @@ BEGIN
                      SELECT FROM pg_partition_ancestors(TG_RELID) AS a
                      WHERE NOT EXISTS (SELECT FROM pg_trigger p WHERE p.tgrelid = a.relid AND p.tgname = g.tgname AND p.tgfoid = g.tgfoid)))) THEN
         RETURN NULL;
-    ELSIF sync.columns_fingerprint(TG_RELID) <> %6$s OR %7$s THEN
+    ELSIF %6$s THEN
         IF TG_OP <> 'INSERT' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING OLD; END IF;
         IF TG_OP <> 'DELETE' THEN EXECUTE sync.capture_row_statement(sync.catalog_entry(%1$s)) USING NEW; END IF;
     ELSE
@@ -616,7 +618,7 @@ END
 $f$, p_table.table_id,
         sync.key_bytes_expression(p_table, 'OLD'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[OLD.%I::text]', p_table.scope_column) ELSE 'NULL' END,
         sync.key_bytes_expression(p_table, 'NEW'), CASE WHEN p_table.scope_via IS NULL THEN format('ARRAY[NEW.%I::text]', p_table.scope_column) ELSE 'NULL' END,
-        p_table.columns_fingerprint, sync.altered_condition(p_table.relation, p_table.columns_fingerprint, p_table.table_id))
+        sync.altered_condition(p_table.relation, p_table.columns_fingerprint, p_table.table_id))
 $_$;
 COMMENT ON FUNCTION sync.capture_row_body(p_table sync.table_catalog) IS 'Body of the trigger function for partitions that were added since registration.';
 CREATE FUNCTION sync.capture_row_statement(p_table sync.table_catalog) RETURNS text
@@ -688,7 +690,7 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     AS $_$
     WITH RECURSIVE registered AS (
         SELECT t AS entry, t.table_id, t.relation, format('%I.%I', t.schema_name, t.table_name) AS name, sync.catalog_entry(t.table_id) AS entry_now,
-               t.columns_fingerprint <> sync.columns_fingerprint(t.relation) OR sync.names_are_altered(t.table_id) AS is_altered,
+               t.columns_fingerprint <> sync.columns_fingerprint(t.relation) OR sync.parts_are_replaced(t.table_id) AS is_altered,
                (n.nspname, c.relname) IS DISTINCT FROM (t.schema_name::name, t.table_name::name) AS is_renamed,
                t.relation_oid <> t.relation AS is_restored
         FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -828,14 +830,16 @@ CREATE FUNCTION sync.columns_fingerprint(p_relation oid) RETURNS bigint
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    RETURN (SELECT bit_xor(CASE WHEN a.atttypid < 16384 THEN hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod)
-                                ELSE hashtextextended(concat_ws(' ', a.attname, n.nspname, t.typname), a.atttypmod) END)
-            FROM pg_attribute a
-            LEFT JOIN (pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace) ON a.atttypid >= 16384 AND t.oid = a.atttypid
-            WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped);
+    RETURN hash_array_extended(ARRAY(
+        SELECT CASE WHEN a.atttypid < 16384 THEN hashtextextended(a.attname::text, a.atttypid::bigint * 4294967296 + a.atttypmod)
+                    ELSE hashtextextended(concat_ws(' ', a.attname, n.nspname, t.typname), a.atttypmod) END
+        FROM pg_attribute a
+        LEFT JOIN (pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace) ON a.atttypid >= 16384 AND t.oid = a.atttypid
+        WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+        ORDER BY a.attnum), 0);
 END
 $$;
-COMMENT ON FUNCTION sync.columns_fingerprint(p_relation oid) IS 'Number that changes when a column of the table is added, dropped, renamed or retyped.';
+COMMENT ON FUNCTION sync.columns_fingerprint(p_relation oid) IS 'Number that changes when a column of the table is added, dropped, renamed or retyped, or two swap their names.';
 CREATE FUNCTION sync.commit_captured(p_source_id text, p_only_missing boolean, p_as_given boolean) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1594,12 +1598,12 @@ CREATE FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p
 BEGIN
     RETURN coalesce((SELECT t.relation <> p_relation FROM sync.table_catalog t WHERE t.table_id = p_table_id), false)
         OR sync.columns_fingerprint(p_relation) IS DISTINCT FROM p_fingerprint
-        OR sync.names_are_altered(p_table_id)
+        OR sync.parts_are_replaced(p_table_id)
         OR EXISTS (SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname IN (t.key_column, t.scope_column, t.scope_via)
                    WHERE t.table_id = p_table_id AND NOT a.attnotnull);
 END
 $$;
-COMMENT ON FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer) IS 'Whether a table has another fingerprint now, or other names, lets its key or scope be null, or is not the registered table of this id.';
+COMMENT ON FUNCTION sync.is_altered_now(p_relation regclass, p_fingerprint bigint, p_table_id integer) IS 'Whether a table has another fingerprint now, or other parts, lets its key or scope be null, or is not the registered table of this id.';
 CREATE FUNCTION sync.is_conflict(p_op "char", p_base_row_version bigint, p_bundle_seq bigint, p_newest_op "char") RETURNS boolean
     LANGUAGE sql IMMUTABLE
     RETURN ((p_base_row_version <> COALESCE(p_bundle_seq, (0)::bigint)) OR ((p_op = 'I'::"char") = ((p_newest_op IS NOT NULL) AND (p_newest_op <> 'D'::"char"))));
@@ -1697,25 +1701,6 @@ CREATE FUNCTION sync.log_damage(p_user_id text) RETURNS TABLE(table_name text, k
     FROM scope s, live l WHERE (s.live_row_count, s.live_byte_count) IS DISTINCT FROM (l.row_count, l.byte_count)
 $$;
 COMMENT ON FUNCTION sync.log_damage(p_user_id text) IS 'What is wrong with the log of a scope in itself: bundles that are missing, counts and numbers that do not fit; no row means that all is well.';
-CREATE FUNCTION sync.names_are_altered(p_table_id integer) RETURNS boolean
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-BEGIN
-    RETURN EXISTS (
-        SELECT FROM sync.table_catalog t JOIN pg_attribute a ON a.attrelid = t.relation AND NOT a.attisdropped
-        WHERE t.table_id = p_table_id AND t.relation_oid = t.relation
-          AND (a.attnum = t.key_attnum AND a.attname <> t.key_column OR a.attnum = t.scope_attnum AND a.attname <> t.scope_column
-               OR a.attnum = t.scope_via_attnum AND a.attname <> t.scope_via)
-    ) OR coalesce((
-        SELECT bool_and(k.confrelid <> t.scope_parent)
-        FROM sync.table_catalog t
-        JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = t.scope_via AND NOT a.attisdropped
-        JOIN pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[a.attnum]
-        WHERE t.table_id = p_table_id), false);
-END
-$$;
-COMMENT ON FUNCTION sync.names_are_altered(p_table_id integer) IS 'Whether the key or scope of a table is called otherwise, or found through another table, than at its last registration or refresh.';
 CREATE FUNCTION sync.nothing_follows(p_relation oid, p_op "char") RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1787,6 +1772,24 @@ BEGIN
 END
 $_$;
 COMMENT ON FUNCTION sync.parent_with_scope(p_table sync.table_catalog, p_may_be_orphaned boolean) IS 'Table through which a table finds its scope; raises OV030 if its foreign key is gone.';
+CREATE FUNCTION sync.parts_are_replaced(p_table_id integer) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RETURN EXISTS (
+        -- PostgreSQL counts dropped columns too, so each that is added makes it one more.
+        SELECT FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation
+        WHERE t.table_id = p_table_id AND t.relation_oid = t.relation AND c.relnatts <> t.relnatts
+    ) OR coalesce((
+        SELECT bool_and(k.confrelid <> t.scope_parent)
+        FROM sync.table_catalog t
+        JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = t.scope_via AND NOT a.attisdropped
+        JOIN pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[a.attnum]
+        WHERE t.table_id = p_table_id), false);
+END
+$$;
+COMMENT ON FUNCTION sync.parts_are_replaced(p_table_id integer) IS 'Whether a column of a table, or the parent that says whose a row is, was replaced by another of its name since the last registration or refresh.';
 CREATE FUNCTION sync.prune(p_retained_bundles bigint DEFAULT 10000, p_max_bundles bigint DEFAULT 1000) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2412,6 +2415,7 @@ BEGIN
     -- By name: a column that was dropped and added again has another number.
     UPDATE sync.table_catalog t
     SET relation_oid = tbl, scope_column = v_table.scope_column, scope_via = v_table.scope_via, columns_fingerprint = sync.columns_fingerprint(tbl),
+        relnatts = (SELECT c.relnatts FROM pg_class c WHERE c.oid = tbl),
         key_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.key_column),
         scope_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column),
         scope_via_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_via),
@@ -2502,11 +2506,11 @@ BEGIN
         END IF;
     END LOOP;
     INSERT INTO sync.table_catalog AS t (relation, relation_oid, schema_name, table_name, key_column, key_type, key_attnum, scope_column, scope_type, scope_attnum, scope_via, scope_via_attnum, scope_parent,
-        scope_is_shown, on_scope_change, policy, external_references, columns_fingerprint, scope_default_before)
+        scope_is_shown, on_scope_change, policy, external_references, columns_fingerprint, relnatts, scope_default_before)
     SELECT tbl, tbl, n.nspname, c.relname, v_key, k.atttypid::regtype::text, k.attnum, v_scope, s.atttypid::regtype::text, s.attnum, v.attname, v.attnum,
            (SELECT f.confrelid FROM pg_constraint f WHERE f.conrelid = tbl AND f.contype = 'f' AND f.conparentid = 0 AND f.conkey = ARRAY[v.attnum]),
            show_scope, register_table.on_scope_change, coalesce(register_table.policy, 'reject'), register_table.external_references,
-           sync.columns_fingerprint(tbl), (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = tbl AND d.adnum = s.attnum)
+           sync.columns_fingerprint(tbl), c.relnatts, (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = tbl AND d.adnum = s.attnum)
     FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_attribute k ON k.attrelid = c.oid AND k.attname = v_key
@@ -4134,7 +4138,7 @@ CREATE VIEW sync.tables AS
     t.key_column,
     COALESCE((t.scope_column)::text, ('through '::text || (t.scope_via)::text)) AS scope,
     t.policy,
-    ((t.columns_fingerprint IS DISTINCT FROM sync.columns_fingerprint((t.relation)::oid)) OR sync.names_are_altered(t.table_id)) AS was_altered,
+    ((t.columns_fingerprint IS DISTINCT FROM sync.columns_fingerprint((t.relation)::oid)) OR sync.parts_are_replaced(t.table_id)) AS was_altered,
         CASE
             WHEN (a.table_id IS NULL) THEN (0)::bigint
             WHEN (a.row_count IS NOT NULL) THEN ( SELECT sum(cardinality(q.keys)) AS sum
