@@ -18,7 +18,8 @@ import (
 //
 // Authenticate returns a context that carries the user id (see
 // ContextWithUserID). Any error, and a nil context, answers 401 authentication_failed; its text is
-// shown to the caller, so it must not hold secrets. It is called once for each
+// shown to the caller, so it must not hold secrets. A panic is logged by the handler that
+// NewRouter returns, which answers 500. It is called once for each
 // request under /sync/, from many goroutines.
 type Authenticator interface {
 	Authenticate(r *http.Request) (context.Context, error)

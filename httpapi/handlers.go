@@ -53,24 +53,41 @@ func NewHTTPSyncHandlers(service *oversync.SyncService, logger *slog.Logger, opt
 	return h
 }
 
-// serve runs one operation and answers its error. operation is the protocol's
-// name of it: "<operation>_failed" is the code for what nobody foresaw, a panic
-// included. The method is checked here because not every router does.
-//
-// Once the answer has begun, an error cannot be told any more: the connection is
-// cut, so that the client never takes a part for the whole.
+// serve runs one operation and answers its error. The method is checked here
+// because not every router does.
 func (h *HTTPSyncHandlers) serve(w http.ResponseWriter, r *http.Request, method, operation string, run func(w http.ResponseWriter) error) {
 	if r.Method != method {
 		writeMethodNotAllowed(w, method)
 		return
 	}
-	tracked := &trackedWriter{ResponseWriter: w}
-	err := recovered(func() error {
+	h.answered(w, r, operation, func(w http.ResponseWriter) error {
 		if r.ContentLength > h.maxBodyBytes { // operations that take no body would not notice
 			return &http.MaxBytesError{Limit: h.maxBodyBytes}
 		}
-		return run(tracked)
+		return run(w)
 	})
+}
+
+// guarded answers a panic of what runs before the handler of an operation, such as an
+// application's Authenticator, as one of the handler itself.
+func (h *HTTPSyncHandlers) guarded(operation string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.answered(w, r, operation, func(w http.ResponseWriter) error {
+			next.ServeHTTP(w, r)
+			return nil
+		})
+	})
+}
+
+// answered runs a part of an operation and answers its error. operation is the protocol's
+// name of it: "<operation>_failed" is the code for what nobody foresaw, a panic
+// included.
+//
+// Once the answer has begun, an error cannot be told any more: the connection is
+// cut, so that the client never takes a part for the whole.
+func (h *HTTPSyncHandlers) answered(w http.ResponseWriter, r *http.Request, operation string, run func(w http.ResponseWriter) error) {
+	tracked := &trackedWriter{ResponseWriter: w}
+	err := recovered(func() error { return run(tracked) })
 	if err == nil {
 		return
 	}

@@ -54,7 +54,9 @@ func NewRouter(cfg RouterConfig) http.Handler {
 		WithWatchHeartbeat(cfg.WatchHeartbeat), WithWatchWriteTimeout(cfg.WriteStallTimeout))
 
 	authenticate, withActor, limited := AuthMiddleware(cfg.Authenticator), ActorMiddleware(ActorMiddlewareConfig{}), limitRate(cfg.RateLimit)
-	actor := func(handle http.HandlerFunc) http.Handler { return authenticate(withActor(limited(handle))) }
+	actor := func(operation string, handle http.HandlerFunc) http.Handler {
+		return h.guarded(operation, authenticate(withActor(limited(handle))))
+	}
 
 	// Without SkipClean mux answers a path with a double slash by a redirect,
 	// which turns a POST into a GET.
@@ -62,20 +64,20 @@ func NewRouter(cfg RouterConfig) http.Handler {
 	// as the unknown id that it is.
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	// The router tries one after the other, so what is asked most comes first.
-	router.Handle("/sync/pull", methods{http.MethodGet: actor(h.HandlePull)})
-	router.Handle("/sync/push-sessions", methods{http.MethodPost: actor(h.HandleCreatePushSession)})
-	router.Handle("/sync/push-sessions/{push_id}/chunks", methods{http.MethodPost: actor(h.HandlePushSessionChunk)})
-	router.Handle("/sync/push-sessions/{push_id}/commit", methods{http.MethodPost: actor(h.HandleCommitPushSession)})
-	router.Handle("/sync/push-sessions/{push_id}", methods{http.MethodDelete: actor(h.HandleDeletePushSession)})
-	router.Handle("/sync/committed-bundles/{bundle_seq}/rows", methods{http.MethodGet: actor(h.HandleGetCommittedBundleRows)})
-	router.Handle("/sync/snapshot-sessions", methods{http.MethodPost: actor(h.HandleCreateSnapshotSession)})
+	router.Handle("/sync/pull", methods{http.MethodGet: actor("pull", h.HandlePull)})
+	router.Handle("/sync/push-sessions", methods{http.MethodPost: actor("push_session_create", h.HandleCreatePushSession)})
+	router.Handle("/sync/push-sessions/{push_id}/chunks", methods{http.MethodPost: actor("push_chunk", h.HandlePushSessionChunk)})
+	router.Handle("/sync/push-sessions/{push_id}/commit", methods{http.MethodPost: actor("push_session_commit", h.HandleCommitPushSession)})
+	router.Handle("/sync/push-sessions/{push_id}", methods{http.MethodDelete: actor("push_session_delete", h.HandleDeletePushSession)})
+	router.Handle("/sync/committed-bundles/{bundle_seq}/rows", methods{http.MethodGet: actor("committed_bundle_rows", h.HandleGetCommittedBundleRows)})
+	router.Handle("/sync/snapshot-sessions", methods{http.MethodPost: actor("snapshot_session_create", h.HandleCreateSnapshotSession)})
 	router.Handle("/sync/snapshot-sessions/{snapshot_id}", methods{
-		http.MethodGet:    actor(h.HandleGetSnapshotChunk),
-		http.MethodDelete: actor(h.HandleDeleteSnapshotSession),
+		http.MethodGet:    actor("snapshot_chunk", h.HandleGetSnapshotChunk),
+		http.MethodDelete: actor("snapshot_session_delete", h.HandleDeleteSnapshotSession),
 	})
-	router.Handle("/sync/connect", methods{http.MethodPost: actor(h.HandleConnect)})
-	router.Handle("/sync/watch", methods{http.MethodGet: actor(h.HandleWatch)})
-	router.Handle("/sync/capabilities", methods{http.MethodGet: actor(h.HandleCapabilities)})
+	router.Handle("/sync/connect", methods{http.MethodPost: actor("connect", h.HandleConnect)})
+	router.Handle("/sync/watch", methods{http.MethodGet: actor("bundle_change_watch", h.HandleWatch)})
+	router.Handle("/sync/capabilities", methods{http.MethodGet: actor("capabilities", h.HandleCapabilities)})
 	router.Handle("/syncx/status", methods{http.MethodGet: http.HandlerFunc(h.HandleStatus)})
 	router.Handle("/syncx/health", methods{http.MethodGet: http.HandlerFunc(h.HandleHealth)})
 	router.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -3,7 +3,9 @@ package httpapi
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -23,20 +25,21 @@ import (
 var routes = []struct {
 	path, methods string
 	public        bool
+	operations    string // a method each
 }{
-	{"/sync/connect", "POST", false},
-	{"/sync/push-sessions", "POST", false},
-	{"/sync/push-sessions/p/chunks", "POST", false},
-	{"/sync/push-sessions/p/commit", "POST", false},
-	{"/sync/push-sessions/p", "DELETE", false},
-	{"/sync/committed-bundles/1/rows", "GET", false},
-	{"/sync/pull", "GET", false},
-	{"/sync/watch", "GET", false},
-	{"/sync/snapshot-sessions", "POST", false},
-	{"/sync/snapshot-sessions/s", "DELETE, GET", false},
-	{"/sync/capabilities", "GET", false},
-	{"/syncx/status", "GET", true},
-	{"/syncx/health", "GET", true},
+	{"/sync/connect", "POST", false, "connect"},
+	{"/sync/push-sessions", "POST", false, "push_session_create"},
+	{"/sync/push-sessions/p/chunks", "POST", false, "push_chunk"},
+	{"/sync/push-sessions/p/commit", "POST", false, "push_session_commit"},
+	{"/sync/push-sessions/p", "DELETE", false, "push_session_delete"},
+	{"/sync/committed-bundles/1/rows", "GET", false, "committed_bundle_rows"},
+	{"/sync/pull", "GET", false, "pull"},
+	{"/sync/watch", "GET", false, "bundle_change_watch"},
+	{"/sync/snapshot-sessions", "POST", false, "snapshot_session_create"},
+	{"/sync/snapshot-sessions/s", "DELETE, GET", false, "snapshot_session_delete, snapshot_chunk"},
+	{"/sync/capabilities", "GET", false, "capabilities"},
+	{"/syncx/status", "GET", true, "status"},
+	{"/syncx/health", "GET", true, "health"},
 }
 
 type client struct {
@@ -93,6 +96,42 @@ func TestRoutesTakeTheirMethodsAlone(t *testing.T) {
 			requireError(t, c.do(method, route.path, "", oversync.SourceIDHeader, " "), 400, "invalid_request", route.path)
 		}
 	}
+}
+
+// A connection that is cut instead is a network error to clients, which repeat the
+// request for ever.
+func TestAPanicBeforeTheHandlerIsAnswered(t *testing.T) {
+	t.Parallel()
+	var logs bytes.Buffer
+	handler := NewRouter(RouterConfig{
+		Authenticator: AuthenticatorFunc(func(*http.Request) (context.Context, error) { panic("boom") }),
+		Logger:        slog.New(slog.NewTextHandler(&logs, nil)),
+	})
+	for _, route := range routes {
+		if route.public {
+			continue
+		}
+		operations := strings.Split(route.operations, ", ")
+		for i, method := range strings.Split(route.methods, ", ") {
+			logs.Reset()
+			rec := httptest.NewRecorder()
+			handler.ServeHTTP(rec, httptest.NewRequest(method, route.path, nil))
+			requireError(t, rec, 500, operations[i]+"_failed", method+" "+route.path)
+			require.NotContains(t, rec.Body.String(), "boom")
+			require.Contains(t, logs.String(), "operation="+operations[i]+" ")
+			require.Contains(t, logs.String(), "boom")
+			require.Equal(t, 1, strings.Count(logs.String(), "level=ERROR"))
+		}
+	}
+}
+
+// A panic that ends a request on purpose is net/http's to handle.
+func TestAnAuthenticatorMayCutTheConnection(t *testing.T) {
+	t.Parallel()
+	handler := NewRouter(RouterConfig{Authenticator: AuthenticatorFunc(func(*http.Request) (context.Context, error) { panic(http.ErrAbortHandler) })})
+	require.PanicsWithValue(t, http.ErrAbortHandler, func() {
+		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/sync/pull", nil))
+	})
 }
 
 func TestUnknownPaths(t *testing.T) {
