@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -234,8 +235,9 @@ func TestATriggerThatWantsTheOrderPushed(t *testing.T) {
 	require.Equal(t, 1, d.push(1, post, user))
 }
 
-// Types that have a language of their own refuse a text as a syntax error, or as a
-// feature that PostgreSQL lacks, which is the row's fault and not the server's.
+// Types that have a language of their own refuse a text as a syntax error, as a
+// feature that PostgreSQL lacks, or as an error within PostgreSQL, which is the row's
+// fault and not the server's.
 func TestRejectionsOfSyntax(t *testing.T) {
 	t.Parallel()
 	a := newUncheckedAPI(t, thingsSchema, func(c *oversync.ServiceConfig) {
@@ -244,6 +246,7 @@ func TestRejectionsOfSyntax(t *testing.T) {
 	d := a.device("user", "source").initialized()
 	for payload, sqlstate := range map[string]string{
 		`{"search":"a &"}`: "42601", `{"path":"$..x"}`: "42601", `{"path":"$ ? (@ like_regex \"a\" flag \"x\")"}`: "0A000",
+		`{"search":"` + strings.Repeat("!", 33) + `a"}`: "XX000",
 	} {
 		d.commit(d.staged(1, row("things", id(1), "INSERT", 0, payload))).is(422,
 			`{"error":"push_rejected","message":"*","rejection":{"sqlstate":"`+sqlstate+`"}}`, payload)

@@ -187,8 +187,11 @@ func isServerFault(err *pgconn.PgError) bool {
 		return true
 	}
 	switch err.Code[:2] {
-	case "08", "40", "53", "57", "58", "F0", "XX":
+	case "08", "40", "53", "57", "58", "F0":
 		return true
+	case "XX":
+		// So a tsquery is refused that has too many operators one within the other.
+		return err.Routine != "pushOpStack"
 	case "0A":
 		// A type refuses a value so. A statement that is to be planned anew is not the row's.
 		return err.Routine == "RevalidateCachedQuery"
