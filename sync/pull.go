@@ -106,11 +106,11 @@ func (s *SyncService) WritePull(ctx context.Context, actor Actor, afterBundleSeq
 			return err
 		}
 		if written != last {
-			// The log never has a hole, but what is pruned may have gone since the scope was looked at.
+			// The log never lacks anything, but what is pruned may have gone since the scope was looked at.
 			if head, err = s.heads.fetch(ctx, s, actor.UserID); err == nil && head.lacks(afterBundleSeq) {
 				return s.historyPruned(ctx, actor, afterBundleSeq, head.floor)
 			}
-			return errors.Join(err, fmt.Errorf("the log of scope %s has no bundle %d", actor.UserID, written+1))
+			return errors.Join(err, fmt.Errorf("the log of scope %s has no whole bundle %d", actor.UserID, written+1))
 		}
 	}
 	if err := s.seal(ctx, actor, out.sealed...); err != nil {
@@ -159,8 +159,8 @@ func (s *SyncService) sealBundle(ctx context.Context, actor Actor, bundle *db.Bu
 }
 
 // writeBundles streams the bundles of a scope after one sequence and up to
-// another. It returns the last one written, which is less than the last one asked
-// for where the log has a hole.
+// another. It returns the last one written whole, which is less than the last one
+// asked for where the log lacks a bundle or rows of one: that does not get a hash.
 func (s *SyncService) writeBundles(ctx context.Context, out *answer, userPk, after, last int64) (written int64, err error) {
 	written = after
 	rows, err := s.pool.Query(ctx, db.BundlePull, userPk, after, last)
@@ -169,19 +169,22 @@ func (s *SyncService) writeBundles(ctx context.Context, out *answer, userPk, aft
 	}
 	defer rows.Close()
 	var row pullRow
+	begun, toCome := after, int64(0) // the bundle that is being written, and its rows that are not
 	for rows.Next() {
 		if err := row.scan(rows); err != nil {
 			return written, err
 		}
-		if row.ordinal == 0 {
-			if row.sourceID == nil || row.bundleSeq != written+1 {
+		if toCome == 0 && row.bundleSeq == begun {
+			return begun - 1, nil // a row too many
+		} else if row.bundleSeq != begun {
+			if toCome != 0 || row.ordinal != 0 || row.sourceID == nil || row.bundleSeq != begun+1 {
 				return written, nil
 			}
-			if written > after {
-				out.endBundle(written).text(",")
+			if begun > after {
+				out.endBundle(begun).text(",")
 			}
-			written = row.bundleSeq
-			out.text(`{"bundle_seq":`).int(written).text(`,"source_id":`).string(*row.sourceID).
+			begun, toCome = row.bundleSeq, row.rowCount.Int64
+			out.text(`{"bundle_seq":`).int(begun).text(`,"source_id":`).string(*row.sourceID).
 				text(`,"source_bundle_id":`).int(row.sourceBundleID.Int64).text(`,"row_count":`).int(row.rowCount.Int64)
 			if row.hash != nil {
 				out.text(`,"bundle_hash":"`).hex(row.hash).text(`"`)
@@ -195,9 +198,12 @@ func (s *SyncService) writeBundles(ctx context.Context, out *answer, userPk, aft
 		if err := out.bundleRow(ctx, row.bundleSeq, row.tableID, row.op, row.key, row.payload); err != nil {
 			return written, err
 		}
+		if toCome--; toCome == 0 {
+			written = begun
+		}
 	}
-	if written > after {
-		out.endBundle(written)
+	if begun > after && toCome == 0 {
+		out.endBundle(begun)
 	}
 	return written, rows.Err()
 }

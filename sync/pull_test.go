@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/oversync/oversync/db"
 	"github.com/oversync/oversync/db/pgembed/pgtest"
 	oversync "github.com/oversync/oversync/sync"
 )
@@ -33,6 +34,103 @@ func TestPullOfALogWithAHole(t *testing.T) {
 			require.Error(t, err, "bundle %d is lost, and pulled after %d", lost, seq)
 		}
 	}
+}
+
+// A bundle that has lost some of its rows must not be sent, and least of all get the
+// hash of what is left of it.
+func TestPullOfABundleThatIsNotWhole(t *testing.T) {
+	t.Parallel()
+	for damage, seq := range map[string]int{
+		"DELETE FROM sync.bundle_rows WHERE bundle_seq = 1 AND row_ordinal = 0": 1,
+		"DELETE FROM sync.bundle_rows WHERE bundle_seq = 2 AND row_ordinal = 0": 2,
+		"DELETE FROM sync.bundle_rows WHERE bundle_seq = 2 AND row_ordinal = 1": 2,
+		"DELETE FROM sync.bundle_rows WHERE bundle_seq = 2 AND row_ordinal = 2": 2,
+		"DELETE FROM sync.bundle_rows WHERE bundle_seq = 3 AND row_ordinal = 1": 3,
+		"UPDATE sync.bundle_log SET row_count = 2 WHERE bundle_seq = 2":         2,
+		"UPDATE sync.bundle_log SET row_count = 1 WHERE bundle_seq = 3":         3,
+		"UPDATE sync.bundle_log SET row_count = 0 WHERE bundle_seq = 2":         2,
+	} {
+		for _, isSealed := range []bool{true, false} {
+			t.Run(fmt.Sprint(damage, ", sealed ", isSealed), func(t *testing.T) {
+				t.Parallel()
+				pool := pgtest.NewPool(t)
+				service := newService(t, pool, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
+				phone := newDevice(t, service, "anna", "phone")
+				phone.mustPush(t, insertNote(1, "a"), insertNote(2, "b"))
+				phone.mustPush(t, insertNote(3, "c"), insertNote(4, "d"), insertNote(5, "e"))
+				phone.mustPush(t, insertNote(6, "f"), insertNote(7, "g"))
+				if !isSealed { // as of bundles that plain SQL wrote
+					exec(t, pool, "UPDATE sync.bundle_log SET bundle_hash = NULL, byte_count = NULL")
+				}
+				exec(t, pool, damage)
+				_, err := service.ProcessPull(t.Context(), phone.actor, 0, 0, 0)
+				require.ErrorContains(t, err, fmt.Sprint("has no whole bundle ", seq))
+				require.Equal(t, isSealed, scalar[bool](t, pool, "SELECT bool_and(bundle_hash IS NOT NULL) FROM sync.bundle_log"))
+				require.Equal(t, !isSealed, scalar[bool](t, pool, "SELECT bool_and(bundle_hash IS NULL) FROM sync.bundle_log"))
+			})
+		}
+	}
+}
+
+// A bundle gets its hash and its bytes once, from whoever keeps them first.
+func TestABundleIsSealedOnce(t *testing.T) {
+	t.Parallel()
+	before := &beforeQuery{name: "BundleSeal"}
+	pool := pgtest.NewPool(t)
+	config := pool.Config()
+	config.ConnConfig.Tracer = before
+	watched, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(watched.Close)
+	other := newService(t, pool, notesDDL, &oversync.ServiceConfig{RegisteredTables: tables("app.notes")})
+	phone := newDevice(t, newService(t, watched, "SELECT", &oversync.ServiceConfig{RegisteredTables: tables("app.notes")}), "anna", "phone")
+	exec(t, pool, "SELECT sync.set_policy('app.notes', 'capture')")
+	for n := range 3 {
+		exec(t, pool, fmt.Sprintf("INSERT INTO app.notes (_sync_scope_id, id, title) VALUES ('anna', '%s', 'plain')", noteID(1+n)))
+	}
+	const state = "SELECT concat_ws(' ', u.bundle_byte_count, string_agg(concat_ws(' ', l.bundle_seq, l.byte_count, encode(l.bundle_hash, 'hex')), ', ' ORDER BY l.bundle_seq)) FROM sync.user_state u JOIN sync.bundle_log l USING (user_pk) GROUP BY u.user_pk"
+	requireAdded := func() {
+		t.Helper()
+		require.True(t, scalar[bool](t, pool, "SELECT bool_and(u.bundle_byte_count = (SELECT sum(l.byte_count) FROM sync.bundle_log l WHERE l.user_pk = u.user_pk)) FROM sync.user_state u"))
+	}
+
+	// Another instance makes the hashes, too, while this one is about to keep them.
+	tablet := &device{service: other, actor: oversync.Actor{UserID: "anna", SourceID: "tablet"}}
+	var ofTablet []oversync.Bundle
+	var first string
+	before.run = func(ctx context.Context) {
+		var err error
+		ofTablet, err = tablet.pull(ctx)
+		require.NoError(t, err)
+		first = scalar[string](t, pool, state)
+	}
+	require.Equal(t, phone.mustPull(t), ofTablet)
+	require.Equal(t, first, scalar[string](t, pool, state))
+	requireAdded()
+
+	// Nor does another hash replace it, whether it comes afterwards or waits for the first.
+	seal := func(conn db.DBTX, hash byte, bytes int64) error {
+		return db.New().BundleSeal(t.Context(), conn, db.BundleSealParams{
+			UserID: "anna", BundleSeqs: []int64{1, 2}, BundleHashes: [][]byte{{hash}, {hash}}, ByteCounts: []int64{bytes, bytes},
+		})
+	}
+	require.NoError(t, seal(pool, 1, 1000))
+	require.Equal(t, first, scalar[string](t, pool, state))
+	exec(t, pool, "UPDATE sync.bundle_log SET bundle_hash = NULL, byte_count = NULL; UPDATE sync.user_state SET bundle_byte_count = 0")
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, seal(tx, 2, 20))
+	waiter := make(chan error, 1)
+	go func() { waiter <- seal(pool, 3, 3000) }()
+	require.Eventually(t, func() bool {
+		return scalar[bool](t, pool, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`)
+	}, time.Minute, time.Millisecond)
+	require.NoError(t, tx.Commit(t.Context()))
+	require.NoError(t, <-waiter)
+	require.Equal(t, "40 1 20 02, 2 20 02, 3", scalar[string](t, pool, state))
+	phone.pulled = 2
+	require.Len(t, phone.mustPull(t), 1)
+	requireAdded()
 }
 
 // What is pruned after a pull has looked at its scope, and before it reads, is history_pruned and no fault of the server.
