@@ -99,6 +99,63 @@ func TestAdoptLater(t *testing.T) {
 	require.Equal(t, []string{"OV030", "public.outside is not registered", "SELECT sync.register_table('public.outside');"}, []string{refusal.Code, refusal.Message, refusal.Hint})
 }
 
+// TestOrderOfAdoption: scopes come in their order, each in one bundle unless it is larger than a batch, and its rows in that of their
+// keys, wherever they are in the table. A batch that was interrupted comes again as it was.
+func TestOrderOfAdoption(t *testing.T) {
+	t.Parallel()
+	want := []string{"B 1: k1 k2 k3 k4", "B 2: k5", "a 1: k1 k2 k3", "b 1: k1 k2 k3 k4"}
+	const bundles = `SELECT format('%s %s: %s', u.user_id, r.bundle_seq, string_agg(sync.key_text(r.table_id, r.key_bytes), ' ' ORDER BY r.row_ordinal))
+		FROM sync.bundle_rows r JOIN sync.user_state u USING (user_pk) GROUP BY u.user_id, r.bundle_seq ORDER BY u.user_id COLLATE "C", r.bundle_seq`
+	for name, interrupt := range map[string]func(t *testing.T, conn *pgx.Conn, url string, batch func(conn *pgx.Conn) int64){
+		"not at all": func(*testing.T, *pgx.Conn, string, func(*pgx.Conn) int64) {},
+		"and rolled back": func(t *testing.T, conn *pgx.Conn, _ string, batch func(*pgx.Conn) int64) {
+			exec(t, conn, "BEGIN")
+			require.EqualValues(t, 4, batch(conn))
+			exec(t, conn, "ROLLBACK")
+		},
+		"by the end of its backend": func(t *testing.T, conn *pgx.Conn, url string, batch func(*pgx.Conn) int64) {
+			other, err := pgx.Connect(t.Context(), url)
+			require.NoError(t, err)
+			exec(t, other, "BEGIN")
+			require.EqualValues(t, 4, batch(other))
+			require.True(t, value[bool](t, conn, "SELECT pg_terminate_backend($1, 60000)", other.PgConn().PID()))
+			_ = other.Close(t.Context())
+		},
+		"by a crash, which empties the queue": func(t *testing.T, conn *pgx.Conn, _ string, _ func(*pgx.Conn) int64) {
+			exec(t, conn, "TRUNCATE sync.adoption_queue")
+		},
+	} {
+		for before := range 3 {
+			t.Run(fmt.Sprintf("interrupted after %d batches %s", before, name), func(t *testing.T) {
+				t.Parallel()
+				url := pgtest.NewDatabase(t)
+				conn := connect(t, url)
+				exec(t, conn, `CREATE TABLE public.memo (owner text, id text, PRIMARY KEY (owner, id));
+					INSERT INTO public.memo SELECT 'b', 'k' || n FROM unnest('{4,2,1,3}'::int[]) n;
+					INSERT INTO public.memo SELECT 'B', 'k' || n FROM unnest('{5,2,4,1,3}'::int[]) n;
+					INSERT INTO public.memo SELECT 'a', 'k' || n FROM unnest('{3,1,2}'::int[]) n;
+					SELECT sync.register_table('public.memo', scope => 'owner', policy => 'capture', adopt => 'later')`)
+				batch := func(conn *pgx.Conn) int64 {
+					return value[int64](t, conn, "SELECT sync.adopt_batch(table_id, 4) FROM sync.table_catalog")
+				}
+				for done := range before {
+					require.EqualValues(t, 4, batch(conn))
+					require.Equal(t, want[:[]int{1, 3}[done]], column[string](t, conn, bundles))
+				}
+				interrupt(t, conn, url, batch)
+				for range 10 {
+					if batch(conn) == 0 {
+						break
+					}
+				}
+				require.Equal(t, want, column[string](t, conn, bundles))
+				require.Zero(t, value[int](t, conn, "SELECT (SELECT count(*) FROM sync.adoptions) + (SELECT count(*) FROM sync.adoption_queue)"))
+				requireSound(t, conn)
+			})
+		}
+	}
+}
+
 // TestALargeScopeIsSplit: no bundle is larger than a batch.
 func TestALargeScopeIsSplit(t *testing.T) {
 	t.Parallel()
