@@ -36,7 +36,8 @@ $$;
 COMMENT ON FUNCTION sync.key_bytes_expression(sync.table_catalog, text) IS 'SQL that makes key bytes of a row''s key.';
 
 -- sync.key_expression returns the SQL that makes a key of the table's type from key bytes.
--- What convert_from returns has the collation of a name, which no index of the table has: hence the column's own.
+-- What convert_from returns has the collation of a name, which no index of the table has: hence the column's own. A column that was dropped or
+-- retyped may have none: code that is made for it nevertheless, as other tables are registered, is never run.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.key_expression(p_table sync.table_catalog, p_key_bytes text)
 RETURNS text
@@ -44,8 +45,9 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE p_table.key_type WHEN 'uuid' THEN format('pg_catalog.encode(%s, ''hex'')::pg_catalog.uuid', p_key_bytes)
-                                 ELSE format('(pg_catalog.convert_from(%s, ''UTF8'') COLLATE %s)', p_key_bytes,
-                                      (SELECT a.attcollation::regcollation FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attnum = p_table.key_attnum)) END
+                                 ELSE format('(pg_catalog.convert_from(%s, ''UTF8'')%s)', p_key_bytes,
+                                      (SELECT ' COLLATE ' || a.attcollation::regcollation FROM pg_attribute a
+                                       WHERE a.attrelid = p_table.relation AND a.attnum = p_table.key_attnum AND a.attcollation <> 0)) END
 $$;
 COMMENT ON FUNCTION sync.key_expression(sync.table_catalog, text) IS 'SQL that makes a key of the table''s type from key bytes.';
 

@@ -1625,8 +1625,9 @@ CREATE FUNCTION sync.key_expression(p_table sync.table_catalog, p_key_bytes text
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     SELECT CASE p_table.key_type WHEN 'uuid' THEN format('pg_catalog.encode(%s, ''hex'')::pg_catalog.uuid', p_key_bytes)
-                                 ELSE format('(pg_catalog.convert_from(%s, ''UTF8'') COLLATE %s)', p_key_bytes,
-                                      (SELECT a.attcollation::regcollation FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attnum = p_table.key_attnum)) END
+                                 ELSE format('(pg_catalog.convert_from(%s, ''UTF8'')%s)', p_key_bytes,
+                                      (SELECT ' COLLATE ' || a.attcollation::regcollation FROM pg_attribute a
+                                       WHERE a.attrelid = p_table.relation AND a.attnum = p_table.key_attnum AND a.attcollation <> 0)) END
 $$;
 COMMENT ON FUNCTION sync.key_expression(p_table sync.table_catalog, p_key_bytes text) IS 'SQL that makes a key of the table''s type from key bytes.';
 CREATE FUNCTION sync.key_text(p_table_id integer, p_key_bytes bytea) RETURNS text
