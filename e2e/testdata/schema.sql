@@ -1424,7 +1424,7 @@ CREATE FUNCTION sync.foreign_key_problems() RETURNS TABLE(table_id integer, prob
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     WITH leaving AS (
-        SELECT f.table_id, f.constraint_name, f.schema_name, f.table_name, f.parent_schema, f.parent_table, to_regclass(format('%I.%I', f.parent_schema, f.parent_table)) AS parent
+        SELECT f.table_id, f.constraint_name, t.relation, f.parent_schema, f.parent_table, to_regclass(format('%I.%I', f.parent_schema, f.parent_table)) AS parent
         FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
         WHERE f.parent_table_id IS NULL AND f.columns IS DISTINCT FROM ARRAY[t.scope_via]
           AND NOT t.external_references && ARRAY[f.constraint_name::text, f.parent_schema || '.' || f.parent_table]
@@ -1432,45 +1432,46 @@ CREATE FUNCTION sync.foreign_key_problems() RETURNS TABLE(table_id integer, prob
         -- Each table as it is registered, with all its references that leave. In one statement, since the set is judged as a whole.
         -- The other way, to register the tables referred to, takes a choice of their scope.
         SELECT format('sync.register_table(%L, sync_key => %L, %s => %L%s%s, policy => %L, external_references => %L)',
-                      format('%I.%I', t.schema_name, t.table_name), t.key_column, CASE WHEN t.scope_via IS NULL THEN 'scope' ELSE 'scope_via' END, coalesce(t.scope_via, t.scope_column),
+                      t.relation, t.key_column, CASE WHEN t.scope_via IS NULL THEN 'scope' ELSE 'scope_via' END, coalesce(t.scope_via, t.scope_column),
                       CASE WHEN t.scope_is_shown THEN ', show_scope => true' END, CASE WHEN t.on_scope_change <> 'refuse' THEN format(', on_scope_change => %L', t.on_scope_change) END,
                       t.policy, t.external_references || ARRAY(SELECT l.constraint_name::text FROM leaving l WHERE l.table_id = t.table_id ORDER BY 1)) AS call
         FROM sync.table_catalog t WHERE t.table_id IN (SELECT l.table_id FROM leaving l)
         ORDER BY t.table_id
     )
-    SELECT l.table_id, format('foreign key %I of %I.%I refers to %I.%I, which is not registered', l.constraint_name, l.schema_name, l.table_name, l.parent_schema, l.parent_table),
+    SELECT l.table_id, format('foreign key %I of %s refers to %I.%I, which is not registered', l.constraint_name, l.relation, l.parent_schema, l.parent_table),
            format('SELECT %s; -- or with it, in one transaction: SELECT sync.register_table(%L%s);', (SELECT string_agg(a.call, ', ') FROM again a), format('%I.%I', l.parent_schema, l.parent_table),
                   -- Another scope column must be named.
                   CASE WHEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = l.parent AND a.attname = '_sync_scope_id') THEN ', scope => ''...''' END)
     FROM leaving l
     UNION ALL
-    SELECT f.table_id, format('the scope of %I.%I is found through %I.%I, which is not registered', f.schema_name, f.table_name, f.parent_schema, f.parent_table),
+    SELECT f.table_id, format('the scope of %s is found through %I.%I, which is not registered', t.relation, f.parent_schema, f.parent_table),
            format('SELECT sync.register_table(%L%s); -- in the same transaction; or take both out: SELECT sync.unregister_table(%L);', format('%I.%I', f.parent_schema, f.parent_table),
                   CASE WHEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass(format('%I.%I', f.parent_schema, f.parent_table)) AND a.attname = '_sync_scope_id') THEN ', scope => ''...''' END,
-                  format('%I.%I', f.schema_name, f.table_name))
+                  t.relation)
     FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
     WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via]
     UNION ALL
     -- Rows without a parent would be nobody's. What PostgreSQL 18 calls not enforced is never valid.
-    SELECT f.table_id, format('the scope of %I.%I is found through foreign key %I, which is not valid', f.schema_name, f.table_name, f.constraint_name),
-           format(CASE to_jsonb(k) ->> 'conenforced' WHEN 'false' THEN 'ALTER TABLE %I.%I ALTER CONSTRAINT %I ENFORCED;' ELSE 'ALTER TABLE %I.%I VALIDATE CONSTRAINT %I;' END,
-                  f.schema_name, f.table_name, f.constraint_name)
+    SELECT f.table_id, format('the scope of %s is found through foreign key %I, which is not valid', t.relation, f.constraint_name),
+           format(CASE to_jsonb(k) ->> 'conenforced' WHEN 'false' THEN 'ALTER TABLE %s ALTER CONSTRAINT %I ENFORCED;' ELSE 'ALTER TABLE %s VALIDATE CONSTRAINT %I;' END,
+                  t.relation, f.constraint_name)
     FROM sync.foreign_keys f
     JOIN sync.table_catalog t ON t.table_id = f.table_id
     JOIN pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conname = f.constraint_name
     WHERE NOT k.convalidated AND f.columns = ARRAY[t.scope_via]
     UNION ALL
     -- A reference is followed by columns that are equal; periods, since PostgreSQL 18, only overlap.
-    SELECT f.table_id, format('foreign key %I of %I.%I holds for a period', f.constraint_name, f.schema_name, f.table_name),
-           format('ALTER TABLE %I.%I DROP CONSTRAINT %I;', f.schema_name, f.table_name, f.constraint_name)
+    SELECT f.table_id, format('foreign key %I of %s holds for a period', f.constraint_name, t.relation),
+           format('ALTER TABLE %s DROP CONSTRAINT %I;', t.relation, f.constraint_name)
     FROM sync.foreign_keys f
     JOIN sync.table_catalog t ON t.table_id = f.table_id
     JOIN pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conname = f.constraint_name
     WHERE f.parent_table_id IS NOT NULL AND to_jsonb(k) ->> 'conperiod' = 'true'
     UNION ALL
-    SELECT f.table_id, format('foreign key %I of %I.%I is not deferrable, and its tables refer to each other in a cycle', f.constraint_name, f.schema_name, f.table_name),
-           format('ALTER TABLE %I.%I ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED;', f.schema_name, f.table_name, f.constraint_name)
+    SELECT f.table_id, format('foreign key %I of %s is not deferrable, and its tables refer to each other in a cycle', f.constraint_name, t.relation),
+           format('ALTER TABLE %s ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED;', t.relation, f.constraint_name)
     FROM sync.foreign_keys f
+    JOIN sync.table_catalog t ON t.table_id = f.table_id
     JOIN sync.table_order c ON c.table_id = f.table_id
     JOIN sync.table_order p ON p.table_id = f.parent_table_id
     WHERE NOT f.is_deferrable AND NOT f.is_self_reference AND c.cycle_group > 0 AND c.cycle_group = p.cycle_group
