@@ -13,6 +13,9 @@
 //	C  SELECT row_to_json of the same rows, streamed to a Go client
 //	D  a Go HTTP handler that does nothing, by as many connections
 //
+// The bare pushes say how much of floor A three requests and their statements leave,
+// whatever the server does.
+//
 // A scenario checks the answers that it gets: counts, sequences and hashes. A
 // wrong answer is a failure, and the program ends with status 1. A target that is
 // missed is shown, and is none.

@@ -16,11 +16,16 @@ import (
 )
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == emptyHandlerArgument {
-		if err := serveEmptyHandler(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+	var serve func() error
+	switch {
+	case len(os.Args) == 2 && os.Args[1] == emptyHandlerArgument:
+		serve = serveEmptyHandler
+	case len(os.Args) == 3 && os.Args[1] == bareServerArgument:
+		serve = func() error { return serveBare(os.Args[2]) }
+	}
+	if serve != nil {
+		fmt.Fprintln(os.Stderr, "bench:", serve()) // it ends only by failing
+		os.Exit(1)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:], os.Stdout)
@@ -74,7 +79,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	scenarios := slices.Concat(pushScenarios, pullScenarios, snapshotScenarios, existingScenarios, statementScenarios, diskScenarios, watchScenarios, memoryScenarios)
+	scenarios := slices.Concat(pushScenarios, bareScenarios, pullScenarios, snapshotScenarios, existingScenarios, statementScenarios, diskScenarios, watchScenarios, memoryScenarios)
 	wanted := strings.Split(o.scenario, ",")
 	scenarios = slices.DeleteFunc(scenarios, func(s scenario) bool {
 		return !slices.ContainsFunc(wanted, func(part string) bool { return strings.Contains(s.name, part) })
