@@ -47,7 +47,7 @@ type ServiceConfig struct {
 	// PushSessionTTL is how long a session lives after its last chunk (15 min).
 	PushSessionTTL time.Duration
 	// InitializationLeaseTTL is how long a source may take between two steps of
-	// the push that fills a new scope (15 min).
+	// the push that fills a new scope (15 min), 2^31-1 s at most.
 	InitializationLeaseTTL time.Duration
 
 	// DefaultRowsPerCommittedBundleChunk (1000) applies if a request for the rows
@@ -189,9 +189,12 @@ func (c *ServiceConfig) validate() error {
 			return fmt.Errorf("oversync: %s is negative: set a positive value, or 0 for its default", name)
 		}
 	}
-	// What the database cannot take would be refused at every push, or in the background.
+	// What the database cannot take would be refused at every push or connect, or in the background.
 	if c.UploadLockTimeout.Milliseconds() > math.MaxInt32 {
 		return fmt.Errorf("oversync: UploadLockTimeout is %v: set at most %v, or 0 for no bound", c.UploadLockTimeout, math.MaxInt32*time.Millisecond)
+	}
+	if limit := math.MaxInt32 * time.Second; c.InitializationLeaseTTL > limit {
+		return fmt.Errorf("oversync: InitializationLeaseTTL is %v: set at most %v", c.InitializationLeaseTTL, limit)
 	}
 	if c.RetentionPruneBatchSize > math.MaxInt32 {
 		return fmt.Errorf("oversync: RetentionPruneBatchSize is %d: set at most %d", c.RetentionPruneBatchSize, math.MaxInt32)

@@ -31,6 +31,8 @@ func TestNewRuntimeServiceRefusesWhatCannotBeMeant(t *testing.T) {
 	require.ErrorContains(t, err, "UploadLockTimeout")
 	_, err = oversync.NewRuntimeService(pool, &oversync.ServiceConfig{RetentionPruneBatchSize: math.MaxInt64}, nil)
 	require.ErrorContains(t, err, "RetentionPruneBatchSize")
+	_, err = oversync.NewRuntimeService(pool, &oversync.ServiceConfig{InitializationLeaseTTL: (math.MaxInt32 + 1) * time.Second}, nil)
+	require.ErrorContains(t, err, "InitializationLeaseTTL")
 	for _, c := range []oversync.ServiceConfig{
 		{DefaultRowsPerPushChunk: 5001}, {DefaultRowsPerCommittedBundleChunk: 3, MaxRowsPerCommittedBundleChunk: 2}, {DefaultRowsPerSnapshotChunk: 9000, MaxRowsPerSnapshotChunk: 8000},
 	} {
@@ -51,7 +53,7 @@ func TestLargestSettings(t *testing.T) {
 		RegisteredTables: tables("app.notes"),
 		MaxRowsPerBundle: math.MaxInt, MaxBytesPerBundle: math.MaxInt,
 		DefaultRowsPerPushChunk: math.MaxInt, MaxRowsPerPushChunk: math.MaxInt,
-		PushSessionTTL: math.MaxInt64, InitializationLeaseTTL: math.MaxInt64, SnapshotSessionTTL: math.MaxInt64,
+		PushSessionTTL: math.MaxInt64, InitializationLeaseTTL: math.MaxInt32 * time.Second, SnapshotSessionTTL: math.MaxInt64,
 		DefaultRowsPerCommittedBundleChunk: math.MaxInt, MaxRowsPerCommittedBundleChunk: math.MaxInt,
 		DefaultRowsPerSnapshotChunk: math.MaxInt, MaxRowsPerSnapshotChunk: math.MaxInt,
 		MaxRowsPerSnapshotSession: math.MaxInt64, MaxBytesPerSnapshotSession: math.MaxInt64,
@@ -61,6 +63,10 @@ func TestLargestSettings(t *testing.T) {
 	phone := &device{service: service, actor: oversync.Actor{UserID: "anna", SourceID: "phone"}, next: 1}
 	start, err := service.Connect(t.Context(), phone.actor, &oversync.ConnectRequest{HasLocalPendingRows: true})
 	require.NoError(t, err)
+	wait, err := service.Connect(t.Context(), oversync.Actor{UserID: "anna", SourceID: "tablet"}, &oversync.ConnectRequest{})
+	require.NoError(t, err)
+	require.Equal(t, "retry_later", wait.Resolution)
+	require.InDelta(t, math.MaxInt32, wait.RetryAfterSec, 60)
 	session, err := service.CreatePushSession(t.Context(), phone.actor, &oversync.PushSessionCreateRequest{
 		SourceBundleID: 1, PlannedRowCount: 2, InitializationID: start.InitializationID,
 	})
