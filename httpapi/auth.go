@@ -52,8 +52,11 @@ func UserIDFromContext(ctx context.Context) (string, error) {
 }
 
 // AuthMiddleware lets only authenticated requests pass; every other one gets
-// 401 authentication_failed.
+// 401 authentication_failed. With nil, that is every one.
 func AuthMiddleware(auth Authenticator) func(http.Handler) http.Handler {
+	if auth == nil {
+		auth = AuthenticatorFunc(refuseAll)
+	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ctx, err := auth.Authenticate(r)

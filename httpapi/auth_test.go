@@ -83,10 +83,12 @@ func TestHS256(t *testing.T) {
 func TestAnAuthenticatorWithoutAnswerLetsNobodyPass(t *testing.T) {
 	t.Parallel()
 	nobody := AuthenticatorFunc(func(*http.Request) (context.Context, error) { return nil, nil }) //nolint:nilnil // what is tested
-	rec := httptest.NewRecorder()
-	AuthMiddleware(nobody)(http.NotFoundHandler()).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/", nil))
-	require.Equal(t, http.StatusUnauthorized, rec.Code)
-	require.Contains(t, rec.Body.String(), `"error":"authentication_failed"`)
+	for _, auth := range []Authenticator{nobody, nil} {
+		rec := httptest.NewRecorder()
+		AuthMiddleware(auth)(http.NotFoundHandler()).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/", nil))
+		require.Equal(t, http.StatusUnauthorized, rec.Code)
+		require.Contains(t, rec.Body.String(), `"error":"authentication_failed"`)
+	}
 }
 
 func TestHeadersWithDifferentValuesAreRefused(t *testing.T) {

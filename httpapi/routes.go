@@ -44,9 +44,6 @@ func NewRouter(cfg RouterConfig) http.Handler {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Authenticator == nil {
-		cfg.Authenticator = AuthenticatorFunc(refuseAll)
-	}
 	if cfg.WriteStallTimeout <= 0 {
 		cfg.WriteStallTimeout = DefaultWriteStallTimeout
 	}
