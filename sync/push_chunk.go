@@ -1,6 +1,7 @@
 package oversync
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"unicode/utf8"
@@ -62,7 +63,7 @@ func pushedRows(rows []PushRequestRow) []pushedRow {
 		}
 		pushed[i] = pushedRow{
 			schema: row.Schema, table: row.Table, op: row.Op, baseVersion: row.BaseRowVersion,
-			key: key, payload: row.Payload,
+			key: key, payload: bytes.Trim(row.Payload, " \t\r\n"), // nil if there is nothing else
 		}
 	}
 	return pushed

@@ -136,6 +136,23 @@ func TestJudgedRows(t *testing.T) {
 	}, staged.payloads)
 }
 
+// A caller in Go can pass what no body has: a text of nothing, or of more than its value.
+func TestPayloadsOfNothingAreNone(t *testing.T) {
+	t.Parallel()
+	judge := func(op, payload string) (*stagedRows, error) {
+		return judgeCatalog().judgeRows(pushedRows([]PushRequestRow{{Table: "notes", Key: SyncKey{"slug": "a"}, Op: op, Payload: json.RawMessage(payload)}}))
+	}
+	for _, none := range []string{"", " ", "\n null\t"} {
+		_, err := judge(OpDelete, none)
+		require.NoError(t, err, none)
+		_, err = judge(OpInsert, none)
+		require.ErrorContains(t, err, "payload is missing", none)
+	}
+	staged, err := judge(OpInsert, " {} ")
+	require.NoError(t, err)
+	require.Equal(t, []string{`{"slug":"a"}`}, staged.payloads)
+}
+
 // A row takes more memory than it may have bytes in the body.
 func TestRowsPastTheLimitAreOnlyCounted(t *testing.T) {
 	t.Parallel()
