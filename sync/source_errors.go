@@ -29,7 +29,7 @@ func (e *SourceReplacementInvalidError) Error() string {
 }
 
 // SourceSequenceOutOfOrderError refuses a source bundle id that is ahead of the
-// next one of its source.
+// next one of its source, or, from server-side Go, behind it.
 type SourceSequenceOutOfOrderError struct {
 	UserID   string
 	SourceID string
@@ -39,6 +39,10 @@ type SourceSequenceOutOfOrderError struct {
 }
 
 func (e *SourceSequenceOutOfOrderError) Error() string {
+	if e.Actual < e.Expected {
+		return fmt.Sprintf("source %q of scope %q has committed bundle %d: use %d, its next one",
+			e.SourceID, e.UserID, e.Actual, e.Expected)
+	}
 	return fmt.Sprintf("source %q of scope %q must push bundle %d next, not %d: push the missing bundles, or rotate to a new source",
 		e.SourceID, e.UserID, e.Expected, e.Actual)
 }
@@ -70,6 +74,6 @@ type SourceTupleHistoryPrunedError struct {
 }
 
 func (e *SourceTupleHistoryPrunedError) Error() string {
-	return fmt.Sprintf("bundle %d of source %q in scope %q is no longer retained (the source has committed up to %d): rebuild from a snapshot",
+	return fmt.Sprintf("bundle %d of source %q in scope %q is no longer retained (the source has committed up to %d): rebuild from a snapshot with a source replacement",
 		e.SourceBundleID, e.SourceID, e.UserID, e.MaxCommittedSourceBundleIDHint)
 }
