@@ -83,11 +83,11 @@ func singleHeader(r *http.Request, name string) (value string, ok bool) {
 func checkID(what, id string) error {
 	switch {
 	case len(id) > maxIDBytes:
-		return fmt.Errorf("%s is longer than %d bytes", what, maxIDBytes)
+		return fmt.Errorf("%s is longer than %d bytes: choose a shorter one", what, maxIDBytes)
 	case !utf8.ValidString(id):
-		return fmt.Errorf("%s is not valid UTF-8", what)
+		return fmt.Errorf("%s is not valid UTF-8: encode it so", what)
 	case strings.ContainsFunc(id, unicode.IsControl):
-		return fmt.Errorf("%s holds a control character", what)
+		return fmt.Errorf("%s holds a control character: choose one without", what)
 	}
 	return nil
 }

@@ -174,11 +174,11 @@ func tokenError(err error) error {
 	case errors.Is(err, jwt.ErrTokenExpired):
 		return errors.New("the token has expired; get a new one")
 	case errors.Is(err, jwt.ErrTokenNotValidYet):
-		return errors.New("the token is not valid yet")
+		return errors.New("the token is not valid yet; wait, or compare the clocks of its issuer and this server")
 	case errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
 		return errors.New("the token has no expiry; get one with an exp claim")
 	default:
-		return errors.New("the token is not valid for this server")
+		return errors.New("the token is not valid for this server; get a new one")
 	}
 }
 
@@ -193,7 +193,7 @@ func claimText(claims jwt.MapClaims, name string) (string, error) {
 			return v.String(), nil
 		}
 	}
-	return "", fmt.Errorf("the token names no user: its claim %q is missing or not a string", name)
+	return "", fmt.Errorf("the token names no user: its claim %q is missing or not a string; get one that has it", name)
 }
 
 func bearerToken(r *http.Request) (string, error) {

@@ -80,7 +80,7 @@ func (h *HTTPSyncHandlers) HandleGetCommittedBundleRows(w http.ResponseWriter, r
 	h.serveActor(w, r, http.MethodGet, "committed_bundle_rows", func(w http.ResponseWriter, actor oversync.Actor) error {
 		bundleSeq, ok := parseNumber(pathParameter(r, "bundle_seq", "committed-bundles"))
 		if !ok || bundleSeq < 1 {
-			return &requestError{code: code, message: "the bundle sequence in the path must be a whole number of 1 or more"}
+			return &requestError{code: code, message: "the bundle sequence in the path must be a whole number from 1 to 9223372036854775807"}
 		}
 		query := newQueryNumbers(r, code)
 		var after *int64 // nil starts before the first row, whose ordinal is 0

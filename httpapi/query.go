@@ -26,7 +26,7 @@ func newQueryNumbers(r *http.Request, code string) *queryNumbers {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	q := &queryNumbers{values: values, code: code}
 	if err != nil {
-		q.fail("the query string is malformed")
+		q.fail("the query string is malformed: send name=value pairs, percent-encoded and joined by &")
 	}
 	return q
 }
@@ -42,7 +42,7 @@ func (q *queryNumbers) fail(format string, args ...any) {
 func (q *queryNumbers) number(name string, least int64) (int64, bool) {
 	given := q.values[name]
 	if len(given) > 1 {
-		q.fail("%s is given more than once", name)
+		q.fail("%s is given more than once: send it once", name)
 		return 0, false
 	}
 	if len(given) == 0 || given[0] == "" {
@@ -50,7 +50,7 @@ func (q *queryNumbers) number(name string, least int64) (int64, bool) {
 	}
 	n, ok := parseNumber(given[0])
 	if !ok || n < least {
-		q.fail("%s must be a whole number of %d or more", name, least)
+		q.fail("%s must be a whole number from %d to %d", name, least, math.MaxInt64)
 		return 0, false
 	}
 	return n, true

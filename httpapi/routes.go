@@ -78,7 +78,7 @@ func NewRouter(cfg RouterConfig) http.Handler {
 	router.Handle("/syncx/status", methods{http.MethodGet: http.HandlerFunc(h.HandleStatus)})
 	router.Handle("/syncx/health", methods{http.MethodGet: http.HandlerFunc(h.HandleHealth)})
 	router.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		writeError(w, http.StatusNotFound, codeNotFound, "there is nothing at this path")
+		writeError(w, http.StatusNotFound, codeNotFound, "there is nothing at this path: compare it with those of the protocol, which end without a slash")
 	})
 
 	var handler http.Handler = router

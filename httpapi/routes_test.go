@@ -98,6 +98,22 @@ func TestRoutesTakeTheirMethodsAlone(t *testing.T) {
 	}
 }
 
+// A message is read by who writes the client, and says what to send instead.
+func TestRefusalsOfAQuerySayWhatToSend(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, RouterConfig{})
+	for query, remedy := range map[string]string{
+		"after_bundle_seq=9223372036854775808":  "from 0 to 9223372036854775807",
+		"max_bundles=0":                         "from 1 to",
+		"after_bundle_seq=1&after_bundle_seq=1": "send it once",
+		"after_bundle_seq=%zz":                  "percent-encoded",
+	} {
+		rec := c.do("GET", "/sync/pull?"+query, "")
+		requireError(t, rec, 400, "invalid_request", query)
+		require.Contains(t, rec.Body.String(), remedy, query)
+	}
+}
+
 // A connection that is cut instead is a network error to clients, which repeat the
 // request for ever.
 func TestAPanicBeforeTheHandlerIsAnswered(t *testing.T) {

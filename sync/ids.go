@@ -31,11 +31,11 @@ func validateID(what, id string) (string, error) {
 	case id == "":
 		return "", &RequestInvalidError{Message: what + " is missing"}
 	case len(id) > maxIDBytes:
-		return "", &RequestInvalidError{Message: fmt.Sprintf("%s has %d bytes: at most %d are allowed", what, len(id), maxIDBytes)}
+		return "", &RequestInvalidError{Message: fmt.Sprintf("%s has %d bytes: choose one of at most %d", what, len(id), maxIDBytes)}
 	case !utf8.ValidString(id):
-		return "", &RequestInvalidError{Message: what + " is not UTF-8"}
+		return "", &RequestInvalidError{Message: what + " is not UTF-8: encode it so"}
 	case strings.ContainsFunc(id, unicode.IsControl):
-		return "", &RequestInvalidError{Message: what + " has control characters in it"}
+		return "", &RequestInvalidError{Message: what + " has control characters in it: choose one without"}
 	}
 	return id, nil
 }

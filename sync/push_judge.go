@@ -108,7 +108,7 @@ func (j *rowJudge) row(number int, row *pushedRow) error {
 		return err
 	}
 	if row.baseVersion < 0 {
-		return fmt.Errorf("base_row_version is negative")
+		return fmt.Errorf("base_row_version is negative: send the version that the change rests on, 0 if there is none")
 	}
 	hasPayload := row.payload != nil && !bytes.Equal(row.payload, []byte("null"))
 	switch {
@@ -122,14 +122,14 @@ func (j *rowJudge) row(number int, row *pushedRow) error {
 		j.op = 'D'
 		j.payload = j.payload[:0]
 		if hasPayload {
-			return fmt.Errorf("a DELETE has no payload")
+			return fmt.Errorf("a DELETE has no payload: leave it out")
 		}
 		return nil
 	default:
 		return fmt.Errorf("op %q is not INSERT, UPDATE or DELETE", shorten(row.op))
 	}
 	if !hasPayload {
-		return fmt.Errorf("the payload is missing")
+		return fmt.Errorf("the payload is missing: send an object of column names with their values")
 	}
 	return j.judgePayload(row.payload)
 }
@@ -140,7 +140,10 @@ func (j *rowJudge) findTable(schema, table string) error {
 	}
 	name := Key(schema, table)
 	if j.table = j.catalog.byName[name]; j.table == nil {
-		return fmt.Errorf("table %s is not registered", shorten(name))
+		if strings.TrimSpace(table) == "" {
+			return fmt.Errorf("its table is missing: name one of those that the capabilities list")
+		}
+		return fmt.Errorf("table %s is not registered: the capabilities list those that are", shorten(name))
 	}
 	j.schemaName, j.tableName = schema, table
 	if j.columns = j.tables[j.table]; j.columns == nil {
@@ -221,9 +224,9 @@ func (j *rowJudge) judgeColumn(rawName, value []byte) error {
 	case column == nil || len(column.name) != len(rawName): // the latter is not ASCII, and only Unicode folds it to one
 		return fmt.Errorf("table %s.%s has no column %q", j.table.schema, j.table.table, shorten(string(rawName)))
 	case column.isHidden:
-		return fmt.Errorf("column %s is the server's and must not be sent", column.name)
+		return fmt.Errorf("column %s is the server's and must not be sent: leave it out", column.name)
 	case column.namedBy == j.rowNumber:
-		return fmt.Errorf("column %s is in the payload twice", column.name)
+		return fmt.Errorf("column %s is in the payload twice: send it once", column.name)
 	}
 	column.namedBy = j.rowNumber
 	if jsonStringContainsNUL(value) {
@@ -235,7 +238,7 @@ func (j *rowJudge) judgeColumn(rawName, value []byte) error {
 	switch {
 	case column.isKey:
 		if !j.isKey(value) {
-			return fmt.Errorf("column %s is not the same as in the key", column.name)
+			return fmt.Errorf("column %s is not the same as in the key: leave it out", column.name)
 		}
 		j.startColumn(column.name)
 		j.payload = j.table.appendKeyJSON(j.payload, j.key)

@@ -136,6 +136,29 @@ func TestJudgedRows(t *testing.T) {
 	}, staged.payloads)
 }
 
+// A message is read by who writes the client, and says what to send instead.
+func TestRefusalsOfAChunkSayWhatToSend(t *testing.T) {
+	t.Parallel()
+	for body, remedy := range map[string]string{
+		"\xff":                        "encode it so",
+		`{"start_row_ordinal":1.5}`:   "send a whole number",
+		`{"rows":{}}`:                 "send an array of objects",
+		`{"rows":[1]}`:                "send an array of objects",
+		`{"rows":[{"op":1}]}`:         "send a string",
+		`{"rows":[{"key":"a"}]}`:      "send an object of strings",
+		`{"rows":[null]}`:             "its table is missing",
+		`{"rows":[{"table":"none"}]}`: "the capabilities list those that are",
+		`{"rows":[{"table":"notes","key":{"slug":"a"},"op":"DELETE","base_row_version":-1}]}`:             "send the version that the change rests on",
+		`{"rows":[{"table":"notes","key":{"slug":"a"},"op":"DELETE","payload":{}}]}`:                      "leave it out",
+		`{"rows":[{"table":"notes","key":{"slug":"a"},"op":"INSERT"}]}`:                                   "send an object of column names",
+		`{"rows":[{"table":"notes","key":{"slug":"a"},"op":"INSERT","payload":{"slug":"b"}}]}`:            "leave it out",
+		`{"rows":[{"table":"notes","key":{"slug":"a"},"op":"INSERT","payload":{"body":"a","BODY":"b"}}]}`: "send it once",
+	} {
+		_, _, err := judgeBody(judgeCatalog(), []byte(body))
+		require.ErrorContains(t, err, remedy, body)
+	}
+}
+
 // A caller in Go can pass what no body has: a text of nothing, or of more than its value.
 func TestPayloadsOfNothingAreNone(t *testing.T) {
 	t.Parallel()

@@ -32,7 +32,7 @@ type pushedKey struct {
 // three bytes of the body and takes many times that here.
 func parsePushChunk(body []byte, maxRows int) (start int64, rows []pushedRow, count int, err error) {
 	if !utf8.Valid(body) {
-		return 0, nil, 0, &RequestBodyError{"it is not UTF-8"}
+		return 0, nil, 0, &RequestBodyError{"it is not UTF-8: encode it so"}
 	}
 	p := chunkParser{body: body, maxRows: maxRows}
 	err = p.envelope.body(body, func(i int) (int, error) {
@@ -75,7 +75,7 @@ func (p *chunkParser) list(i int) (int, error) {
 		return end, nil
 	}
 	if p.byteAt(i) != '[' {
-		return p.wrongType("rows", i, 1)
+		return p.wrongType("rows", "an array of objects", i, 1)
 	}
 	return p.array(p.body, i, 1, func(i int) (int, error) {
 		if p.count++; p.count > p.maxRows {
@@ -91,7 +91,7 @@ func (p *chunkParser) row(i int, row *pushedRow) (int, error) {
 		return end, nil
 	}
 	if p.byteAt(i) != '{' {
-		return p.wrongType("rows", i, 2)
+		return p.wrongType("rows", "an array of objects", i, 2)
 	}
 	return p.object(p.body, i, 2, func(name string, i int) (int, error) {
 		switch {
@@ -122,7 +122,7 @@ func (p *chunkParser) key(i int, key *pushedKey) (int, error) {
 		return end, nil
 	}
 	if p.byteAt(i) != '{' {
-		return p.wrongType("key", i, 3)
+		return p.wrongType("key", "an object of strings", i, 3)
 	}
 	return p.object(p.body, i, 3, func(name string, i int) (int, error) {
 		key.columns++
@@ -151,7 +151,7 @@ func (p *chunkParser) text(name string, i int, dst *string) (int, error) {
 		return end, nil
 	}
 	if p.byteAt(i) != '"' {
-		return p.wrongType(name, i, 3)
+		return p.wrongType(name, "a string", i, 3)
 	}
 	raw, end, err := scanName(p.body, i)
 	if err != nil {
@@ -174,7 +174,7 @@ func (p *chunkParser) integer(name string, i int, dst *int64) (int, error) {
 		return end, nil
 	}
 	if c := p.byteAt(i); c != '-' && (c < '0' || c > '9') {
-		return p.wrongType(name, i, 3)
+		return p.wrongType(name, "a whole number, as digits alone", i, 3)
 	}
 	number, err := scanNumber(p.body, i)
 	if err != nil {
@@ -182,7 +182,7 @@ func (p *chunkParser) integer(name string, i int, dst *int64) (int, error) {
 	}
 	n, err := strconv.ParseInt(string(p.body[i:number.end]), 10, 64)
 	if err != nil {
-		return p.wrongType(name, i, 3)
+		return p.wrongType(name, "a whole number, as digits alone", i, 3)
 	}
 	*dst = n
 	return number.end, nil
@@ -205,10 +205,10 @@ func (p *chunkParser) byteAt(i int) byte {
 	return p.body[i]
 }
 
-// wrongType refuses the value at i, which is what it is, or no JSON at all.
-func (p *chunkParser) wrongType(name string, i, depth int) (int, error) {
+// wrongType refuses the value at i for not being what is wanted, or for being no JSON at all.
+func (p *chunkParser) wrongType(name, wanted string, i, depth int) (int, error) {
 	if _, err := skipValue(p.body, i, depth); err != nil {
 		return i, err
 	}
-	return i, &RequestBodyError{fmt.Sprintf("%q at byte %d has the wrong type", name, i)}
+	return i, &RequestBodyError{fmt.Sprintf("%q at byte %d has the wrong type: send %s", shorten(name), i, wanted)}
 }

@@ -41,7 +41,7 @@ func DecodeRequestKnownFields(body []byte, dst any) error {
 
 func decodeRequest(body []byte, dst any, knownFields bool) error {
 	if !utf8.Valid(body) {
-		return &RequestBodyError{"it is not UTF-8"}
+		return &RequestBodyError{"it is not UTF-8: encode it so"}
 	}
 	var e envelope
 	err := e.body(body, func(i int) (int, error) { return e.value(body, i, 0) })
