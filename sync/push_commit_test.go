@@ -2,6 +2,8 @@ package oversync_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"testing"
 	"time"
@@ -58,7 +60,12 @@ func newPushGroup(t *testing.T) *pushGroup {
 // stage makes the next device of the group, with a push of these rows.
 func (g *pushGroup) stage(t *testing.T, rows ...oversync.PushRequestRow) {
 	t.Helper()
-	d := newDevice(t, g.service, "anna", fmt.Sprint("device-", len(g.devices)))
+	g.stageFrom(t, newDevice(t, g.service, "anna", fmt.Sprint("device-", len(g.devices))), rows...)
+}
+
+// stageFrom is stage for a device that is there.
+func (g *pushGroup) stageFrom(t *testing.T, d *device, rows ...oversync.PushRequestRow) {
+	t.Helper()
 	session, err := d.stage(t.Context(), rows...)
 	require.NoError(t, err)
 	g.devices, g.sessions = append(g.devices, d), append(g.sessions, session.PushID)
@@ -205,6 +212,60 @@ func TestPushesOfOneRowAreAppliedAtOnce(t *testing.T) {
 	require.Equal(t, (&device{service: apart.service, actor: reader}).mustPull(t), have)
 	require.Equal(t, scalar[string](t, apart.outside, stateOfAnna), scalar[string](t, together.outside, stateOfAnna))
 	together.requireSound(t)
+}
+
+// TestEachOfAGroupIsToldOfItsOwnBundle commits pushes at once whose rows come in
+// another order than that of their keys, sources or numbers.
+func TestEachOfAGroupIsToldOfItsOwnBundle(t *testing.T) {
+	t.Parallel()
+	const devices = 16
+	g := newPushGroup(t)
+	var want []oversync.BundleRow
+	for i := range devices {
+		key := i * 7 % devices
+		d := newDevice(t, g.service, "anna", fmt.Sprint("device-", i*5%devices))
+		version := int64(0)
+		for n := range i % 4 { // so that each has a number of its own
+			version = d.mustPush(t, noteRow([]string{oversync.OpInsert, oversync.OpUpdate}[min(n, 1)], 100+key, version, fmt.Sprint("before ", n))).BundleSeq
+		}
+		row := noteRow([]string{oversync.OpInsert, oversync.OpUpdate}[min(i%4, 1)], 100+key, version, fmt.Sprint("by ", i))
+		effect := oversync.BundleRow{Schema: "app", Table: "notes", Key: row.Key, Op: row.Op, Payload: fmt.Appendf(nil, `{"id":%q,"title":"by %d","stars":0}`, row.Key["id"], i)}
+		if i%4 == 3 {
+			row.Op, row.Payload = oversync.OpDelete, nil
+			effect.Op, effect.Payload = row.Op, nil
+		}
+		want = append(want, effect)
+		g.stageFrom(t, d, row)
+	}
+	newest := scalar[int64](t, g.outside, "SELECT next_bundle_seq - 1 FROM sync.user_state")
+	require.Equal(t, []int{devices}, g.commitAll(t))
+	reader := &device{service: g.service, actor: oversync.Actor{UserID: "anna", SourceID: "reader"}, pulled: newest}
+	for i, bundle := range reader.mustPull(t) {
+		want[i].RowVersion = newest + int64(i) + 1
+		var payload any
+		if want[i].Payload != nil {
+			require.JSONEq(t, string(want[i].Payload), string(bundle.Rows[0].Payload))
+			require.NoError(t, json.Unmarshal(want[i].Payload, &payload))
+			want[i].Payload = bundle.Rows[0].Payload
+		}
+		canonical, err := json.Marshal([]any{map[string]any{
+			"key": want[i].Key, "op": want[i].Op, "payload": payload, "row_ordinal": 0, "row_version": want[i].RowVersion, "schema": "app", "table": "notes",
+		}})
+		require.NoError(t, err)
+		committed := oversync.PushSessionCommitResponse{
+			BundleSeq: want[i].RowVersion, SourceID: g.devices[i].actor.SourceID, SourceBundleID: int64(i%4) + 1, RowCount: 1,
+			BundleHash: fmt.Sprintf("%x", sha256.Sum256(canonical)),
+		}
+		require.NoError(t, g.results[i].err)
+		require.Equal(t, &committed, g.results[i].committed)
+		require.Equal(t, oversync.Bundle{
+			BundleSeq: committed.BundleSeq, SourceID: committed.SourceID, SourceBundleID: committed.SourceBundleID, RowCount: 1,
+			BundleHash: committed.BundleHash, Rows: []oversync.BundleRow{want[i]},
+		}, bundle)
+		require.EqualValues(t, len(canonical), scalar[int64](t, g.outside, "SELECT byte_count FROM sync.bundle_log WHERE bundle_seq = $1", bundle.BundleSeq))
+	}
+	require.EqualValues(t, newest+devices, reader.pulled)
+	g.requireSound(t)
 }
 
 const stateOfAnna = `SELECT row_to_json(u)::text FROM (SELECT next_bundle_seq, live_row_count, live_byte_count, bundle_byte_count FROM sync.user_state WHERE user_id = 'anna') AS u`
