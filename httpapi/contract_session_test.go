@@ -207,3 +207,60 @@ func TestASourceThatMovedOnMeanwhile(t *testing.T) {
 		d.commit(pushID).is(409, `{"error":"source_retired","message":"*","source_id":"source","replaced_by_source_id":"next"}`)
 	})
 }
+
+// A table is unregistered while rows of it are staged, and while snapshots that have
+// rows of it are read.
+func TestATableIsUnregisteredMeanwhile(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, nil)
+	d := a.device("user", "source").initialized()
+	user := func(n int, name string) string { return row("users", id(n), "INSERT", 0, `{"name":"`+name+`"}`) }
+	d.push(1, note("a", "INSERT", 0), user(1, "one"))
+	without := a.device("stranger", "source").initialized()
+	without.push(1, user(1, "one"), user(2, "two"))
+
+	begun := func(d device) string { return d.do("POST", "/sync/snapshot-sessions", "").text("snapshot_id") }
+	chunk := func(d device, snapshot string, after int) answer {
+		return d.do("GET", fmt.Sprintf("/sync/snapshot-sessions/%s?after_row_ordinal=%d&max_rows=1", snapshot, after), "")
+	}
+	halfRead, others := begun(d), begun(without)
+	chunk(d, halfRead, 0).ok()
+	chunk(without, others, 0).ok()
+	var staged []string
+	devices := []device{a.device("user", "one row"), a.device("user", "several"), a.device("user", "not yet whole"), a.device("user", "none of it")}
+	for i, rows := range [][]string{{note("b", "INSERT", 0)}, {user(2, "two"), note("a", "UPDATE", 1)}, {user(3, "three"), note("c", "INSERT", 0)}, {user(4, "four")}} {
+		pushID := devices[i].create(1, len(rows), "").text("push_id")
+		if devices[i].source == "not yet whole" {
+			rows = rows[:1]
+		}
+		devices[i].chunk(pushID, 0, rows...).ok()
+		staged = append(staged, pushID)
+	}
+	refused := func() {
+		t.Helper()
+		for i, pushID := range staged[:2] {
+			got := devices[i].commit(pushID)
+			got.refused(400, "push_commit_invalid", devices[i].source)
+			require.Contains(t, got.body, "table business.notes is no longer registered")
+		}
+		require.Equal(t, 2, d.do("GET", "/sync/pull?after_bundle_seq=0", "").number("stable_bundle_seq"), "nothing of them is committed")
+	}
+	a.exec("select sync.unregister_table('business.notes')")
+	require.Equal(t, 2, devices[3].commit(staged[3]).number("bundle_seq"))
+	refused()
+	devices[2].chunk(staged[2], 1, note("c", "INSERT", 0)).refused(400, "push_chunk_invalid")
+
+	// What is half read would lack rows: it starts over. History stays, and so do the snapshots of others.
+	chunk(d, halfRead, 1).refused(404, "snapshot_session_not_found")
+	require.Equal(t, 2, chunk(d, begun(d), 1).number("next_row_ordinal"), "the two users")
+	require.Equal(t, 2, chunk(without, others, 1).number("next_row_ordinal"))
+	require.Contains(t, d.do("GET", "/sync/pull?after_bundle_seq=0", "").body, `"table":"notes","key":{"id":"a"},"op":"INSERT"`)
+
+	// Registered anew it is another table, of which nothing was staged.
+	a.exec("select sync.register_table('business.notes', adopt => 'later')")
+	refused()
+	devices[2].chunk(staged[2], 1, note("c", "INSERT", 0)).ok()
+	require.Equal(t, 3, devices[2].commit(staged[2]).number("bundle_seq"))
+	require.Equal(t, 4, devices[0].push(1, note("b", "INSERT", 0)), "pushed again")
+	require.Contains(t, d.do("GET", "/sync/pull?after_bundle_seq=3", "").body, `"table":"notes","key":{"id":"b"},"op":"INSERT"`)
+}
