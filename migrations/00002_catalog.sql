@@ -477,6 +477,21 @@ END
 $$;
 COMMENT ON FUNCTION sync.entry_to_write(integer, boolean) IS 'Catalog entry of a table for code made afresh; refuses one that was dropped or has lost what says whose a row is.';
 
+-- sync.scope_reference returns the registered table, and its column, that a table's scope_via refers to; no row if there is none. Where an ALTER TABLE
+-- added another foreign key, the table that was referred to at the last registration or refresh goes on saying whose a row is.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.scope_reference(p_table sync.table_catalog)
+RETURNS TABLE (parent_table_id integer, parent_column name)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT f.parent_table_id, f.parent_columns[1]
+    FROM sync.foreign_keys f JOIN sync.table_catalog p ON p.table_id = f.parent_table_id
+    WHERE f.table_id = p_table.table_id AND f.columns = ARRAY[p_table.scope_via] AND NOT f.is_self_reference
+    ORDER BY p.relation = p_table.scope_parent DESC NULLS LAST, f.constraint_name LIMIT 1
+$$;
+COMMENT ON FUNCTION sync.scope_reference(sync.table_catalog) IS 'Table and column through which a table finds its scope.';
+
 -- sync.parent_with_scope returns the table through which a table finds its scope.
 -- Errors: OV030 its foreign key is gone, unless p_may_be_orphaned: null then. Locks: none.
 CREATE FUNCTION sync.parent_with_scope(p_table sync.table_catalog, p_may_be_orphaned boolean DEFAULT false)
@@ -485,7 +500,7 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_parent_id integer := (SELECT f.parent_table_id FROM sync.foreign_keys f WHERE f.table_id = p_table.table_id AND f.columns = ARRAY[p_table.scope_via] AND f.parent_table_id IS NOT NULL);
+    v_parent_id integer := (SELECT f.parent_table_id FROM sync.scope_reference(p_table) AS f);
 BEGIN
     IF v_parent_id IS NULL AND NOT p_may_be_orphaned THEN
         PERFORM sync.fail('OV030', format('table %s is synced, but its column %I, which says whose a row is, refers to no registered table any more', p_table.relation, p_table.scope_via), NULL,
@@ -522,6 +537,7 @@ COMMENT ON FUNCTION sync.require_named(sync.table_catalog, text[]) IS 'Refuses p
 -- +goose Down
 DROP FUNCTION sync.require_named(sync.table_catalog, text[]);
 DROP FUNCTION sync.parent_with_scope(sync.table_catalog, boolean);
+DROP FUNCTION sync.scope_reference(sync.table_catalog);
 DROP FUNCTION sync.entry_to_write(integer, boolean);
 DROP FUNCTION sync.require_columns(sync.table_catalog);
 DROP FUNCTION sync.require_scope(sync.table_catalog);

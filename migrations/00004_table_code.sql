@@ -69,8 +69,7 @@ BEGIN
     ELSIF p_depth > 32 THEN
         PERFORM sync.fail('OV030', format('%I.%I finds its scope through itself', p_table.schema_name, p_table.table_name), NULL, 'Name a parent that leads to a scope column.');
     END IF;
-    SELECT f.parent_table_id, f.parent_columns[1] INTO v_parent_id, v_parent_column
-    FROM sync.foreign_keys f WHERE f.table_id = p_table.table_id AND f.columns = ARRAY[p_table.scope_via] AND f.parent_table_id IS NOT NULL;
+    SELECT f.parent_table_id, f.parent_column INTO v_parent_id, v_parent_column FROM sync.scope_reference(p_table) AS f;
     IF v_parent_id IS NULL THEN
         -- The parent is registered later in the same transaction, and then this is made again.
         RETURN 'NULL::text';

@@ -134,9 +134,20 @@ AS $$
     FROM rel r WHERE p_scope_via IS NOT NULL AND NOT EXISTS (SELECT FROM via_col)
     UNION ALL
     SELECT format('column %I of %s does not refer to one other table', v.attname, r.full_name),
-           format('ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES ... DEFERRABLE INITIALLY DEFERRED;', r.full_name, v.attname)
-    FROM rel r, via_col v
-    WHERE (SELECT count(*) FROM pg_constraint k WHERE k.conrelid = p_relation AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[v.attnum] AND k.confrelid <> k.conrelid) <> 1
+           CASE WHEN k.others IS NULL
+                THEN format('ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES %s DEFERRABLE INITIALLY DEFERRED;', r.full_name, v.attname,
+                            coalesce((SELECT t.scope_parent::text FROM sync.table_catalog t JOIN sync.table_catalog p ON p.relation = t.scope_parent AND p.unregistered_at IS NULL
+                                      JOIN pg_class c ON c.oid = p.relation WHERE t.relation = r.oid AND t.unregistered_at IS NULL), '...'))
+                ELSE format('ALTER TABLE %s %s; -- so that one is left, this or another', r.full_name, k.others) END
+    FROM rel r CROSS JOIN via_col v
+    CROSS JOIN LATERAL (
+        -- All but one: of a registered table, the oldest that leads where it led. Foreign keys that say the same are as good as one.
+        SELECT count(DISTINCT (f.confrelid, f.confkey)) AS targets, string_agg(format('DROP CONSTRAINT %I', f.conname), ', ' ORDER BY f.place) FILTER (WHERE f.place > 1) AS others
+        FROM (SELECT k.conname, k.confrelid, k.confkey, row_number() OVER (ORDER BY k.confrelid = t.scope_parent DESC NULLS LAST, k.oid) AS place
+              FROM pg_constraint k LEFT JOIN sync.table_catalog t ON t.relation = k.conrelid AND t.unregistered_at IS NULL
+              WHERE k.conrelid = p_relation AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[v.attnum] AND k.confrelid <> k.conrelid) AS f
+    ) AS k
+    WHERE k.targets <> 1
     UNION ALL
     SELECT format('column %I of %s may be null', c.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL;', r.full_name, c.attname)
     FROM rel r, cols c WHERE c.attname IN (p_key, coalesce(p_scope_via, p_scope)) AND NOT c.attnotnull
@@ -195,7 +206,7 @@ AS $$
                   CASE WHEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass(format('%I.%I', f.parent_schema, f.parent_table)) AND a.attname = '_sync_scope_id') THEN ', scope => ''...''' END,
                   t.relation)
     FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
-    WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via]
+    WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via] AND NOT EXISTS (SELECT FROM sync.scope_reference(t))
     UNION ALL
     -- Rows without a parent would be nobody's. What PostgreSQL 18 calls not enforced is never valid.
     SELECT f.table_id, format('the scope of %s is found through foreign key %I, which is not valid', t.relation, f.constraint_name),
@@ -552,7 +563,7 @@ BEGIN
     INSERT INTO sync.table_catalog AS t (relation, relation_oid, schema_name, table_name, key_column, key_type, key_attnum, scope_column, scope_type, scope_attnum, scope_via, scope_via_attnum, scope_parent,
         scope_is_shown, on_scope_change, policy, external_references, columns_fingerprint, relnatts, scope_default_before)
     SELECT tbl, tbl, n.nspname, c.relname, v_key, k.atttypid::regtype::text, k.attnum, v_scope, s.atttypid::regtype::text, s.attnum, v.attname, v.attnum,
-           (SELECT f.confrelid FROM pg_constraint f WHERE f.conrelid = tbl AND f.contype = 'f' AND f.conparentid = 0 AND f.conkey = ARRAY[v.attnum]),
+           (SELECT min(f.confrelid) FROM pg_constraint f WHERE f.conrelid = tbl AND f.contype = 'f' AND f.conparentid = 0 AND f.conkey = ARRAY[v.attnum] AND f.confrelid <> tbl),
            show_scope, register_table.on_scope_change, coalesce(register_table.policy, 'reject'), register_table.external_references,
            sync.columns_fingerprint(tbl), c.relnatts, (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = tbl AND d.adnum = s.attnum)
     FROM pg_class c

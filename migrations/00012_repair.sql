@@ -54,8 +54,7 @@ DECLARE
 BEGIN
     FOR v_depth IN 1..33 LOOP
         EXIT WHEN v_entry.scope_via IS NULL;
-        SELECT f.parent_table_id, f.parent_columns[1] INTO v_parent_id, v_parent_column
-        FROM sync.foreign_keys f WHERE f.table_id = v_entry.table_id AND f.columns = ARRAY[v_entry.scope_via] AND f.parent_table_id IS NOT NULL;
+        SELECT f.parent_table_id, f.parent_column INTO v_parent_id, v_parent_column FROM sync.scope_reference(v_entry) AS f;
         IF NOT FOUND THEN
             PERFORM sync.parent_with_scope(v_entry);
         END IF;
@@ -103,8 +102,7 @@ DECLARE
 BEGIN
     PERFORM sync.require_columns(v_table);
     WHILE v_root.scope_via IS NOT NULL LOOP
-        v_root := sync.catalog_entry((SELECT f.parent_table_id FROM sync.foreign_keys f
-                                      WHERE f.table_id = v_root.table_id AND f.columns = ARRAY[v_root.scope_via] AND f.parent_table_id IS NOT NULL));
+        v_root := sync.catalog_entry(sync.parent_with_scope(v_root));
     END LOOP;
     -- A scope id that the scope column cannot hold has no rows there.
     IF v_root.scope_column IS NOT NULL THEN
@@ -563,8 +561,8 @@ BEGIN
         key_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.key_column),
         scope_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column),
         scope_via_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_via),
-        scope_parent = (SELECT k.confrelid FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = tbl AND a.attname = v_table.scope_via
-                        WHERE k.conrelid = tbl AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[a.attnum]),
+        scope_parent = (SELECT min(k.confrelid) FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = tbl AND a.attname = v_table.scope_via
+                        WHERE k.conrelid = tbl AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[a.attnum] AND k.confrelid <> tbl),
         scope_type = (SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column)
     WHERE t.table_id = v_table.table_id
     RETURNING t.* INTO v_table;

@@ -71,3 +71,43 @@ func TestRemediesOfTablesThatWereRenamed(t *testing.T) {
 		})
 	}
 }
+
+// TestAColumnWithSeveralForeignKeys: where the column that leads to the parent gets another foreign key, the parent that there was says whose a row
+// is, nothing fails, and check names what to drop. A second one that says the same is no matter.
+func TestAColumnWithSeveralForeignKeys(t *testing.T) {
+	t.Parallel()
+	const another = `CREATE TABLE shop.basket (id text PRIMARY KEY, "user" int NOT NULL); INSERT INTO shop.basket VALUES ('o1', 2), ('o2', 1); SELECT sync.register_table('shop.basket', scope => 'user', policy => 'capture');`
+	for name, c := range map[string]struct {
+		alter    string
+		problems int
+	}{
+		"the same":           {`ALTER TABLE shop.line ADD CONSTRAINT a FOREIGN KEY (order_id) REFERENCES shop."order" ON DELETE CASCADE`, 0},
+		"another table":      {another + "ALTER TABLE shop.line ADD CONSTRAINT a FOREIGN KEY (order_id) REFERENCES shop.basket", 1},
+		"a table not synced": {"CREATE TABLE shop.known (id text PRIMARY KEY); INSERT INTO shop.known VALUES ('o1'), ('o2'); ALTER TABLE shop.line ADD CONSTRAINT a FOREIGN KEY (order_id) REFERENCES shop.known", 1},
+		"none is left":       {"ALTER TABLE shop.line DROP CONSTRAINT line_order_id_fkey", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn := registered(t, shop)
+			exec(t, conn, c.alter)
+			require.Len(t, column[string](t, conn, "SELECT problem FROM sync.check()"), c.problems)
+			// Another column makes the code afresh, so that it looks for the parent.
+			exec(t, conn, "ALTER TABLE shop.line ADD COLUMN title text")
+			if name != "none is left" {
+				exec(t, conn, "UPDATE shop.line SET n = 1, title = 'x'")
+				requireSound(t, conn)
+				require.Empty(t, column[string](t, conn, "SELECT difference FROM sync.scope_ids() AS s(id) CROSS JOIN LATERAL sync.verify(s.id)"))
+			}
+			exec(t, conn, "SELECT sync.repair('1')")
+			remedied(t, conn)
+			exec(t, conn, `UPDATE shop.line SET n = 2; UPDATE shop."order" SET "user" = 3 - "user"`)
+			requireSound(t, conn)
+		})
+	}
+	conn := registered(t, `CREATE TABLE p (id text PRIMARY KEY, owner text NOT NULL); CREATE TABLE c (id text PRIMARY KEY, p text NOT NULL REFERENCES p REFERENCES p); CREATE TABLE q (id text PRIMARY KEY)`)
+	exec(t, conn, "SELECT sync.register_table('p', scope => 'owner', policy => 'capture'), sync.register_table('c', scope_via => 'p', policy => 'capture')")
+	exec(t, conn, "INSERT INTO p VALUES ('p1', '1'); INSERT INTO c VALUES ('c1', 'p1'); SELECT sync.unregister_table('c')")
+	exec(t, conn, "ALTER TABLE c ADD CONSTRAINT later FOREIGN KEY (p) REFERENCES q NOT VALID")
+	exec(t, conn, refused(t, conn, "SELECT sync.register_table('c', scope_via => 'p')").Hint)
+	exec(t, conn, "SELECT sync.register_table('c', scope_via => 'p')")
+}

@@ -932,8 +932,7 @@ DECLARE
 BEGIN
     PERFORM sync.require_columns(v_table);
     WHILE v_root.scope_via IS NOT NULL LOOP
-        v_root := sync.catalog_entry((SELECT f.parent_table_id FROM sync.foreign_keys f
-                                      WHERE f.table_id = v_root.table_id AND f.columns = ARRAY[v_root.scope_via] AND f.parent_table_id IS NOT NULL));
+        v_root := sync.catalog_entry(sync.parent_with_scope(v_root));
     END LOOP;
     -- A scope id that the scope column cannot hold has no rows there.
     IF v_root.scope_column IS NOT NULL THEN
@@ -1449,7 +1448,7 @@ CREATE FUNCTION sync.foreign_key_problems() RETURNS TABLE(table_id integer, prob
                   CASE WHEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass(format('%I.%I', f.parent_schema, f.parent_table)) AND a.attname = '_sync_scope_id') THEN ', scope => ''...''' END,
                   t.relation)
     FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
-    WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via]
+    WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via] AND NOT EXISTS (SELECT FROM sync.scope_reference(t))
     UNION ALL
     -- Rows without a parent would be nobody's. What PostgreSQL 18 calls not enforced is never valid.
     SELECT f.table_id, format('the scope of %s is found through foreign key %I, which is not valid', t.relation, f.constraint_name),
@@ -1764,7 +1763,7 @@ CREATE FUNCTION sync.parent_with_scope(p_table sync.table_catalog, p_may_be_orph
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 DECLARE
-    v_parent_id integer := (SELECT f.parent_table_id FROM sync.foreign_keys f WHERE f.table_id = p_table.table_id AND f.columns = ARRAY[p_table.scope_via] AND f.parent_table_id IS NOT NULL);
+    v_parent_id integer := (SELECT f.parent_table_id FROM sync.scope_reference(p_table) AS f);
 BEGIN
     IF v_parent_id IS NULL AND NOT p_may_be_orphaned THEN
         PERFORM sync.fail('OV030', format('table %s is synced, but its column %I, which says whose a row is, refers to no registered table any more', p_table.relation, p_table.scope_via), NULL,
@@ -2421,8 +2420,8 @@ BEGIN
         key_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.key_column),
         scope_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column),
         scope_via_attnum = (SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_via),
-        scope_parent = (SELECT k.confrelid FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = tbl AND a.attname = v_table.scope_via
-                        WHERE k.conrelid = tbl AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[a.attnum]),
+        scope_parent = (SELECT min(k.confrelid) FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = tbl AND a.attname = v_table.scope_via
+                        WHERE k.conrelid = tbl AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[a.attnum] AND k.confrelid <> tbl),
         scope_type = (SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = tbl AND a.attname = v_table.scope_column)
     WHERE t.table_id = v_table.table_id
     RETURNING t.* INTO v_table;
@@ -2510,7 +2509,7 @@ BEGIN
     INSERT INTO sync.table_catalog AS t (relation, relation_oid, schema_name, table_name, key_column, key_type, key_attnum, scope_column, scope_type, scope_attnum, scope_via, scope_via_attnum, scope_parent,
         scope_is_shown, on_scope_change, policy, external_references, columns_fingerprint, relnatts, scope_default_before)
     SELECT tbl, tbl, n.nspname, c.relname, v_key, k.atttypid::regtype::text, k.attnum, v_scope, s.atttypid::regtype::text, s.attnum, v.attname, v.attnum,
-           (SELECT f.confrelid FROM pg_constraint f WHERE f.conrelid = tbl AND f.contype = 'f' AND f.conparentid = 0 AND f.conkey = ARRAY[v.attnum]),
+           (SELECT min(f.confrelid) FROM pg_constraint f WHERE f.conrelid = tbl AND f.contype = 'f' AND f.conparentid = 0 AND f.conkey = ARRAY[v.attnum] AND f.confrelid <> tbl),
            show_scope, register_table.on_scope_change, coalesce(register_table.policy, 'reject'), register_table.external_references,
            sync.columns_fingerprint(tbl), c.relnatts, (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = tbl AND d.adnum = s.attnum)
     FROM pg_class c
@@ -2669,9 +2668,20 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     FROM rel r WHERE p_scope_via IS NOT NULL AND NOT EXISTS (SELECT FROM via_col)
     UNION ALL
     SELECT format('column %I of %s does not refer to one other table', v.attname, r.full_name),
-           format('ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES ... DEFERRABLE INITIALLY DEFERRED;', r.full_name, v.attname)
-    FROM rel r, via_col v
-    WHERE (SELECT count(*) FROM pg_constraint k WHERE k.conrelid = p_relation AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[v.attnum] AND k.confrelid <> k.conrelid) <> 1
+           CASE WHEN k.others IS NULL
+                THEN format('ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES %s DEFERRABLE INITIALLY DEFERRED;', r.full_name, v.attname,
+                            coalesce((SELECT t.scope_parent::text FROM sync.table_catalog t JOIN sync.table_catalog p ON p.relation = t.scope_parent AND p.unregistered_at IS NULL
+                                      JOIN pg_class c ON c.oid = p.relation WHERE t.relation = r.oid AND t.unregistered_at IS NULL), '...'))
+                ELSE format('ALTER TABLE %s %s; -- so that one is left, this or another', r.full_name, k.others) END
+    FROM rel r CROSS JOIN via_col v
+    CROSS JOIN LATERAL (
+        -- All but one: of a registered table, the oldest that leads where it led. Foreign keys that say the same are as good as one.
+        SELECT count(DISTINCT (f.confrelid, f.confkey)) AS targets, string_agg(format('DROP CONSTRAINT %I', f.conname), ', ' ORDER BY f.place) FILTER (WHERE f.place > 1) AS others
+        FROM (SELECT k.conname, k.confrelid, k.confkey, row_number() OVER (ORDER BY k.confrelid = t.scope_parent DESC NULLS LAST, k.oid) AS place
+              FROM pg_constraint k LEFT JOIN sync.table_catalog t ON t.relation = k.conrelid AND t.unregistered_at IS NULL
+              WHERE k.conrelid = p_relation AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[v.attnum] AND k.confrelid <> k.conrelid) AS f
+    ) AS k
+    WHERE k.targets <> 1
     UNION ALL
     SELECT format('column %I of %s may be null', c.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL;', r.full_name, c.attname)
     FROM rel r, cols c WHERE c.attname IN (p_key, coalesce(p_scope_via, p_scope)) AND NOT c.attnotnull
@@ -3196,8 +3206,7 @@ BEGIN
     ELSIF p_depth > 32 THEN
         PERFORM sync.fail('OV030', format('%I.%I finds its scope through itself', p_table.schema_name, p_table.table_name), NULL, 'Name a parent that leads to a scope column.');
     END IF;
-    SELECT f.parent_table_id, f.parent_columns[1] INTO v_parent_id, v_parent_column
-    FROM sync.foreign_keys f WHERE f.table_id = p_table.table_id AND f.columns = ARRAY[p_table.scope_via] AND f.parent_table_id IS NOT NULL;
+    SELECT f.parent_table_id, f.parent_column INTO v_parent_id, v_parent_column FROM sync.scope_reference(p_table) AS f;
     IF v_parent_id IS NULL THEN
         -- The parent is registered later in the same transaction, and then this is made again.
         RETURN 'NULL::text';
@@ -3251,8 +3260,7 @@ DECLARE
 BEGIN
     FOR v_depth IN 1..33 LOOP
         EXIT WHEN v_entry.scope_via IS NULL;
-        SELECT f.parent_table_id, f.parent_columns[1] INTO v_parent_id, v_parent_column
-        FROM sync.foreign_keys f WHERE f.table_id = v_entry.table_id AND f.columns = ARRAY[v_entry.scope_via] AND f.parent_table_id IS NOT NULL;
+        SELECT f.parent_table_id, f.parent_column INTO v_parent_id, v_parent_column FROM sync.scope_reference(v_entry) AS f;
         IF NOT FOUND THEN
             PERFORM sync.parent_with_scope(v_entry);
         END IF;
@@ -3265,6 +3273,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.scope_joins(p_table sync.table_catalog, p_alias text, p_user_id text) IS 'SQL joins and condition that leave only the rows of a scope.';
+CREATE FUNCTION sync.scope_reference(p_table sync.table_catalog) RETURNS TABLE(parent_table_id integer, parent_column name)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT f.parent_table_id, f.parent_columns[1]
+    FROM sync.foreign_keys f JOIN sync.table_catalog p ON p.table_id = f.parent_table_id
+    WHERE f.table_id = p_table.table_id AND f.columns = ARRAY[p_table.scope_via] AND NOT f.is_self_reference
+    ORDER BY p.relation = p_table.scope_parent DESC NULLS LAST, f.constraint_name LIMIT 1
+$$;
+COMMENT ON FUNCTION sync.scope_reference(p_table sync.table_catalog) IS 'Table and column through which a table finds its scope.';
 CREATE FUNCTION sync.set_policy(tbl regclass, policy text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
