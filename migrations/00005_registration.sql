@@ -89,6 +89,12 @@ AS $$
            CASE WHEN r.nspname !~ '^[a-z0-9_]+$' THEN format('ALTER SCHEMA %I RENAME TO ...;', r.nspname) ELSE format('ALTER TABLE %s RENAME TO ...;', r.full_name) END
     FROM rel r WHERE (r.nspname || r.relname) !~ '^[a-z0-9_]+$'
     UNION ALL
+    -- Clients know a table by its name. It may have been that of a table which was renamed since.
+    SELECT format('%s is registered under the name %s still', o.relation, r.full_name), format('SELECT sync.refresh_table(%L);', o.relation)
+    FROM rel r JOIN sync.table_catalog o ON o.schema_name = r.nspname AND o.table_name = r.relname AND o.unregistered_at IS NULL AND o.relation <> r.oid
+    JOIN pg_class c ON c.oid = o.relation
+    WHERE NOT EXISTS (SELECT FROM sync.table_catalog t WHERE t.relation = r.oid AND t.unregistered_at IS NULL)
+    UNION ALL
     SELECT format('column %I of %s is not made of a-z, 0-9 and _', c.attname, r.full_name), format('ALTER TABLE %s RENAME COLUMN %I TO ...;', r.full_name, c.attname)
     FROM rel r, cols c WHERE c.attname !~ '^[a-z0-9_]+$'
     UNION ALL

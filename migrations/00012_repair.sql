@@ -551,6 +551,10 @@ BEGIN
     WHERE c.oid = tbl;
     IF v_is_renamed THEN
         PERFORM sync.unregister_table(tbl);
+        -- Another that was renamed may still be registered under the name: tables that swap names give them free for each other.
+        PERFORM sync.refresh_table(t.relation, refresh_table.adopt)
+        FROM sync.table_catalog t JOIN pg_class c ON c.oid = tbl JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE t.unregistered_at IS NULL AND t.schema_name = n.nspname AND t.table_name = c.relname AND EXISTS (SELECT FROM pg_class o WHERE o.oid = t.relation);
         RETURN sync.register_table(tbl, v_table.key_column, coalesce(v_table.scope_column, '_sync_scope_id'), v_table.policy, v_table.scope_via,
             v_table.scope_is_shown, v_table.on_scope_change, v_table.external_references, refresh_table.adopt);
     END IF;

@@ -111,3 +111,24 @@ func TestAColumnWithSeveralForeignKeys(t *testing.T) {
 	exec(t, conn, refused(t, conn, "SELECT sync.register_table('c', scope_via => 'p')").Hint)
 	exec(t, conn, "SELECT sync.register_table('c', scope_via => 'p')")
 }
+
+// TestNamesThatOtherTablesHad: tables that swap their names are refreshed, and a table that takes the name of a renamed one is told of it.
+func TestNamesThatOtherTablesHad(t *testing.T) {
+	t.Parallel()
+	conn := registered(t, shop)
+	exec(t, conn, `ALTER TABLE shop.line RENAME TO x; ALTER TABLE shop.note RENAME TO line; ALTER TABLE shop."order" RENAME TO note; ALTER TABLE shop.x RENAME TO "order"`)
+	remedied(t, conn)
+	exec(t, conn, `UPDATE shop."order" SET n = 1; UPDATE shop.note SET "user" = 3 - "user"; UPDATE shop.line SET owner = 3 - owner`)
+	requireSound(t, conn)
+	require.Equal(t, []string{"line", "note", "order"}, column[string](t, conn, "SELECT table_name::text FROM sync.tables ORDER BY 1"))
+	exec(t, conn, "ALTER TABLE shop.line RENAME TO old_line; CREATE TABLE shop.line (LIKE shop.old_line INCLUDING ALL)")
+	const register = "SELECT sync.register_table('shop.line', scope => 'owner', policy => 'capture')"
+	exec(t, conn, value[string](t, conn, "SELECT remedy FROM sync.registration_problems('shop.line', 'id', 'owner', NULL)"))
+	exec(t, conn, register)
+	exec(t, conn, "ALTER TABLE shop.line RENAME TO older; CREATE TABLE shop.line (LIKE shop.older INCLUDING ALL)")
+	exec(t, conn, refused(t, conn, register).Hint)
+	exec(t, conn, register)
+	exec(t, conn, "INSERT INTO shop.line VALUES ('n1', 1); INSERT INTO shop.older VALUES ('n1', 1); UPDATE shop.old_line SET owner = 3 - owner")
+	requireSound(t, conn)
+	require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check()"))
+}

@@ -2410,6 +2410,10 @@ BEGIN
     WHERE c.oid = tbl;
     IF v_is_renamed THEN
         PERFORM sync.unregister_table(tbl);
+        -- Another that was renamed may still be registered under the name: tables that swap names give them free for each other.
+        PERFORM sync.refresh_table(t.relation, refresh_table.adopt)
+        FROM sync.table_catalog t JOIN pg_class c ON c.oid = tbl JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE t.unregistered_at IS NULL AND t.schema_name = n.nspname AND t.table_name = c.relname AND EXISTS (SELECT FROM pg_class o WHERE o.oid = t.relation);
         RETURN sync.register_table(tbl, v_table.key_column, coalesce(v_table.scope_column, '_sync_scope_id'), v_table.policy, v_table.scope_via,
             v_table.scope_is_shown, v_table.on_scope_change, v_table.external_references, refresh_table.adopt);
     END IF;
@@ -2622,6 +2626,12 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     SELECT format('the name %I.%I is not made of a-z, 0-9 and _', r.nspname, r.relname),
            CASE WHEN r.nspname !~ '^[a-z0-9_]+$' THEN format('ALTER SCHEMA %I RENAME TO ...;', r.nspname) ELSE format('ALTER TABLE %s RENAME TO ...;', r.full_name) END
     FROM rel r WHERE (r.nspname || r.relname) !~ '^[a-z0-9_]+$'
+    UNION ALL
+    -- Clients know a table by its name. It may have been that of a table which was renamed since.
+    SELECT format('%s is registered under the name %s still', o.relation, r.full_name), format('SELECT sync.refresh_table(%L);', o.relation)
+    FROM rel r JOIN sync.table_catalog o ON o.schema_name = r.nspname AND o.table_name = r.relname AND o.unregistered_at IS NULL AND o.relation <> r.oid
+    JOIN pg_class c ON c.oid = o.relation
+    WHERE NOT EXISTS (SELECT FROM sync.table_catalog t WHERE t.relation = r.oid AND t.unregistered_at IS NULL)
     UNION ALL
     SELECT format('column %I of %s is not made of a-z, 0-9 and _', c.attname, r.full_name), format('ALTER TABLE %s RENAME COLUMN %I TO ...;', r.full_name, c.attname)
     FROM rel r, cols c WHERE c.attname !~ '^[a-z0-9_]+$'
