@@ -417,8 +417,7 @@ BEGIN
     FROM unnest(ARRAY[p_table.key_column, p_table.scope_column, p_table.scope_via]) AS c(name)
     WHERE c.name IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = c.name);
     IF FOUND THEN
-        PERFORM sync.fail('OV030', format('table %s is synced, but its column %I was dropped', p_table.relation, v_column), NULL,
-            format('Put the column back; or SELECT sync.unregister_table(%L); and register the table anew.', p_table.relation));
+        PERFORM sync.fail('OV030', format('table %s is synced, but its column %I was dropped', p_table.relation, v_column), NULL, sync.register_anew_statement(p_table));
     END IF;
 END
 $$;

@@ -66,7 +66,7 @@ AS $$
     WHERE f.pronamespace = 'sync'::regnamespace AND f.prosecdef AND l.oid = 'sync.captured_keys'::regclass AND NOT pg_has_role(f.proowner, l.relowner, 'USAGE')
     UNION ALL
     SELECT 'warning', r.name, 'the database was restored from a dump: all is captured, but slower until the code of the table is made anew', format('SELECT sync.refresh_table(%L);', r.relation)
-    FROM registered r WHERE r.is_restored
+    FROM registered r WHERE r.is_restored AND NOT EXISTS (SELECT FROM unfit u WHERE u.table_id = r.table_id)
     UNION ALL
     SELECT CASE WHEN e.relation = r.relation THEN 'error' ELSE 'warning' END, e.relation::text,
            format('trigger %I is missing', e.trigger_name), CASE WHEN e.relation = r.relation THEN e.definition || ';' ELSE format('SELECT sync.refresh_table(%L);', r.relation) END

@@ -1,6 +1,7 @@
 package migrations_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -131,4 +132,54 @@ func TestNamesThatOtherTablesHad(t *testing.T) {
 	exec(t, conn, "INSERT INTO shop.line VALUES ('n1', 1); INSERT INTO shop.older VALUES ('n1', 1); UPDATE shop.old_line SET owner = 3 - owner")
 	requireSound(t, conn)
 	require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check()"))
+}
+
+// TestColumnsRenamedBeforeADump: a restored dump knows a column by its name alone, so one that was renamed and not refreshed is gone. What check
+// and each refusal say registers the table as it was, by what the table tells of its columns.
+func TestColumnsRenamedBeforeADump(t *testing.T) {
+	t.Parallel()
+	for alter, c := range map[string]struct{ remedy, write string }{
+		"ALTER TABLE shop.note RENAME id TO nr":                                                        {"sync_key => 'nr', scope => 'owner'", "UPDATE shop.note SET owner = 3 - owner"},
+		"ALTER TABLE shop.note RENAME owner TO whose":                                                  {"sync_key => 'id', scope => 'whose'", "UPDATE shop.note SET whose = 3 - whose"},
+		"ALTER TABLE shop.line RENAME order_id TO upper":                                               {"sync_key => 'id', scope_via => 'upper', on_scope_change => 'move'", "UPDATE shop.line SET n = 1"},
+		`ALTER TABLE shop."order" RENAME id TO "end"; ALTER TABLE shop."order" RENAME "user" TO "all"`: {"sync_key => 'end', scope => 'all', policy => 'capture', external_references => '{shop.product}'", `UPDATE shop."order" SET product = NULL`},
+		"ALTER TABLE shop.note RENAME owner TO whose; ALTER TABLE shop.note ALTER whose SET DEFAULT 1": {"sync_key => 'id', scope => '...'", "INSERT INTO shop.note VALUES ('n3', 1)"},
+	} {
+		t.Run(alter, func(t *testing.T) {
+			t.Parallel()
+			conn := registered(t, shop)
+			exec(t, conn, alter+"; UPDATE sync.table_catalog SET relation_oid = 0")
+			remedy := value[string](t, conn, "SELECT DISTINCT remedy FROM sync.check() WHERE severity = 'error'")
+			require.Contains(t, remedy, c.remedy)
+			refusal := refused(t, conn, c.write)
+			require.Equal(t, []string{"OV030", remedy}, []string{refusal.Code, refusal.Hint})
+			table := value[string](t, conn, "SELECT DISTINCT object FROM sync.check() WHERE severity = 'error'")
+			require.Equal(t, remedy, refused(t, conn, "SELECT sync.refresh_table($1::text::regclass)", table).Hint)
+			exec(t, conn, strings.ReplaceAll(remedy, "'...'", "'whose'"))
+			remedied(t, conn)
+			exec(t, conn, c.write)
+			requireSound(t, conn)
+			require.Empty(t, column[string](t, conn, "SELECT difference FROM sync.scope_ids() AS s(id) CROSS JOIN LATERAL sync.verify(s.id)"))
+			exec(t, conn, "SELECT sync.unregister_table(relation) FROM sync.table_catalog WHERE unregistered_at IS NULL")
+			require.Empty(t, column[string](t, conn, "SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE pg_get_expr(adbin, adrelid) LIKE '%scope_in_bundle%'"), "nothing is left of it")
+		})
+	}
+}
+
+// TestTheKeyThatRegistrationFinds: what is wrong with a table is said of the key that registration would take, and a column that was
+// renamed is no other registration.
+func TestTheKeyThatRegistrationFinds(t *testing.T) {
+	t.Parallel()
+	conn := registered(t, "CREATE TABLE n (owner text, id uuid, PRIMARY KEY (owner, id)); CREATE TABLE m (a int, b int, owner text NOT NULL, PRIMARY KEY (a, b)); CREATE TABLE v (id varchar PRIMARY KEY, owner text)")
+	problems := func(table string) []string {
+		return column[string](t, conn, "SELECT problem || ' => ' || remedy FROM sync.registration_problems($1::text::regclass, NULL, 'owner', NULL)", table)
+	}
+	require.Empty(t, problems("n"))
+	require.Equal(t, []string{"the primary key of public.m does not name one key column beside the scope => Name the key column: sync_key => '...'."}, problems("m"))
+	require.Equal(t, []string{"key column id of public.v has type character varying => ALTER TABLE public.v ALTER COLUMN id TYPE text;", "column owner of public.v may be null => ALTER TABLE public.v ALTER COLUMN owner SET NOT NULL;"}, problems("v"))
+	exec(t, conn, "SELECT sync.register_table('n', scope => 'owner'); ALTER TABLE n RENAME id TO nr; ALTER TABLE n RENAME owner TO whose")
+	const again = "SELECT sync.register_table('n', scope => 'whose')"
+	require.Equal(t, "SELECT sync.refresh_table('public.n'); -- its columns were renamed since", refused(t, conn, again).Hint)
+	exec(t, conn, "SELECT sync.refresh_table('public.n')")
+	exec(t, conn, again)
 }

@@ -196,8 +196,8 @@ func TestVerifyWithATableThatCannotBeCompared(t *testing.T) {
 	for alter, want := range map[string]string{
 		"ALTER TABLE office.step DROP CONSTRAINT step_task_id_fkey":         "step cannot be compared: table office.step is synced, but its column task_id, which says whose a row is, refers to no registered table any more. ALTER TABLE office.step ADD FOREIGN KEY (task_id)",
 		"ALTER TABLE office.step ALTER id DROP DEFAULT, ALTER id TYPE text": "step cannot be compared: table office.step is synced, but its key column id has another type now. SELECT sync.refresh_table('office.step');",
-		"ALTER TABLE office.step DROP COLUMN task_id":                       "step cannot be compared: table office.step is synced, but its column task_id was dropped. Put the column back;",
-		"ALTER TABLE office.label DROP COLUMN owner_id":                     "label cannot be compared: table office.label is synced, but its column owner_id was dropped. Put the column back;",
+		"ALTER TABLE office.step DROP COLUMN task_id":                       "step cannot be compared: table office.step is synced, but its column task_id was dropped. SELECT sync.unregister_table('office.step'), ",
+		"ALTER TABLE office.label DROP COLUMN owner_id":                     "label cannot be compared: table office.label is synced, but its column owner_id was dropped. SELECT sync.unregister_table('office.label'), ",
 	} {
 		t.Run(alter, func(t *testing.T) {
 			t.Parallel()

@@ -741,7 +741,7 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     WHERE f.pronamespace = 'sync'::regnamespace AND f.prosecdef AND l.oid = 'sync.captured_keys'::regclass AND NOT pg_has_role(f.proowner, l.relowner, 'USAGE')
     UNION ALL
     SELECT 'warning', r.name, 'the database was restored from a dump: all is captured, but slower until the code of the table is made anew', format('SELECT sync.refresh_table(%L);', r.relation)
-    FROM registered r WHERE r.is_restored
+    FROM registered r WHERE r.is_restored AND NOT EXISTS (SELECT FROM unfit u WHERE u.table_id = r.table_id)
     UNION ALL
     SELECT CASE WHEN e.relation = r.relation THEN 'error' ELSE 'warning' END, e.relation::text,
            format('trigger %I is missing', e.trigger_name), CASE WHEN e.relation = r.relation THEN e.definition || ';' ELSE format('SELECT sync.refresh_table(%L);', r.relation) END
@@ -915,6 +915,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.connect(p_user_id text, p_source_id text, p_has_local_pending_rows boolean, p_lease_ttl interval) IS 'Says how a source is to begin, and moves the scope from uninitialized towards initialized.';
+CREATE FUNCTION sync.default_key(p_relation regclass, p_scope name) RETURNS name
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT min(a.attname)
+    FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND a.attname IS DISTINCT FROM p_scope
+    WHERE i.indrelid = p_relation AND i.indisprimary
+    HAVING count(*) = 1
+$$;
+COMMENT ON FUNCTION sync.default_key(p_relation regclass, p_scope name) IS 'Key column of a table for which none is named; null if the primary key does not tell.';
 CREATE FUNCTION sync.differences(p_table_id integer, p_user_id text) RETURNS TABLE(key_bytes bytea, difference text, live_row text, log_row text)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1157,10 +1167,11 @@ CREATE FUNCTION sync.end_registration(p_table sync.table_catalog) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET client_min_messages TO 'warning'
-    AS $_$
+    AS $$
 DECLARE
     v_id integer := p_table.table_id;
     v_trigger record;
+    v_column name;
 BEGIN
     IF EXISTS (SELECT FROM sync.open_bundles b WHERE b.xid = pg_current_xact_id() AND NOT b.is_implicit) THEN
         PERFORM sync.fail('OV023', 'this transaction has a bundle open', NULL, 'Finish the bundle in a transaction of its own.');
@@ -1177,12 +1188,15 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', v_trigger.tgname, v_trigger.relation);
     END LOOP;
-    -- Only the default that registration made: the application may have set its own since, or dropped the column.
-    IF EXISTS (SELECT FROM pg_attribute a JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-               WHERE a.attrelid = p_table.relation AND a.attname = p_table.scope_column AND p_table.scope_default_before IS NULL
-                 AND pg_get_expr(d.adbin, d.adrelid) ~ '^[(]*sync[.]scope_in_bundle[(][)]([)]*::[a-z ]+)*[)]*$') THEN
-        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT', p_table.relation, p_table.scope_column);
-    END IF;
+    -- Only the default that registration made: the application may have set its own since, or dropped the column. In a restored dump, one that was
+    -- renamed before is known by its default.
+    FOR v_column IN
+        SELECT a.attname FROM pg_attribute a JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = p_table.relation AND p_table.scope_column IS NOT NULL AND p_table.scope_default_before IS NULL AND sync.is_scope_default(pg_get_expr(d.adbin, d.adrelid))
+          AND (a.attname = p_table.scope_column OR NOT EXISTS (SELECT FROM pg_attribute o WHERE o.attrelid = p_table.relation AND o.attname = p_table.scope_column))
+    LOOP
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT', p_table.relation, v_column);
+    END LOOP;
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_%s()', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.capture_row_%s()', v_id);
     EXECUTE format('DROP FUNCTION IF EXISTS sync.emit_%s(bigint[], integer[], bytea[], boolean)', v_id);
@@ -1214,7 +1228,7 @@ BEGIN
     SET live_row_count = u.live_row_count - g.row_count, live_byte_count = u.live_byte_count - g.byte_count
     FROM gone g WHERE u.user_pk = g.user_pk;
 END
-$_$;
+$$;
 COMMENT ON FUNCTION sync.end_registration(p_table sync.table_catalog) IS 'Ends a catalog entry and removes what was made for its table.';
 CREATE FUNCTION sync.entry_to_write(p_table_id integer, p_may_be_orphaned boolean DEFAULT false) RETURNS sync.table_catalog
     LANGUAGE plpgsql STABLE
@@ -1430,10 +1444,8 @@ CREATE FUNCTION sync.foreign_key_problems() RETURNS TABLE(table_id integer, prob
     ), again AS (
         -- Each table as it is registered, with all its references that leave. In one statement, since the set is judged as a whole.
         -- The other way, to register the tables referred to, takes a choice of their scope.
-        SELECT format('sync.register_table(%L, sync_key => %L, %s => %L%s%s, policy => %L, external_references => %L)',
-                      t.relation, t.key_column, CASE WHEN t.scope_via IS NULL THEN 'scope' ELSE 'scope_via' END, coalesce(t.scope_via, t.scope_column),
-                      CASE WHEN t.scope_is_shown THEN ', show_scope => true' END, CASE WHEN t.on_scope_change <> 'refuse' THEN format(', on_scope_change => %L', t.on_scope_change) END,
-                      t.policy, t.external_references || ARRAY(SELECT l.constraint_name::text FROM leaving l WHERE l.table_id = t.table_id ORDER BY 1)) AS call
+        SELECT sync.registration_call(t, t.external_references || ARRAY(SELECT l.constraint_name::text FROM leaving l WHERE l.table_id = t.table_id ORDER BY 1),
+                                      t.key_column, coalesce(t.scope_via, t.scope_column)) AS call
         FROM sync.table_catalog t WHERE t.table_id IN (SELECT l.table_id FROM leaving l)
         ORDER BY t.table_id
     )
@@ -1608,6 +1620,13 @@ CREATE FUNCTION sync.is_conflict(p_op "char", p_base_row_version bigint, p_bundl
     LANGUAGE sql IMMUTABLE
     RETURN ((p_base_row_version <> COALESCE(p_bundle_seq, (0)::bigint)) OR ((p_op = 'I'::"char") = ((p_newest_op IS NOT NULL) AND (p_newest_op <> 'D'::"char"))));
 COMMENT ON FUNCTION sync.is_conflict(p_op "char", p_base_row_version bigint, p_bundle_seq bigint, p_newest_op "char") IS 'Whether an operation on the state that a client last saw conflicts with the state that the log has.';
+CREATE FUNCTION sync.is_scope_default(p_expression text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT p_expression ~ '^[(]*sync[.]scope_in_bundle[(][)]([)]*::[a-z ]+)*[)]*$'
+$_$;
+COMMENT ON FUNCTION sync.is_scope_default(p_expression text) IS 'Whether a default of a column is the one that registration makes.';
 CREATE FUNCTION sync.is_scope_id(p_id text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (((octet_length(p_id) >= 1) AND (octet_length(p_id) <= 255)) AND ((p_id COLLATE "C") !~ '[\u0001-\u001f\u007f-\u009f]|^[ \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]|[ \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]$'::text));
@@ -2448,6 +2467,31 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.refuse_truncate() IS 'Trigger function: refuses TRUNCATE of a registered table with SQLSTATE 55000.';
+CREATE FUNCTION sync.register_anew_statement(p_table sync.table_catalog) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_columns name[] := ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attnum > 0 AND NOT a.attisdropped);
+    v_key name := p_table.key_column;
+    v_scope name := coalesce(p_table.scope_via, p_table.scope_column);
+BEGIN
+    IF NOT v_scope = ANY (v_columns) THEN
+        SELECT min(a.attname) INTO v_scope
+        FROM pg_attribute a
+        WHERE a.attrelid = p_table.relation AND NOT a.attisdropped
+          AND CASE WHEN p_table.scope_via IS NULL
+                   THEN EXISTS (SELECT FROM pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum AND sync.is_scope_default(pg_get_expr(d.adbin, d.adrelid)))
+                   ELSE EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = a.attrelid AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[a.attnum] AND k.confrelid = p_table.scope_parent) END
+        HAVING count(*) = 1;
+    END IF;
+    IF NOT v_key = ANY (v_columns) THEN
+        v_key := sync.default_key(p_table.relation, CASE WHEN p_table.scope_via IS NULL THEN v_scope END);
+    END IF;
+    RETURN format('SELECT sync.unregister_table(%L), %s; -- or put the column back', p_table.relation, sync.registration_call(p_table, p_table.external_references, v_key, v_scope));
+END
+$$;
+COMMENT ON FUNCTION sync.register_anew_statement(p_table sync.table_catalog) IS 'Statement that registers a table anew which has lost its key or scope column.';
 CREATE FUNCTION sync.register_table(tbl regclass, sync_key name DEFAULT NULL::name, scope name DEFAULT '_sync_scope_id'::name, policy text DEFAULT NULL::text, scope_via name DEFAULT NULL::name, show_scope boolean DEFAULT false, on_scope_change text DEFAULT 'refuse'::text, external_references text[] DEFAULT '{}'::text[], adopt text DEFAULT 'auto'::text) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2458,6 +2502,7 @@ DECLARE
     v_old sync.table_catalog;
     v_table sync.table_catalog;
     v_key name := sync_key;
+    v_is_renamed boolean;
     v_scope name := CASE WHEN register_table.scope_via IS NULL THEN scope END;
     v_problem text;
     v_remedy text;
@@ -2475,20 +2520,14 @@ BEGIN
         PERFORM sync.fail('OV030', format('policy %s, on_scope_change %s or adopt %s is not known', coalesce(register_table.policy, 'reject'), register_table.on_scope_change, adopt), NULL,
             'policy is reject or capture; on_scope_change is refuse or move; adopt is now, later or auto.');
     END IF;
-    IF v_key IS NULL THEN
-        SELECT min(a.attname) INTO v_key
-        FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND a.attname IS DISTINCT FROM v_scope
-        WHERE i.indrelid = tbl AND i.indisprimary
-        HAVING count(*) = 1;
-        IF v_key IS NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = tbl AND c.relkind IN ('r', 'p')) THEN
-            PERFORM sync.fail('OV030', format('the primary key of %s does not name one key column beside the scope', tbl), NULL, 'Name the key column: sync_key => ''...''.');
-        END IF;
-    END IF;
+    v_key := coalesce(v_key, sync.default_key(tbl, v_scope));
     SELECT t.* INTO v_old FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL;
     IF v_old.table_id IS NOT NULL THEN
         IF (v_old.key_column, v_old.scope_column, v_old.scope_via, v_old.scope_is_shown, v_old.on_scope_change) IS DISTINCT FROM (v_key, v_scope, register_table.scope_via, show_scope, register_table.on_scope_change) THEN
+            SELECT (e.key_column, e.scope_column, e.scope_via) IS NOT DISTINCT FROM (v_key, v_scope, register_table.scope_via) INTO v_is_renamed FROM sync.catalog_entry(v_old.table_id) AS e;
             PERFORM sync.fail('OV030', format('%s is registered in another way', tbl), NULL,
-                format('SELECT sync.unregister_table(%L); then register it anew. SELECT * FROM sync.table_catalog; shows how it is registered.', tbl));
+                CASE WHEN v_is_renamed THEN format('SELECT sync.refresh_table(%L); -- its columns were renamed since', tbl)
+                     ELSE format('SELECT sync.unregister_table(%L); then register it anew. SELECT * FROM sync.table_catalog; shows how it is registered.', tbl) END);
         END IF;
         UPDATE sync.table_catalog t SET policy = coalesce(register_table.policy, t.policy), external_references = register_table.external_references
         WHERE t.table_id = v_old.table_id AND (t.policy, t.external_references) IS DISTINCT FROM (coalesce(register_table.policy, t.policy), register_table.external_references);
@@ -2549,6 +2588,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.registered_id(tbl regclass) IS 'Id of a registered table; raises OV030 if it is not registered.';
+CREATE FUNCTION sync.registration_call(p_table sync.table_catalog, p_external_references text[], p_key name, p_scope name) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT format('sync.register_table(%L, sync_key => %L, %s => %L%s%s, policy => %L%s)', p_table.relation, coalesce(p_key, '...'),
+                  CASE WHEN p_table.scope_via IS NULL THEN 'scope' ELSE 'scope_via' END, coalesce(p_scope, '...'),
+                  CASE WHEN p_table.scope_is_shown THEN ', show_scope => true' END, CASE WHEN p_table.on_scope_change <> 'refuse' THEN format(', on_scope_change => %L', p_table.on_scope_change) END,
+                  p_table.policy, CASE WHEN p_external_references <> '{}' THEN format(', external_references => %L', p_external_references) END)
+$$;
+COMMENT ON FUNCTION sync.registration_call(p_table sync.table_catalog, p_external_references text[], p_key name, p_scope name) IS 'Call that registers a table as its entry says.';
 CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_scope name, p_scope_via name) RETURNS TABLE(problem text, remedy text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2569,7 +2618,8 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
                a.atttypid::regtype::text AS type_name, a.attgenerated, a.attidentity, coalesce(l.collisdeterministic, true) AS is_deterministic
         FROM pg_attribute a LEFT JOIN pg_collation l ON l.oid = a.attcollation
         WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
-    ), key_col AS (SELECT * FROM cols WHERE attname = p_key),
+    ), named AS (SELECT coalesce(p_key, sync.default_key(p_relation, CASE WHEN p_scope_via IS NULL THEN p_scope END)) AS key_name),
+    key_col AS (SELECT * FROM cols WHERE attname = (SELECT n.key_name FROM named n)),
     scope_col AS (SELECT * FROM cols WHERE attname = p_scope AND p_scope_via IS NULL),
     via_col AS (SELECT * FROM cols WHERE attname = p_scope_via),
     uniques AS (
@@ -2640,8 +2690,11 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     SELECT format('column %I of %s has type %s', c.attname, r.full_name, c.type_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', r.full_name, c.attname)
     FROM rel r, cols c WHERE c.type_name ~ '^reg(class|collation|config|dictionary|namespace|oper|operator|proc|procedure|role|type)([[][]])?$'
     UNION ALL
-    SELECT format('%s has no key column %s', r.full_name, coalesce(quote_ident(p_key), '(null)')), 'Name the key column: sync_key => ''...''.'
-    FROM rel r WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM key_col)
+    SELECT CASE WHEN n.key_name IS NULL THEN format('the primary key of %s does not name one key column beside the scope', r.full_name)
+                ELSE format('%s has no key column %I', r.full_name, n.key_name) END,
+           coalesce((SELECT sync.register_anew_statement(t) FROM sync.table_catalog t WHERE t.relation = r.oid AND t.unregistered_at IS NULL AND t.key_column = p_key),
+                    'Name the key column: sync_key => ''...''.')
+    FROM rel r CROSS JOIN named n WHERE r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM key_col)
     UNION ALL
     SELECT format('key column %I of %s has type %s', k.attname, r.full_name, k.type_name),
            CASE k.type_name WHEN 'character varying' THEN format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', r.full_name, k.attname)
@@ -2659,10 +2712,11 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     FROM rel r, key_col k WHERE NOT k.is_deterministic
     UNION ALL
     SELECT format('%s has no scope column %s', r.full_name, coalesce(quote_ident(p_scope), '(null)')),
+           coalesce((SELECT sync.register_anew_statement(t) FROM sync.table_catalog t WHERE t.relation = r.oid AND t.unregistered_at IS NULL AND t.scope_column = p_scope),
            format('Name the column that says whose row it is: scope => ''...''; or the column that refers to a parent which has one: scope_via => ''...''; or '
                       || CASE WHEN pg_relation_size(r.oid) > 0 OR EXISTS (SELECT FROM pg_partition_tree(r.oid) p WHERE pg_relation_size(p.relid) > 0) -- so there may be rows
                               THEN 'ALTER TABLE %1$s ADD COLUMN %2$I text; UPDATE %1$s SET %2$I = ...; ALTER TABLE %1$s ALTER COLUMN %2$I SET NOT NULL;'
-                              ELSE 'ALTER TABLE %1$s ADD COLUMN %2$I text NOT NULL;' END, r.full_name, coalesce(p_scope, '_sync_scope_id'))
+                              ELSE 'ALTER TABLE %1$s ADD COLUMN %2$I text NOT NULL;' END, r.full_name, coalesce(p_scope, '_sync_scope_id')))
     FROM rel r WHERE p_scope_via IS NULL AND r.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM scope_col)
     UNION ALL
     SELECT format('scope column %I of %s has type %s', s.attname, r.full_name, s.type_name), 'A scope column is of type text, varchar, uuid, integer or bigint.'
@@ -2674,7 +2728,9 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     SELECT format('scope column %I of %s has a nondeterministic collation', s.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE %s COLLATE "C";', r.full_name, s.attname, s.type_name)
     FROM rel r, scope_col s WHERE NOT s.is_deterministic
     UNION ALL
-    SELECT format('%s has no column %I', r.full_name, p_scope_via), 'Name the column that refers to the parent: scope_via => ''...''.'
+    SELECT format('%s has no column %I', r.full_name, p_scope_via),
+           coalesce((SELECT sync.register_anew_statement(t) FROM sync.table_catalog t WHERE t.relation = r.oid AND t.unregistered_at IS NULL AND t.scope_via = p_scope_via),
+                    'Name the column that refers to the parent: scope_via => ''...''.')
     FROM rel r WHERE p_scope_via IS NOT NULL AND NOT EXISTS (SELECT FROM via_col)
     UNION ALL
     SELECT format('column %I of %s does not refer to one other table', v.attname, r.full_name),
@@ -2694,10 +2750,10 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     WHERE k.targets <> 1
     UNION ALL
     SELECT format('column %I of %s may be null', c.attname, r.full_name), format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL;', r.full_name, c.attname)
-    FROM rel r, cols c WHERE c.attname IN (p_key, coalesce(p_scope_via, p_scope)) AND NOT c.attnotnull
+    FROM rel r, cols c, named n WHERE c.attname IN (n.key_name, coalesce(p_scope_via, p_scope)) AND NOT c.attnotnull
     UNION ALL
-    SELECT format('scope and key of %s are the same column %I', r.full_name, p_key), 'Name another key column: sync_key => ''...''.'
-    FROM rel r WHERE p_key = coalesce(p_scope_via, p_scope)
+    SELECT format('scope and key of %s are the same column %I', r.full_name, n.key_name), 'Name another key column: sync_key => ''...''.'
+    FROM rel r, named n WHERE n.key_name = coalesce(p_scope_via, p_scope)
     UNION ALL
     SELECT format('%s has no unique constraint on (%I, %I) or (%I)', r.full_name, s.attname, k.attname, k.attname),
            CASE WHEN EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = r.oid AND NOT p.partattrs::smallint[] <@ ARRAY[s.attnum, k.attnum])
@@ -3044,8 +3100,7 @@ BEGIN
     FROM unnest(ARRAY[p_table.key_column, p_table.scope_column, p_table.scope_via]) AS c(name)
     WHERE c.name IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_table.relation AND a.attname = c.name);
     IF FOUND THEN
-        PERFORM sync.fail('OV030', format('table %s is synced, but its column %I was dropped', p_table.relation, v_column), NULL,
-            format('Put the column back; or SELECT sync.unregister_table(%L); and register the table anew.', p_table.relation));
+        PERFORM sync.fail('OV030', format('table %s is synced, but its column %I was dropped', p_table.relation, v_column), NULL, sync.register_anew_statement(p_table));
     END IF;
 END
 $$;
