@@ -276,6 +276,23 @@ func TestAnUnhealthyStatusSaysWhyInTheLog(t *testing.T) {
 	require.Equal(t, lines+1, strings.Count(log.String(), "\n"), log.String())
 }
 
+// The more tables there are, the longer a look takes, and load balancers ask often.
+func TestALongLookAtTheSetUpIsRepeatedLessOften(t *testing.T) {
+	t.Parallel()
+	service, pool := newQuiet(t, oversync.ServiceConfig{})
+	exec(t, pool, `CREATE SEQUENCE public.looks;
+		CREATE OR REPLACE FUNCTION sync.check() RETURNS TABLE (severity text, object text, problem text, remedy text) LANGUAGE plpgsql AS $$
+		BEGIN PERFORM nextval('public.looks'), pg_sleep(1); END $$`)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for range 40 {
+		<-tick.C
+		_, err := service.GetStatus(t.Context())
+		require.NoError(t, err)
+		require.EqualValues(t, 1, scalar[int64](t, pool, `SELECT last_value FROM public.looks`))
+	}
+}
+
 func TestStatusCountersSurviveRestarts(t *testing.T) {
 	t.Parallel()
 	service, pool := newQuiet(t, oversync.ServiceConfig{})

@@ -57,7 +57,8 @@ type StatusResponse struct {
 // unhealthy if a floor is ahead of its scope, or if SELECT * FROM sync.check()
 // shows an error: a trigger that is missing or disabled, say. The cost does not go
 // with the history. What it says of the set-up, and of the totals where there are
-// 10,000 scopes or more, may be two seconds old.
+// 10,000 scopes or more, may be two seconds old; of the set-up up to ten times as old as
+// a look at it takes, which goes with the number of tables.
 // It works while the service is closing, and fails only if the database does, or does
 // not answer within five seconds.
 func (s *SyncService) GetStatus(ctx context.Context) (*StatusResponse, error) {
@@ -107,6 +108,7 @@ type statusCache struct {
 
 	errors  int64 // that sync.check found
 	checked time.Time
+	took    time.Duration // for the check
 	totals  db.StatusTotalsRow
 	counted time.Time
 }
@@ -116,6 +118,9 @@ const (
 	statusTimeout = 5 * time.Second
 	// statusCacheTime is how long something may go unnoticed by the status.
 	statusCacheTime = 2 * time.Second
+	// checkPauses is how many times longer than a look at the set-up the pause after it
+	// is: the look goes with the number of tables, and every instance has its own.
+	checkPauses = 10
 	// maxFindingsLogged is how many findings are logged; sync.check has the others.
 	maxFindingsLogged = 3
 	// manyScopes take some milliseconds to add up. Fewer are added up each time.
@@ -129,15 +134,17 @@ func (s *SyncService) setupErrors(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	defer leave()
-	if time.Since(s.status.checked) < statusCacheTime {
+	if time.Since(s.status.checked) < max(statusCacheTime, checkPauses*s.status.took) {
 		return s.status.errors, nil
 	}
+	start := time.Now()
 	found, err := s.queries.StatusErrors(ctx, s.pool)
+	took := time.Since(start)
 	if err == nil && (found > 0) != (s.status.errors > 0) {
 		err = s.logSetup(ctx, found)
 	}
 	if err == nil {
-		s.status.errors, s.status.checked = found, time.Now()
+		s.status.errors, s.status.checked, s.status.took = found, time.Now(), took
 	}
 	return found, err
 }
