@@ -46,7 +46,13 @@ func TestHS256(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "user-1", user)
 
+	critical := jwt.NewWithClaims(jwt.SigningMethodHS256, good)
+	critical.Header["crit"] = []string{"exp"}
+	withCritical, err := critical.SignedString(testSecret)
+	require.NoError(t, err)
+
 	refused := map[string]string{
+		"critical":      withCritical, // RFC 7515, 4.1.11
 		"alg none":      mint(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, good),
 		"other alg":     mint(t, jwt.SigningMethodHS512, testSecret, good),
 		"wrong secret":  mint(t, jwt.SigningMethodHS256, []byte("another"), good),
