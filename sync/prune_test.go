@@ -251,6 +251,69 @@ func TestPruningLeavesWhatASnapshotCanSee(t *testing.T) {
 	requireType[*oversync.SnapshotSessionExpiredError](t, err)
 }
 
+// TestWhereHistoryEnds asks for each bundle at each floor: those up to the floor are gone, the next one is there, whoever asks.
+func TestWhereHistoryEnds(t *testing.T) {
+	t.Parallel()
+	const newest = 6
+	service := newNotes(t)
+	phone := newDevice(t, service, "anna", "phone")
+	importer := func(id int64) error {
+		return service.WithinSyncBundle(t.Context(), oversync.Actor{UserID: "anna"}, oversync.BundleSource{SourceID: "importer", SourceBundleID: id}, func(tx pgx.Tx) error {
+			return insertNoteSQL(t.Context(), tx, 100+int(id), "x")
+		})
+	}
+	for n := range newest / 2 { // in turns, so that no number of a source is that of the scope
+		phone.mustPush(t, insertNote(n, "x"))
+		require.NoError(t, importer(int64(n)+1))
+	}
+	refusals := int64(0)
+	requireThere := func(floor, seq int64, what string, err error) {
+		t.Helper()
+		if seq == 0 && floor == 0 || seq > floor {
+			require.NoError(t, err, "%s %d, floor %d", what, seq, floor)
+			return
+		}
+		refusals++
+		gone := oversync.HistoryPrunedError{UserID: "anna", ProvidedSeq: seq, RetainedFloor: floor}
+		require.Equal(t, gone, *requireAs[*oversync.HistoryPrunedError](t, err), "%s %d, floor %d", what, seq, floor)
+	}
+	for floor := range int64(newest) {
+		exec(t, service.Pool(), "UPDATE sync.user_state SET retained_bundle_floor = $1", floor)
+		for id := int64(1); id <= newest/2; id++ {
+			seq := 2*id - 1 // of the phone's
+			gone := oversync.SourceTupleHistoryPrunedError{UserID: "anna", SourceID: "phone", SourceBundleID: id, MaxCommittedSourceBundleIDHint: newest / 2}
+			session, err := service.CreatePushSession(t.Context(), phone.actor, &oversync.PushSessionCreateRequest{SourceBundleID: id, PlannedRowCount: 1})
+			if seq <= floor {
+				refusals++
+				require.Equal(t, gone, *requireAs[*oversync.SourceTupleHistoryPrunedError](t, err), "floor %d", floor)
+			} else {
+				require.NoError(t, err, "floor %d", floor)
+				require.Equal(t, []any{"already_committed", seq}, []any{session.Status, session.BundleSeq}, "floor %d", floor)
+			}
+			err = importer(id) // whose bundle came next
+			if gone.SourceID = "importer"; seq+1 <= floor {
+				refusals++
+				require.Equal(t, gone, *requireAs[*oversync.SourceTupleHistoryPrunedError](t, err), "floor %d", floor)
+			} else {
+				require.EqualValues(t, newest/2+1, requireAs[*oversync.SourceSequenceOutOfOrderError](t, err).Expected, "floor %d", floor)
+			}
+		}
+		for seq := range int64(newest + 1) {
+			_, err := service.ProcessPull(t.Context(), phone.actor, seq, 0, 0)
+			requireThere(floor, seq, "pull after", err)
+			if seq > 0 {
+				_, err = service.ProcessPull(t.Context(), phone.actor, newest, 0, seq)
+				requireThere(floor, seq, "pull up to", err)
+				_, err = service.GetCommittedBundleRows(t.Context(), phone.actor, seq, nil, 0)
+				requireThere(floor, seq, "bundle", err)
+			}
+		}
+	}
+	status, err := service.GetStatus(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, refusals, status.HistoryPrunedErrorCount)
+}
+
 func TestManyPruneAtOnce(t *testing.T) {
 	t.Parallel()
 	_, pool := newQuiet(t, oversync.ServiceConfig{})
