@@ -58,10 +58,10 @@ func TestRegistrationRefusals(t *testing.T) {
 			message: "public.t is a partition", hint: "Register its parent: SELECT sync.register_table('public.p');",
 		}, {
 			name: "has children", ddl: "CREATE TABLE public.t (" + good + "); CREATE TABLE public.c () INHERITS (public.t)",
-			message: "public.t takes part in table inheritance", hint: "Use declarative partitioning, or a table without children.",
+			message: "public.t takes part in table inheritance", hint: "ALTER TABLE public.c NO INHERIT public.t; -- or use declarative partitioning", mends: true,
 		}, {
 			name: "is a child", ddl: "CREATE TABLE public.p (x text); CREATE TABLE public.t (" + good + ") INHERITS (public.p)",
-			message: "public.t takes part in table inheritance", hint: "Use declarative partitioning, or a table without children.",
+			message: "public.t takes part in table inheritance", hint: "ALTER TABLE public.t NO INHERIT public.p; -- or use declarative partitioning", mends: true,
 		}, {
 			name: "name in capitals", ddl: `CREATE TABLE public."T" (` + good + `)`, call: `SELECT sync.register_table('public."T"')`,
 			message: `the name public."T" is not made of a-z, 0-9 and _`, hint: `ALTER TABLE public."T" RENAME TO ...;`,
@@ -580,7 +580,12 @@ func TestWhatTheCapturingRoleMayDo(t *testing.T) {
 	exec(t, conn, "ALTER TABLE app.note ENABLE ROW LEVEL SECURITY")
 	owner := value[string](t, conn, "SELECT current_user::text")
 	mended("ALTER ROLE " + role + " BYPASSRLS; -- as a superuser; or as one, let it be what owns the table: GRANT " + owner + " TO " + role + ";")
-	exec(t, conn, "ALTER ROLE "+role+" NOBYPASSRLS; ALTER TABLE app.note OWNER TO "+role+"; ALTER TABLE app.note FORCE ROW LEVEL SECURITY")
+	owner = `"` + role + ` Of-All"`
+	exec(t, conn, "ALTER ROLE "+role+" NOBYPASSRLS; CREATE ROLE "+owner+"; ALTER TABLE app.note OWNER TO "+owner)
+	_, grant, _ := strings.Cut(refused(t, conn, "SELECT sync.register_table('app.note', scope => 'owner')").Hint, "owns the table: ")
+	exec(t, conn, grant+" ALTER TABLE app.note OWNER TO "+role+"; DROP ROLE "+owner)
+	owner = value[string](t, conn, "SELECT current_user::text")
+	exec(t, conn, "ALTER TABLE app.note OWNER TO "+role+"; ALTER TABLE app.note FORCE ROW LEVEL SECURITY")
 	mended("ALTER TABLE app.note NO FORCE ROW LEVEL SECURITY;")
 	exec(t, conn, "SELECT sync.register_table('app.note', scope => 'owner'); ALTER TABLE app.note OWNER TO "+owner)
 	problems := func() []string { // but that the role does not own the log, which it would if it had migrated

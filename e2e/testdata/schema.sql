@@ -2644,15 +2644,17 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
            format('Register its parent: SELECT sync.register_table(%L);', (SELECT h.inhparent::regclass FROM pg_inherits h WHERE h.inhrelid = r.oid))
     FROM rel r WHERE r.relispartition
     UNION ALL
-    SELECT format('%s takes part in table inheritance', r.full_name), 'Use declarative partitioning, or a table without children.'
-    FROM rel r WHERE NOT r.relispartition AND r.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE r.oid IN (h.inhparent, h.inhrelid))
+    SELECT format('%s takes part in table inheritance', r.full_name), h.remedy || ' -- or use declarative partitioning'
+    FROM rel r CROSS JOIN LATERAL (SELECT string_agg(format('ALTER TABLE %s NO INHERIT %s;', i.inhrelid::regclass, i.inhparent::regclass), ' ' ORDER BY i.inhrelid, i.inhseqno) AS remedy
+                                   FROM pg_inherits i WHERE r.oid IN (i.inhparent, i.inhrelid)) AS h
+    WHERE NOT r.relispartition AND r.relkind = 'r' AND h.remedy IS NOT NULL
     UNION ALL
     -- What policies hide would be missing, and an update of it would be a delete for clients.
     SELECT format('forced row-level security of %s hides rows from %I, the role that captures', r.full_name, u.rolname), format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', r.full_name)
     FROM rel r, capturer u WHERE r.relrowsecurity AND r.relforcerowsecurity AND NOT u.bypasses_rls AND pg_has_role(u.oid, r.relowner, 'USAGE')
     UNION ALL
     SELECT format('row-level security of %s hides rows from %I, the role that captures', r.full_name, u.rolname),
-           format('ALTER ROLE %I BYPASSRLS; -- as a superuser; or as one, let it be what owns the table: GRANT %I TO %I;', u.rolname, r.relowner::regrole, u.rolname)
+           format('ALTER ROLE %I BYPASSRLS; -- as a superuser; or as one, let it be what owns the table: GRANT %s TO %I;', u.rolname, r.relowner::regrole, u.rolname)
     FROM rel r, capturer u WHERE r.relrowsecurity AND NOT u.bypasses_rls AND NOT pg_has_role(u.oid, r.relowner, 'USAGE')
     UNION ALL
     SELECT format('%I, the role that captures, may not use schema %I', u.rolname, r.nspname), format('GRANT USAGE ON SCHEMA %I TO %I;', r.nspname, u.rolname)
