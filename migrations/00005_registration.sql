@@ -126,7 +126,9 @@ AS $$
     FROM rel r WHERE r.nspname IN ('sync', 'pg_catalog', 'information_schema', 'pg_toast')
     UNION ALL
     SELECT format('%s is a partition', r.full_name),
-           format('Register its parent: SELECT sync.register_table(%L);', (SELECT h.inhparent::regclass FROM pg_inherits h WHERE h.inhrelid = r.oid))
+           CASE WHEN EXISTS (SELECT FROM sync.table_catalog t WHERE t.relation = pg_partition_root(r.oid) AND t.unregistered_at IS NULL)
+                THEN format('SELECT sync.refresh_table(%L); -- of which it is a part', pg_partition_root(r.oid))
+                ELSE format('Register its parent: SELECT sync.register_table(%L);', pg_partition_root(r.oid)) END
     FROM rel r WHERE r.relispartition
     UNION ALL
     SELECT format('%s takes part in table inheritance', r.full_name), h.remedy || ' -- or use declarative partitioning'
@@ -670,6 +672,24 @@ END
 $$;
 COMMENT ON FUNCTION sync.register_table(regclass, name, name, text, name, boolean, text, text[], text) IS 'Makes a table part of sync: SELECT sync.register_table(''public.todos'', scope => ''owner_id''). Says what to mend when the table cannot be.';
 
+-- sync.fail_not_registered refuses a table that is not registered. A partition is so by its root: the hint is the call (a format of one
+-- literal) for that.
+-- Errors: OV030 always. Locks: none.
+CREATE FUNCTION sync.fail_not_registered(p_relation regclass, p_call text, p_policy text DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_root regclass := coalesce(pg_partition_root(p_relation), p_relation);
+BEGIN
+    PERFORM sync.fail('OV030', format('%s is not registered', coalesce(p_relation::text, '(null)')), NULL,
+        CASE WHEN EXISTS (SELECT FROM sync.table_catalog t WHERE t.relation = v_root AND t.unregistered_at IS NULL) THEN format(p_call, v_root)
+             ELSE format('SELECT sync.register_table(%L%s);', v_root, ', policy => ' || quote_literal(p_policy)) END);
+END
+$$;
+COMMENT ON FUNCTION sync.fail_not_registered(regclass, text, text) IS 'Raises OV030: a table is not registered, or is a partition of one that is.';
+
 -- sync.set_policy changes what a write outside a bundle does to a registered table: reject or capture.
 -- Errors: OV030 not registered, or no such policy. Locks: none on the table.
 CREATE FUNCTION sync.set_policy(tbl regclass, policy text)
@@ -684,7 +704,7 @@ BEGIN
     END IF;
     UPDATE sync.table_catalog t SET policy = set_policy.policy WHERE t.relation = tbl AND t.unregistered_at IS NULL;
     IF NOT FOUND THEN
-        PERFORM sync.fail('OV030', format('%s is not registered', tbl), NULL, format('SELECT sync.register_table(%L, policy => %L);', tbl, set_policy.policy));
+        PERFORM sync.fail_not_registered(tbl, format('SELECT sync.set_policy(%%L, %L);', set_policy.policy), set_policy.policy);
     END IF;
     PERFORM sync.catalog_changed();
 END
@@ -723,6 +743,7 @@ SET CONSTRAINTS ALL IMMEDIATE;
 -- +goose StatementEnd
 DROP FUNCTION sync.unregister_table(regclass);
 DROP FUNCTION sync.set_policy(regclass, text);
+DROP FUNCTION sync.fail_not_registered(regclass, text, text);
 DROP FUNCTION sync.register_table(regclass, name, name, text, name, boolean, text, text[], text);
 DROP FUNCTION sync.end_registration(sync.table_catalog);
 DROP FUNCTION sync.catalog_changed(regclass);

@@ -489,7 +489,7 @@ DECLARE
     v_table_id integer := (SELECT t.table_id FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL);
 BEGIN
     IF v_table_id IS NULL THEN
-        PERFORM sync.fail('OV030', format('%s is not registered', coalesce(tbl::text, '(null)')), NULL, format('SELECT sync.register_table(%L);', tbl));
+        PERFORM sync.fail_not_registered(tbl, 'CALL sync.adopt_table(%L);');
     END IF;
     RETURN v_table_id;
 END
@@ -538,7 +538,7 @@ BEGIN
     PERFORM FROM sync.catalog_version FOR NO KEY UPDATE;
     SELECT t.* INTO v_before FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL;
     IF v_before.table_id IS NULL THEN
-        PERFORM sync.fail('OV030', format('%s is not registered', tbl), NULL, format('SELECT sync.register_table(%L);', tbl));
+        PERFORM sync.fail_not_registered(tbl, 'SELECT sync.refresh_table(%L);');
     END IF;
     v_table := sync.catalog_entry(v_before.table_id);
     SELECT p.problem, p.remedy INTO v_problem, v_remedy FROM sync.registration_problems(tbl, v_table.key_column, v_table.scope_column, v_table.scope_via) p LIMIT 1;

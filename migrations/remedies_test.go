@@ -183,3 +183,24 @@ func TestTheKeyThatRegistrationFinds(t *testing.T) {
 	exec(t, conn, "SELECT sync.refresh_table('public.n')")
 	exec(t, conn, again)
 }
+
+// TestAPartitionIsRegisteredByItsRoot: who names a partition is told of the table to name.
+func TestAPartitionIsRegisteredByItsRoot(t *testing.T) {
+	t.Parallel()
+	conn := registered(t, `CREATE TABLE root (id text NOT NULL, owner int NOT NULL, PRIMARY KEY (owner, id)) PARTITION BY LIST (owner);
+		CREATE TABLE part PARTITION OF root FOR VALUES IN (1, 2) PARTITION BY LIST (owner); CREATE TABLE leaf PARTITION OF part FOR VALUES IN (1)`)
+	calls := []string{"SELECT sync.refresh_table('leaf')", "SELECT sync.set_policy('leaf', 'capture')", "CALL sync.adopt_table('leaf')", "SELECT sync.register_table('leaf', scope => 'owner')"}
+	for i, hint := range []string{
+		"SELECT sync.register_table('public.root');", "SELECT sync.register_table('public.root', policy => 'capture');", "SELECT sync.register_table('public.root');",
+		"Register its parent: SELECT sync.register_table('public.root');",
+	} {
+		require.Equal(t, hint, refused(t, conn, calls[i]).Hint)
+	}
+	exec(t, conn, "SELECT sync.register_table('root', scope => 'owner')")
+	for _, call := range calls {
+		exec(t, conn, refused(t, conn, call).Hint)
+	}
+	exec(t, conn, "INSERT INTO leaf VALUES ('a', 1)")
+	requireSound(t, conn)
+	require.Equal(t, "(null) is not registered", refused(t, conn, "SELECT sync.refresh_table(NULL)").Message)
+}

@@ -1310,6 +1310,19 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.fail_conflict(p_user_pk bigint, p_table_id integer, p_op "char", p_base_row_version bigint, p_key_bytes bytea) IS 'Raises OV013: a row of a push conflicts with the state of the log.';
+CREATE FUNCTION sync.fail_not_registered(p_relation regclass, p_call text, p_policy text DEFAULT NULL::text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    v_root regclass := coalesce(pg_partition_root(p_relation), p_relation);
+BEGIN
+    PERFORM sync.fail('OV030', format('%s is not registered', coalesce(p_relation::text, '(null)')), NULL,
+        CASE WHEN EXISTS (SELECT FROM sync.table_catalog t WHERE t.relation = v_root AND t.unregistered_at IS NULL) THEN format(p_call, v_root)
+             ELSE format('SELECT sync.register_table(%L%s);', v_root, ', policy => ' || quote_literal(p_policy)) END);
+END
+$$;
+COMMENT ON FUNCTION sync.fail_not_registered(p_relation regclass, p_call text, p_policy text) IS 'Raises OV030: a table is not registered, or is a partition of one that is.';
 CREATE FUNCTION sync.fail_other_scope(p_table_id integer, p_scope text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2416,7 +2429,7 @@ BEGIN
     PERFORM FROM sync.catalog_version FOR NO KEY UPDATE;
     SELECT t.* INTO v_before FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL;
     IF v_before.table_id IS NULL THEN
-        PERFORM sync.fail('OV030', format('%s is not registered', tbl), NULL, format('SELECT sync.register_table(%L);', tbl));
+        PERFORM sync.fail_not_registered(tbl, 'SELECT sync.refresh_table(%L);');
     END IF;
     v_table := sync.catalog_entry(v_before.table_id);
     SELECT p.problem, p.remedy INTO v_problem, v_remedy FROM sync.registration_problems(tbl, v_table.key_column, v_table.scope_column, v_table.scope_via) p LIMIT 1;
@@ -2582,7 +2595,7 @@ DECLARE
     v_table_id integer := (SELECT t.table_id FROM sync.table_catalog t WHERE t.relation = tbl AND t.unregistered_at IS NULL);
 BEGIN
     IF v_table_id IS NULL THEN
-        PERFORM sync.fail('OV030', format('%s is not registered', coalesce(tbl::text, '(null)')), NULL, format('SELECT sync.register_table(%L);', tbl));
+        PERFORM sync.fail_not_registered(tbl, 'CALL sync.adopt_table(%L);');
     END IF;
     RETURN v_table_id;
 END
@@ -2641,7 +2654,9 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     FROM rel r WHERE r.nspname IN ('sync', 'pg_catalog', 'information_schema', 'pg_toast')
     UNION ALL
     SELECT format('%s is a partition', r.full_name),
-           format('Register its parent: SELECT sync.register_table(%L);', (SELECT h.inhparent::regclass FROM pg_inherits h WHERE h.inhrelid = r.oid))
+           CASE WHEN EXISTS (SELECT FROM sync.table_catalog t WHERE t.relation = pg_partition_root(r.oid) AND t.unregistered_at IS NULL)
+                THEN format('SELECT sync.refresh_table(%L); -- of which it is a part', pg_partition_root(r.oid))
+                ELSE format('Register its parent: SELECT sync.register_table(%L);', pg_partition_root(r.oid)) END
     FROM rel r WHERE r.relispartition
     UNION ALL
     SELECT format('%s takes part in table inheritance', r.full_name), h.remedy || ' -- or use declarative partitioning'
@@ -3361,7 +3376,7 @@ BEGIN
     END IF;
     UPDATE sync.table_catalog t SET policy = set_policy.policy WHERE t.relation = tbl AND t.unregistered_at IS NULL;
     IF NOT FOUND THEN
-        PERFORM sync.fail('OV030', format('%s is not registered', tbl), NULL, format('SELECT sync.register_table(%L, policy => %L);', tbl, set_policy.policy));
+        PERFORM sync.fail_not_registered(tbl, format('SELECT sync.set_policy(%%L, %L);', set_policy.policy), set_policy.policy);
     END IF;
     PERFORM sync.catalog_changed();
 END
