@@ -511,7 +511,7 @@ $$;
 COMMENT ON FUNCTION sync.parent_with_scope(sync.table_catalog, boolean) IS 'Table through which a table finds its scope; raises OV030 if its foreign key is gone.';
 
 -- sync.require_named refuses payloads of a push that name a column which the table has no more. They were judged by the table as it was
--- when it was registered or refreshed, and what they say under an old name would be lost.
+-- when it was registered or refreshed, and what they say under an old name would be lost. A DELETE has an empty one.
 -- Errors: OV012 with the column. Locks: none.
 CREATE FUNCTION sync.require_named(p_table sync.table_catalog, p_payloads text[])
 RETURNS void
@@ -522,7 +522,7 @@ DECLARE
     v_column text;
 BEGIN
     SELECT k.name INTO v_column
-    FROM (SELECT DISTINCT n.name FROM unnest(p_payloads) AS p(payload) CROSS JOIN LATERAL json_object_keys(p.payload::json) AS n(name)) AS k
+    FROM (SELECT DISTINCT n.name FROM unnest(p_payloads) AS p(payload) CROSS JOIN LATERAL json_object_keys(nullif(p.payload, '')::json) AS n(name)) AS k
     WHERE NOT EXISTS (SELECT FROM sync.table_columns c WHERE c.table_id = p_table.table_id AND c.column_name = k.name) LIMIT 1;
     IF FOUND THEN
         PERFORM sync.fail('OV012', format('table %I.%I has no column %I any more', p_table.schema_name, p_table.table_name, v_column), NULL,

@@ -31,7 +31,7 @@ func stage(t *testing.T, conn *pgx.Conn, scope, source string, rows ...stagedRow
 	var tables []int32
 	var versions []int64
 	var keys [][]byte
-	var payloads []*string
+	var payloads []string // of a DELETE it is empty, as the server stages it
 	for _, row := range rows {
 		id := value[int32](t, conn, "SELECT table_id FROM sync.table_catalog WHERE relation = $1::text::regclass", row.table)
 		tables, versions, ops = append(tables, id), append(versions, row.version), ops+row.op
@@ -41,11 +41,7 @@ func stage(t *testing.T, conn *pgx.Conn, scope, source string, rows ...stagedRow
 			key = parsed[:]
 		}
 		keys = append(keys, key)
-		if row.op == "D" {
-			payloads = append(payloads, nil)
-		} else {
-			payloads = append(payloads, &row.payload)
-		}
+		payloads = append(payloads, row.payload)
 	}
 	id := value[string](t, conn, `SELECT push_id::text FROM sync.push_create($1, $2, (
 		SELECT coalesce(max(s.last_source_bundle_id), 0) + 1 FROM sync.source_state s JOIN sync.user_state u ON u.user_pk = s.user_pk WHERE u.user_id = $1 AND s.source_id = $2), $3, NULL, '15min', '15min')`, scope, source, len(rows))

@@ -64,6 +64,10 @@ func TestRestoredFromADump(t *testing.T) {
 		require.Equal(t, 1, value[int](t, conn, "SELECT (payload ->> 'writes')::int FROM sync.rows WHERE key = 'pushed' ORDER BY bundle_seq DESC LIMIT 1"), "what a trigger did is in the log")
 		require.Nil(t, push(t, conn, "1", "phone", stagedRow{"public.tag", "I", version(t, conn, "1", "public.tag", "pushed"), "pushed", `{"id":"pushed"}`}))
 		require.Positive(t, value[int64](t, conn, "SELECT no FROM tag"), "an identity numbers what is pushed without a number")
+		require.Nil(t, push(t, conn, "1", "phone", stagedRow{table: "public.tag", op: "D", version: version(t, conn, "1", "public.tag", "pushed"), key: "pushed"}))
+		require.Nil(t, push(t, conn, "1", "phone", stagedRow{"public.tag", "I", version(t, conn, "1", "public.tag", "pushed"), "pushed", `{"id":"pushed"}`}))
+		require.Nil(t, push(t, conn, "1", "phone", stagedRow{table: "public.tag", op: "D", version: version(t, conn, "1", "public.tag", "pushed"), key: "pushed"},
+			stagedRow{"public.tag", "I", version(t, conn, "1", "public.tag", "another"), "another", `{"id":"another"}`}))
 		exec(t, conn, "DELETE FROM tag; DELETE FROM shelf WHERE id = 'pushed'")
 		requireSound(t, conn)
 	}

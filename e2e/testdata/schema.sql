@@ -3097,7 +3097,7 @@ DECLARE
     v_column text;
 BEGIN
     SELECT k.name INTO v_column
-    FROM (SELECT DISTINCT n.name FROM unnest(p_payloads) AS p(payload) CROSS JOIN LATERAL json_object_keys(p.payload::json) AS n(name)) AS k
+    FROM (SELECT DISTINCT n.name FROM unnest(p_payloads) AS p(payload) CROSS JOIN LATERAL json_object_keys(nullif(p.payload, '')::json) AS n(name)) AS k
     WHERE NOT EXISTS (SELECT FROM sync.table_columns c WHERE c.table_id = p_table.table_id AND c.column_name = k.name) LIMIT 1;
     IF FOUND THEN
         PERFORM sync.fail('OV012', format('table %I.%I has no column %I any more', p_table.schema_name, p_table.table_name, v_column), NULL,
