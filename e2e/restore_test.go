@@ -156,7 +156,7 @@ func standby(t *testing.T, primary *pgembed.Server, settings map[string]string) 
 	info, err := os.Stat(filepath.Join(filepath.Dir(primary.LogFile()), "data"))
 	require.NoError(t, err)
 	owner := info.Sys().(*syscall.Stat_t)
-	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // only data is secret
+	require.NoError(t, os.Chmod(dir, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "password"), []byte(password), 0o600))
 	require.NoError(t, os.Mkdir(data, 0o700))
 	output, err := exec.CommandContext(t.Context(), backup, "--dbname="+primary.URL("postgres"), "--pgdata="+data,
