@@ -74,9 +74,9 @@ COMMENT ON COLUMN sync.chunk_rows.key_bytes IS 'Key, see sync.bundle_rows.';
 COMMENT ON COLUMN sync.chunk_rows.payload IS 'Payload as JSON; null for a delete.';
 
 CREATE VIEW sync.staged_rows AS
-SELECT c.push_id, c.row_ordinal, c.table_id, c.op, c.base_row_version, c.key_bytes, c.payload FROM sync.chunk_rows c
+SELECT c.push_id, c.row_ordinal, c.table_id, c.op, c.base_row_version, c.key_bytes, nullif(c.payload, '') AS payload FROM sync.chunk_rows c
 UNION ALL
-SELECT s.push_id, 0, s.table_id, s.op, s.base_row_version, s.key_bytes, s.payload FROM sync.push_sessions s WHERE s.planned_row_count = 1 AND s.staged_row_count = 1;
+SELECT s.push_id, 0, s.table_id, s.op, s.base_row_version, s.key_bytes, nullif(s.payload, '') AS payload FROM sync.push_sessions s WHERE s.planned_row_count = 1 AND s.staged_row_count = 1;
 COMMENT ON VIEW sync.staged_rows IS 'Rows of pushes that are being staged.';
 COMMENT ON COLUMN sync.staged_rows.push_id IS 'Session, see sync.push_sessions.';
 COMMENT ON COLUMN sync.staged_rows.row_ordinal IS 'Place in the push, from 0.';

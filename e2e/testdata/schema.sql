@@ -4137,7 +4137,7 @@ CREATE VIEW sync.staged_rows AS
     c.op,
     c.base_row_version,
     c.key_bytes,
-    c.payload
+    NULLIF(c.payload, ''::text) AS payload
    FROM sync.chunk_rows c
 UNION ALL
  SELECT s.push_id,
@@ -4146,7 +4146,7 @@ UNION ALL
     s.op,
     s.base_row_version,
     s.key_bytes,
-    s.payload
+    NULLIF(s.payload, ''::text) AS payload
    FROM sync.push_sessions s
   WHERE ((s.planned_row_count = 1) AND (s.staged_row_count = 1));
 COMMENT ON VIEW sync.staged_rows IS 'Rows of pushes that are being staged.';
