@@ -380,7 +380,8 @@ SELECT t.table_id,
        EXISTS (WITH RECURSIVE base AS (
                    SELECT a.atttypid AS oid
                    UNION ALL
-                   SELECT d.typbasetype FROM base JOIN pg_catalog.pg_type d ON d.oid = base.oid WHERE d.typbasetype <> 0)
+                   -- OFFSET keeps the planner from reading all types for each column.
+                   SELECT d.typbasetype FROM base CROSS JOIN LATERAL (SELECT y.typbasetype FROM pg_catalog.pg_type y WHERE y.oid = base.oid OFFSET 0) AS d WHERE d.typbasetype <> 0)
                SELECT FROM base WHERE base.oid = 'pg_catalog.bytea'::regtype) AS is_bytea,
        CASE WHEN t.relation_oid = t.relation THEN a.attnum = t.key_attnum ELSE a.attname = t.key_column END AS is_key,
        s.is_scope,

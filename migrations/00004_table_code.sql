@@ -16,6 +16,8 @@
 -- sync.apply_<id> and sync.apply_row_<id> run under the application's search path, as its triggers do, and as the server's role. So what they
 -- call is named with its schema, operators too: a function of somebody else that fits better would be taken instead.
 --
+-- What reads the catalog is plpgsql, whose plans are kept: an SQL function is planned at each call, and sync.check makes the code of every table.
+--
 -- Locks: creates new objects only.
 
 -- +goose Up
@@ -103,12 +105,16 @@ COMMENT ON FUNCTION sync.scope_condition(sync.table_catalog, text, text, boolean
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.wire_columns(p_table sync.table_catalog, p_alias text)
 RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT string_agg(CASE WHEN c.is_bytea THEN format('pg_catalog.translate(pg_catalog.encode(%s.%I, ''base64''), E''\n'', '''') AS %I', p_alias, c.column_name, c.column_name)
-                           ELSE format('%s.%I', p_alias, c.column_name) END, ', ' ORDER BY c.column_name COLLATE "C")
-    FROM sync.table_columns c WHERE c.table_id = p_table.table_id AND c.is_sent
+BEGIN
+    RETURN (
+        SELECT string_agg(CASE WHEN c.is_bytea THEN format('pg_catalog.translate(pg_catalog.encode(%s.%I, ''base64''), E''\n'', '''') AS %I', p_alias, c.column_name, c.column_name)
+                               ELSE format('%s.%I', p_alias, c.column_name) END, ', ' ORDER BY c.column_name COLLATE "C")
+        FROM sync.table_columns c WHERE c.table_id = p_table.table_id AND c.is_sent
+    );
+END
 $$;
 COMMENT ON FUNCTION sync.wire_columns(sync.table_catalog, text) IS 'Select list of a row''s columns as they are on the wire.';
 
@@ -177,26 +183,30 @@ COMMENT ON FUNCTION sync.emit_statement(sync.table_catalog, boolean) IS 'Text of
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.guard_statement(p_table sync.table_catalog)
 RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT string_agg(g.sql, ' OR ')
-    FROM (
-        SELECT format($f$EXISTS (
-            SELECT FROM unnest($1, $2) AS k(user_pk, key_bytes)
-            JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
-            CROSS JOIN LATERAL (SELECT t.* FROM %1$s AS t WHERE %2$s AND t.%3$I = %4$s OFFSET 0) AS t
-            CROSS JOIN LATERAL (SELECT %5$s AS scope FROM %6$s AS p WHERE %7$s OFFSET 0) AS p
-            WHERE p.scope COLLATE "C" <> b.user_id)$f$,
-            p_table.relation, sync.scope_condition(p_table, 't', 'b.user_id'), p_table.key_column, sync.key_expression(p_table, 'k.key_bytes'),
-            sync.scope_expression(parent.entry, 'p'), (parent.entry).relation,
-            (SELECT string_agg(format('p.%I = t.%I', c.parent_column, c.child_column), ' AND ') FROM unnest(f.columns, f.parent_columns) AS c(child_column, parent_column))) AS sql
-        FROM sync.foreign_keys f
-        CROSS JOIN LATERAL (SELECT sync.catalog_entry(f.parent_table_id) AS entry OFFSET 0) AS parent
-        WHERE f.table_id = p_table.table_id AND f.parent_table_id IS NOT NULL AND f.columns IS DISTINCT FROM ARRAY[p_table.scope_via]
-          AND NOT EXISTS (SELECT FROM unnest(f.columns, f.parent_columns) AS c(child_column, parent_column)
-                          WHERE c.child_column = p_table.scope_column AND c.parent_column = (parent.entry).scope_column)
-    ) AS g
+BEGIN
+    RETURN (
+        SELECT string_agg(g.sql, ' OR ')
+        FROM (
+            SELECT format($f$EXISTS (
+                SELECT FROM unnest($1, $2) AS k(user_pk, key_bytes)
+                JOIN sync.open_bundles b ON b.xid = pg_current_xact_id() AND b.user_pk = k.user_pk
+                CROSS JOIN LATERAL (SELECT t.* FROM %1$s AS t WHERE %2$s AND t.%3$I = %4$s OFFSET 0) AS t
+                CROSS JOIN LATERAL (SELECT %5$s AS scope FROM %6$s AS p WHERE %7$s OFFSET 0) AS p
+                WHERE p.scope COLLATE "C" <> b.user_id)$f$,
+                p_table.relation, sync.scope_condition(p_table, 't', 'b.user_id'), p_table.key_column, sync.key_expression(p_table, 'k.key_bytes'),
+                sync.scope_expression(parent.entry, 'p'), (parent.entry).relation,
+                (SELECT string_agg(format('p.%I = t.%I', c.parent_column, c.child_column), ' AND ') FROM unnest(f.columns, f.parent_columns) AS c(child_column, parent_column))) AS sql
+            FROM sync.foreign_keys f
+            CROSS JOIN LATERAL (SELECT sync.catalog_entry(f.parent_table_id) AS entry OFFSET 0) AS parent
+            WHERE f.table_id = p_table.table_id AND f.parent_table_id IS NOT NULL AND f.columns IS DISTINCT FROM ARRAY[p_table.scope_via]
+              AND NOT EXISTS (SELECT FROM unnest(f.columns, f.parent_columns) AS c(child_column, parent_column)
+                              WHERE c.child_column = p_table.scope_column AND c.parent_column = (parent.entry).scope_column)
+        ) AS g
+    );
+END
 $$;
 COMMENT ON FUNCTION sync.guard_statement(sync.table_catalog) IS 'Text of the condition that a row refers across scopes; null if no foreign key can.';
 
@@ -377,21 +387,25 @@ COMMENT ON FUNCTION sync.capture_body(sync.table_catalog) IS 'Body of the trigge
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.stale_condition(p_table sync.table_catalog, p_refers boolean)
 RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH RECURSIVE named AS (
-        SELECT p_table.relation::oid AS oid, p_table.columns_fingerprint, p_table.table_id
-        UNION
-        SELECT p.relation::oid, p.columns_fingerprint, p.table_id
-        FROM named n
-        JOIN sync.table_catalog t ON t.relation = n.oid AND t.unregistered_at IS NULL
-        JOIN sync.foreign_keys f ON f.table_id = t.table_id AND (p_refers AND t.table_id = p_table.table_id OR f.columns = ARRAY[t.scope_via])
-        JOIN sync.table_catalog p ON p.table_id = f.parent_table_id
-    )
-    SELECT string_agg(format('%s OR coalesce(pg_catalog.to_regclass(%L) OPERATOR(pg_catalog.<>) %s, true)',
-                             sync.altered_condition(n.oid, n.columns_fingerprint, n.table_id), format('%I.%I', s.nspname, c.relname), sync.relation_literal(n.oid)), ' OR ' ORDER BY n.table_id)
-    FROM named n JOIN pg_class c ON c.oid = n.oid JOIN pg_namespace s ON s.oid = c.relnamespace
+BEGIN
+    RETURN (
+        WITH RECURSIVE named AS (
+            SELECT p_table.relation::oid AS oid, p_table.columns_fingerprint, p_table.table_id
+            UNION
+            SELECT p.relation::oid, p.columns_fingerprint, p.table_id
+            FROM named n
+            JOIN sync.table_catalog t ON t.relation = n.oid AND t.unregistered_at IS NULL
+            JOIN sync.foreign_keys f ON f.table_id = t.table_id AND (p_refers AND t.table_id = p_table.table_id OR f.columns = ARRAY[t.scope_via])
+            JOIN sync.table_catalog p ON p.table_id = f.parent_table_id
+        )
+        SELECT string_agg(format('%s OR coalesce(pg_catalog.to_regclass(%L) OPERATOR(pg_catalog.<>) %s, true)',
+                                 sync.altered_condition(n.oid, n.columns_fingerprint, n.table_id), format('%I.%I', s.nspname, c.relname), sync.relation_literal(n.oid)), ' OR ' ORDER BY n.table_id)
+        FROM named n JOIN pg_class c ON c.oid = n.oid JOIN pg_namespace s ON s.oid = c.relnamespace
+    );
+END
 $$;
 COMMENT ON FUNCTION sync.stale_condition(sync.table_catalog, boolean) IS 'SQL condition that the code made for a table no longer fits.';
 
