@@ -3825,7 +3825,7 @@ COMMENT ON COLUMN sync.push_chunks.table_ids IS 'Table of each row.';
 COMMENT ON COLUMN sync.push_chunks.ops IS 'Operation of each row, a letter each: I, U or D.';
 COMMENT ON COLUMN sync.push_chunks.base_row_versions IS 'Version that the client last saw of each row.';
 COMMENT ON COLUMN sync.push_chunks.keys IS 'Key of each row.';
-COMMENT ON COLUMN sync.push_chunks.payloads IS 'Payload of each row as JSON that json_populate_record reads; null for a delete.';
+COMMENT ON COLUMN sync.push_chunks.payloads IS 'Payload of each row as JSON that json_populate_record reads; empty for a delete.';
 CREATE VIEW sync.chunk_rows AS
  SELECT c.push_id,
     ((c.start_row_ordinal + (r.place)::integer) - 1) AS row_ordinal,
@@ -3843,7 +3843,7 @@ COMMENT ON COLUMN sync.chunk_rows.table_id IS 'Table, see sync.table_catalog.';
 COMMENT ON COLUMN sync.chunk_rows.op IS 'I insert, U update, D delete.';
 COMMENT ON COLUMN sync.chunk_rows.base_row_version IS 'Version that the client last saw.';
 COMMENT ON COLUMN sync.chunk_rows.key_bytes IS 'Key, see sync.bundle_rows.';
-COMMENT ON COLUMN sync.chunk_rows.payload IS 'Payload as JSON; null for a delete.';
+COMMENT ON COLUMN sync.chunk_rows.payload IS 'Payload as JSON; empty for a delete.';
 CREATE VIEW sync.foreign_keys AS
  SELECT k.conname AS constraint_name,
     t.table_id,
@@ -3975,7 +3975,7 @@ COMMENT ON COLUMN sync.push_sessions.base_row_version IS 'Version that the clien
 COMMENT ON COLUMN sync.push_sessions.source_id IS 'Source that pushes.';
 COMMENT ON COLUMN sync.push_sessions.initialization_id IS 'Lease under which a first push initializes its scope.';
 COMMENT ON COLUMN sync.push_sessions.key_bytes IS 'Key of the only row.';
-COMMENT ON COLUMN sync.push_sessions.payload IS 'Payload of the only row, as JSON that json_populate_record reads; null for a delete.';
+COMMENT ON COLUMN sync.push_sessions.payload IS 'Payload of the only row, as JSON that json_populate_record reads; empty for a delete.';
 CREATE SEQUENCE sync.rejected_write_count
     START WITH 1
     INCREMENT BY 1

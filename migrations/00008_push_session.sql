@@ -33,7 +33,7 @@ COMMENT ON COLUMN sync.push_sessions.table_id IS 'For a push that has only one r
 COMMENT ON COLUMN sync.push_sessions.op IS 'Operation of the only row: I, U or D.';
 COMMENT ON COLUMN sync.push_sessions.base_row_version IS 'Version that the client last saw of the only row.';
 COMMENT ON COLUMN sync.push_sessions.key_bytes IS 'Key of the only row.';
-COMMENT ON COLUMN sync.push_sessions.payload IS 'Payload of the only row, as JSON that json_populate_record reads; null for a delete.';
+COMMENT ON COLUMN sync.push_sessions.payload IS 'Payload of the only row, as JSON that json_populate_record reads; empty for a delete.';
 -- No index on expires_at, since each chunk changes it: sweeping reads the few sessions there are.
 
 CREATE UNLOGGED TABLE sync.push_chunks (
@@ -57,7 +57,7 @@ COMMENT ON COLUMN sync.push_chunks.table_ids IS 'Table of each row.';
 COMMENT ON COLUMN sync.push_chunks.ops IS 'Operation of each row, a letter each: I, U or D.';
 COMMENT ON COLUMN sync.push_chunks.base_row_versions IS 'Version that the client last saw of each row.';
 COMMENT ON COLUMN sync.push_chunks.keys IS 'Key of each row.';
-COMMENT ON COLUMN sync.push_chunks.payloads IS 'Payload of each row as JSON that json_populate_record reads; null for a delete.';
+COMMENT ON COLUMN sync.push_chunks.payloads IS 'Payload of each row as JSON that json_populate_record reads; empty for a delete.';
 
 CREATE VIEW sync.chunk_rows AS
 SELECT c.push_id, c.start_row_ordinal + r.place::integer - 1 AS row_ordinal, r.table_id, r.op::"char" AS op, r.base_row_version, r.key_bytes, r.payload
@@ -71,7 +71,7 @@ COMMENT ON COLUMN sync.chunk_rows.table_id IS 'Table, see sync.table_catalog.';
 COMMENT ON COLUMN sync.chunk_rows.op IS 'I insert, U update, D delete.';
 COMMENT ON COLUMN sync.chunk_rows.base_row_version IS 'Version that the client last saw.';
 COMMENT ON COLUMN sync.chunk_rows.key_bytes IS 'Key, see sync.bundle_rows.';
-COMMENT ON COLUMN sync.chunk_rows.payload IS 'Payload as JSON; null for a delete.';
+COMMENT ON COLUMN sync.chunk_rows.payload IS 'Payload as JSON; empty for a delete.';
 
 CREATE VIEW sync.staged_rows AS
 SELECT c.push_id, c.row_ordinal, c.table_id, c.op, c.base_row_version, c.key_bytes, nullif(c.payload, '') AS payload FROM sync.chunk_rows c
