@@ -293,6 +293,22 @@ func TestALongLookAtTheSetUpIsRepeatedLessOften(t *testing.T) {
 	}
 }
 
+// With very many tables the look does not end in time.
+func TestALookAtTheSetUpThatDoesNotEndIsNoFault(t *testing.T) {
+	t.Parallel()
+	_, pool := newQuiet(t, oversync.ServiceConfig{})
+	log := &lockedBuffer{}
+	service := openService(t, pool, oversync.ServiceConfig{}, slog.New(slog.NewTextHandler(log, nil)))
+	exec(t, pool, `CREATE OR REPLACE FUNCTION sync.check() RETURNS TABLE (severity text, object text, problem text, remedy text) LANGUAGE plpgsql AS $$
+		BEGIN PERFORM pg_sleep(60); END $$`)
+	for range 2 {
+		status, err := service.GetStatus(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "healthy", status.Status)
+	}
+	require.Equal(t, 1, strings.Count(log.String(), "sync.check did not end in time"), log.String())
+}
+
 func TestStatusCountersSurviveRestarts(t *testing.T) {
 	t.Parallel()
 	service, pool := newQuiet(t, oversync.ServiceConfig{})

@@ -58,7 +58,8 @@ type StatusResponse struct {
 // shows an error: a trigger that is missing or disabled, say. The cost does not go
 // with the history. What it says of the set-up, and of the totals where there are
 // 10,000 scopes or more, may be two seconds old; of the set-up up to ten times as old as
-// a look at it takes, which goes with the number of tables.
+// a look at it takes, which goes with the number of tables, and older where a look
+// takes longer than four seconds.
 // It works while the service is closing, and fails only if the database does, or does
 // not answer within five seconds.
 func (s *SyncService) GetStatus(ctx context.Context) (*StatusResponse, error) {
@@ -118,6 +119,9 @@ const (
 	statusTimeout = 5 * time.Second
 	// statusCacheTime is how long something may go unnoticed by the status.
 	statusCacheTime = 2 * time.Second
+	// lookTimeout leaves time for the rest of the status. A look that takes longer, at
+	// many hundreds of tables, says nothing.
+	lookTimeout = 4 * time.Second
 	// checkPauses is how many times longer than a look at the set-up the pause after it
 	// is: the look goes with the number of tables, and every instance has its own.
 	checkPauses = 10
@@ -127,7 +131,9 @@ const (
 	manyScopes = 10_000
 )
 
-// setupErrors returns how many errors sync.check finds.
+// setupErrors returns how many errors sync.check finds, or found when it last ended
+// in time: to be slow is no fault of the set-up, and must not take every instance out
+// of its load balancer.
 func (s *SyncService) setupErrors(ctx context.Context) (int64, error) {
 	leave, err := s.status.turns.enter(ctx, "errors")
 	if err != nil {
@@ -138,8 +144,14 @@ func (s *SyncService) setupErrors(ctx context.Context) (int64, error) {
 		return s.status.errors, nil
 	}
 	start := time.Now()
-	found, err := s.queries.StatusErrors(ctx, s.pool)
+	look, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	found, err := s.queries.StatusErrors(look, s.pool)
 	took := time.Since(start)
+	if err != nil && look.Err() != nil && ctx.Err() == nil {
+		s.logger.LogAttrs(ctx, slog.LevelWarn, "sync.check did not end in time: the status goes by what it found before", slog.String("timeout", lookTimeout.String()))
+		found, err = s.status.errors, nil
+	}
 	if err == nil && (found > 0) != (s.status.errors > 0) {
 		err = s.logSetup(ctx, found)
 	}
