@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // cacheFolder is where private servers and downloaded programs live by default. Root's home is
@@ -23,10 +24,23 @@ func cacheFolder() (string, error) {
 	return filepath.Join(dir, "oversync"), nil
 }
 
+// lockPatience is how long a folder that was let go may still look locked: a program
+// that its owner was starting holds the lock too, between fork and exec.
+const lockPatience = time.Second
+
 // lockFolder locks a server's folder for the life of this process.
-func lockFolder(dir string) (*os.File, error) {
+func lockFolder(ctx context.Context, dir string) (*os.File, error) {
 	path := filepath.Join(dir, "lock")
+	patience, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
 	lock, err := tryLock(path)
+	for errors.Is(err, errLocked) && patience.Err() == nil {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-patience.Done():
+		}
+		lock, err = tryLock(path)
+	}
 	if errors.Is(err, errLocked) {
 		holder := "another process"
 		if pid, err := os.ReadFile(path); err == nil && len(pid) > 0 {
@@ -76,7 +90,7 @@ func makeTemporary(ctx context.Context, log *slog.Logger) (string, *os.File, err
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return "", nil, fmt.Errorf("pgembed: %w", err)
 	}
-	lock, err := lockFolder(dir)
+	lock, err := lockFolder(ctx, dir)
 	if err != nil {
 		return "", nil, err
 	}

@@ -143,7 +143,7 @@ func (s *Server) openFolder(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
 		return fmt.Errorf("pgembed: make the folder of the server: %w", err)
 	}
-	s.lock, err = lockFolder(s.dir)
+	s.lock, err = lockFolder(ctx, s.dir)
 	return err
 }
 

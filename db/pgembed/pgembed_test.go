@@ -189,6 +189,32 @@ func TestStartStopsAnOrphan(t *testing.T) {
 	execute(t, heir, "TABLE public.kept")
 }
 
+// A program that is about to start holds what this process has open, until it has started.
+func TestALockIsFreeOnceItIsClosed(t *testing.T) {
+	t.Parallel()
+	dir, over := t.TempDir(), make(chan struct{})
+	var programs sync.WaitGroup
+	for range 4 {
+		programs.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+					_ = exec.Command("true").Run()
+				}
+			}
+		})
+	}
+	defer programs.Wait()
+	defer close(over)
+	for range 2000 {
+		lock, err := lockFolder(t.Context(), dir)
+		require.NoError(t, err)
+		require.NoError(t, lock.Close())
+	}
+}
+
 func TestStartAfterTheServerWasKilled(t *testing.T) {
 	t.Parallel()
 	dir := newDir(t)
