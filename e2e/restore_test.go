@@ -181,6 +181,8 @@ func TestStandbyTakesOver(t *testing.T) {
 	settings := pgembed.TestSettings()
 	settings["wal_level"], settings["max_wal_senders"], settings["max_connections"], settings["shared_buffers"] = "replica", "4", "60", "32MB"
 	settings["max_wal_size"] = "256MB"
+	// What is acknowledged is flushed, so a standby that has all that is flushed has it.
+	settings["synchronous_commit"], settings["wal_writer_delay"] = "on", "10s"
 	primary, err := pgembed.Start(t.Context(), pgembed.Config{Temporary: true, Settings: settings})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, primary.Stop(context.Background())) })
