@@ -45,16 +45,6 @@ func restoreRecipe(t *testing.T) string {
 	return recipe.String()
 }
 
-// program finds one of PostgreSQL's programs that fits a server, or skips the test.
-func program(t *testing.T, name string, major int) string {
-	t.Helper()
-	path, err := pgembed.Program(t.Context(), name, major)
-	if err != nil {
-		t.Skip(err)
-	}
-	return path
-}
-
 func (p *phone) sourceID(t *testing.T) string {
 	t.Helper()
 	state, err := p.State(t.Context())
@@ -67,7 +57,7 @@ func TestRestoreRecipe(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	major := int(s.number(t, "SELECT current_setting('server_version_num')::int / 10000"))
-	dump, restore, file := program(t, "pg_dump", major), program(t, "pg_restore", major), filepath.Join(t.TempDir(), "dump")
+	dump, restore, file := pgtest.Program(t, "pg_dump", major), pgtest.Program(t, "pg_restore", major), filepath.Join(t.TempDir(), "dump")
 	const insertUser = `INSERT INTO users (id, name) VALUES (?, ?)`
 	writer, reader, still := s.phone(t, "ann"), s.phone(t, "ann"), s.phone(t, "ann")
 	kept, changed, pending := newID(), newID(), newID()
@@ -144,7 +134,7 @@ func TestRestoreRecipe(t *testing.T) {
 // standby makes a streaming standby of a server, and returns once it follows.
 func standby(t *testing.T, primary *pgembed.Server, settings map[string]string) *pgembed.Server {
 	t.Helper()
-	backup := program(t, "pg_basebackup", primary.Version())
+	backup := pgtest.Program(t, "pg_basebackup", primary.Version())
 	of, err := url.Parse(primary.URL("postgres"))
 	require.NoError(t, err)
 	password, _ := of.User.Password()

@@ -15,7 +15,6 @@ import (
 	"github.com/pressly/goose/v3"
 	"github.com/stretchr/testify/require"
 
-	"github.com/oversync/oversync/db/pgembed"
 	"github.com/oversync/oversync/db/pgembed/pgtest"
 	"github.com/oversync/oversync/migrations"
 )
@@ -133,9 +132,7 @@ var noise = regexp.MustCompile(`^(--.*|SET .*|SELECT pg_catalog\.set_config.*|\\
 // dumpSchema returns pg_dump's account of the schema, normalised.
 func dumpSchema(t *testing.T, target string) string {
 	t.Helper()
-	pgDump, err := pgembed.Program(t.Context(), "pg_dump", schemaMajor)
-	require.NoError(t, err)
-	cmd := exec.CommandContext(t.Context(), pgDump, "--schema-only", "--no-owner",
+	cmd := exec.CommandContext(t.Context(), pgtest.Program(t, "pg_dump", schemaMajor), "--schema-only", "--no-owner",
 		"--exclude-table=public.oversync_goose_version*", "--dbname="+target)
 	var failure strings.Builder
 	cmd.Stderr = &failure

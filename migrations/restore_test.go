@@ -7,7 +7,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/oversync/oversync/db/pgembed"
 	"github.com/oversync/oversync/db/pgembed/pgtest"
 )
 
@@ -37,10 +36,7 @@ func TestRestoredFromADump(t *testing.T) {
 	exec(t, conn, restored)
 	requireSound(t, conn)
 	major := value[int](t, conn, "SELECT current_setting('server_version_num')::integer / 10000")
-	pgDump, err := pgembed.Program(t.Context(), "pg_dump", major)
-	require.NoError(t, err)
-	pgRestore, err := pgembed.Program(t.Context(), "pg_restore", major)
-	require.NoError(t, err)
+	pgDump, pgRestore := pgtest.Program(t, "pg_dump", major), pgtest.Program(t, "pg_restore", major)
 	file := filepath.Join(t.TempDir(), "dump")
 	output, err := osexec.CommandContext(t.Context(), pgDump, "--format=custom", "--no-owner", "--file="+file, from).CombinedOutput()
 	require.NoError(t, err, string(output))

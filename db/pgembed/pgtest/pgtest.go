@@ -79,6 +79,19 @@ func NewPool(t testing.TB) *pgxpool.Pool {
 	return pool
 }
 
+// Program returns the path of one of PostgreSQL's programs, such as pg_dump, of a major version. A
+// test on the server of DATABASE_URL is skipped where the machine lacks the program; on a private
+// server, whose programs are at hand, it fails.
+func Program(t testing.TB, name string, major int) string {
+	t.Helper()
+	path, err := pgembed.Program(t.Context(), name, major)
+	if err != nil && os.Getenv("DATABASE_URL") != "" {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	return path
+}
+
 // Run runs a package's tests, stops the server if this process started one, and fails when the tests
 // left goroutines behind. It returns the status for os.Exit.
 func Run(m *testing.M) int {
