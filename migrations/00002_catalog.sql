@@ -87,6 +87,35 @@ COMMENT ON TABLE sync.table_order_overrides IS 'Order of tables beyond foreign k
 COMMENT ON COLUMN sync.table_order_overrides.child IS 'Table that is written later.';
 COMMENT ON COLUMN sync.table_order_overrides.parent IS 'Table that is written earlier.';
 
+-- sync.catalog_entry returns a table's catalog entry, with its columns named, and its scope of the type, as they are now. Numbers of columns
+-- find them, unless they were given in another database than this one, as where a dump was restored: then their names do.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.catalog_entry(p_table_id integer)
+RETURNS sync.table_catalog
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table sync.table_catalog;
+BEGIN
+    SELECT t.* INTO v_table FROM sync.table_catalog t WHERE t.table_id = p_table_id;
+    IF v_table.relation_oid <> v_table.relation THEN
+        SELECT max(a.attnum) FILTER (WHERE a.attname = v_table.key_column), max(a.attnum) FILTER (WHERE a.attname = v_table.scope_column),
+               max(a.attnum) FILTER (WHERE a.attname = v_table.scope_via)
+        INTO v_table.key_attnum, v_table.scope_attnum, v_table.scope_via_attnum
+        FROM pg_attribute a WHERE a.attrelid = v_table.relation AND NOT a.attisdropped;
+    END IF;
+    SELECT coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.key_attnum), v_table.key_column),
+           coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.scope_attnum), v_table.scope_column),
+           coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.scope_via_attnum), v_table.scope_via)
+    INTO v_table.key_column, v_table.scope_column, v_table.scope_via
+    FROM pg_attribute a WHERE a.attrelid = v_table.relation AND NOT a.attisdropped;
+    v_table.scope_type := coalesce((SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = v_table.relation AND a.attname = v_table.scope_column), v_table.scope_type);
+    RETURN v_table;
+END
+$$;
+COMMENT ON FUNCTION sync.catalog_entry(integer) IS 'Catalog entry of a table, with its columns named, and its scope of the type, as they are now.';
+
 -- sync.columns_fingerprint returns a number that changes when a column of the table is added, dropped, renamed or retyped, or two swap their names.
 -- It is the same where a dump was restored: the order of columns counts, but neither their numbers nor those of types that the application
 -- made. Volatile, so that it sees what was committed until now.
@@ -554,6 +583,7 @@ DROP FUNCTION sync.is_altered_now(regclass, bigint, integer);
 DROP FUNCTION sync.parts_are_replaced(integer);
 DROP FUNCTION sync.relation_literal(oid);
 DROP FUNCTION sync.columns_fingerprint(oid);
+DROP FUNCTION sync.catalog_entry(integer);
 DROP TABLE sync.table_order_overrides;
 DROP TABLE sync.catalog_version;
 DROP TABLE sync.table_catalog;

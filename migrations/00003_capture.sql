@@ -233,35 +233,6 @@ END
 $$;
 COMMENT ON FUNCTION sync.fail_other_scope(integer, text) IS 'Raises OV032: a row of another scope was written in a bundle.';
 
--- sync.catalog_entry returns a table's catalog entry, with its columns named, and its scope of the type, as they are now. Numbers of columns
--- find them, unless they were given in another database than this one, as where a dump was restored: then their names do.
--- Errors: none. Locks: none.
-CREATE FUNCTION sync.catalog_entry(p_table_id integer)
-RETURNS sync.table_catalog
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_table sync.table_catalog;
-BEGIN
-    SELECT t.* INTO v_table FROM sync.table_catalog t WHERE t.table_id = p_table_id;
-    IF v_table.relation_oid <> v_table.relation THEN
-        SELECT max(a.attnum) FILTER (WHERE a.attname = v_table.key_column), max(a.attnum) FILTER (WHERE a.attname = v_table.scope_column),
-               max(a.attnum) FILTER (WHERE a.attname = v_table.scope_via)
-        INTO v_table.key_attnum, v_table.scope_attnum, v_table.scope_via_attnum
-        FROM pg_attribute a WHERE a.attrelid = v_table.relation AND NOT a.attisdropped;
-    END IF;
-    SELECT coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.key_attnum), v_table.key_column),
-           coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.scope_attnum), v_table.scope_column),
-           coalesce(max(a.attname) FILTER (WHERE a.attnum = v_table.scope_via_attnum), v_table.scope_via)
-    INTO v_table.key_column, v_table.scope_column, v_table.scope_via
-    FROM pg_attribute a WHERE a.attrelid = v_table.relation AND NOT a.attisdropped;
-    v_table.scope_type := coalesce((SELECT a.atttypid::regtype::text FROM pg_attribute a WHERE a.attrelid = v_table.relation AND a.attname = v_table.scope_column), v_table.scope_type);
-    RETURN v_table;
-END
-$$;
-COMMENT ON FUNCTION sync.catalog_entry(integer) IS 'Catalog entry of a table, with its columns named, and its scope of the type, as they are now.';
-
 -- sync.refuse_truncate is the trigger function that refuses TRUNCATE of a registered table.
 -- Errors: 55000 always. Locks: none.
 CREATE FUNCTION sync.refuse_truncate()
@@ -290,7 +261,6 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_captured record;
     v_moved record;
     v_followed jsonb := '{}'; -- how many keys of each table
     v_referred integer[];
@@ -310,28 +280,10 @@ BEGIN
         RETURN false;
     END IF;
     LOOP
-        FOR v_captured IN
-            SELECT c.capture_no, c.table_id, c.keys
-            FROM sync.captured_keys c JOIN sync.table_catalog t ON t.table_id = c.table_id
-            WHERE c.xid = pg_current_xact_id() AND c.scopes IS NULL AND t.scope_via IS NOT NULL
-        LOOP
-            EXECUTE format('UPDATE sync.captured_keys c SET keys = coalesce(r.keys, ''{}''), scopes = coalesce(r.scopes, ''{}'')
-                            FROM sync.resolve_%s($2) AS r WHERE c.xid = pg_current_xact_id() AND c.capture_no = $1', v_captured.table_id)
-            USING v_captured.capture_no, v_captured.keys;
-            v_is_found := true;
-        END LOOP;
-        SELECT m.table_id, array_agg(m.key_bytes) AS keys, array_agg(m.is_moved) AS are_moved INTO v_moved
-        FROM (SELECT c.table_id, k.key_bytes,
-                     c.table_id = ANY (v_referred) IS TRUE OR min(coalesce(k.scope, c.scopes[1]) COLLATE "C") <> max(coalesce(k.scope, c.scopes[1]) COLLATE "C") AS is_moved
-              FROM sync.captured_keys c CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) AS k(key_bytes, scope)
-              WHERE c.xid = pg_current_xact_id() AND c.scopes IS NOT NULL
-                -- What one statement wrote is in one scope each, unless it was found through a parent.
-                AND c.table_id IN (SELECT s.table_id FROM sync.captured_keys s JOIN sync.table_catalog t ON t.table_id = s.table_id
-                                   WHERE s.xid = pg_current_xact_id() GROUP BY s.table_id HAVING count(*) > 1 OR bool_or(t.scope_via IS NOT NULL OR s.table_id = ANY (v_referred)))
-              GROUP BY c.table_id, k.key_bytes
-              HAVING min(coalesce(k.scope, c.scopes[1]) COLLATE "C") <> max(coalesce(k.scope, c.scopes[1]) COLLATE "C") OR c.table_id = ANY (v_referred) OR c.table_id = ANY (v_adopted)) AS m
+        v_is_found := sync.resolve_captured() OR v_is_found;
         -- Again, if rows came along from their own parents since.
-        GROUP BY m.table_id HAVING count(*) > coalesce((v_followed ->> m.table_id::text)::bigint, 0) LIMIT 1;
+        SELECT m.* INTO v_moved FROM sync.moved_keys(v_referred, v_adopted) AS m
+        WHERE cardinality(m.keys) > coalesce((v_followed ->> m.table_id::text)::bigint, 0) LIMIT 1;
         EXIT WHEN NOT FOUND;
         v_followed := v_followed || jsonb_build_object(v_moved.table_id, cardinality(v_moved.keys));
         PERFORM sync.follow_moved(v_moved.table_id, v_moved.keys, v_moved.are_moved);
@@ -342,8 +294,59 @@ END
 $$;
 COMMENT ON FUNCTION sync.resolve_scopes() IS 'Finds the scopes of captured keys whose tables have their scope through a parent, and looks after rows that depend on a moved one.';
 
+-- sync.resolve_captured finds the scopes of what was captured of tables that have them through a parent. Returns whether there was any.
+-- Errors: OV033 a row without a parent. Locks: none.
+CREATE FUNCTION sync.resolve_captured()
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_captured record;
+    v_is_found boolean := false;
+BEGIN
+    FOR v_captured IN
+        SELECT c.capture_no, c.table_id, c.keys
+        FROM sync.captured_keys c JOIN sync.table_catalog t ON t.table_id = c.table_id
+        WHERE c.xid = pg_current_xact_id() AND c.scopes IS NULL AND t.scope_via IS NOT NULL
+    LOOP
+        EXECUTE format('UPDATE sync.captured_keys c SET keys = coalesce(r.keys, ''{}''), scopes = coalesce(r.scopes, ''{}'')
+                        FROM sync.resolve_%s($2) AS r WHERE c.xid = pg_current_xact_id() AND c.capture_no = $1', v_captured.table_id)
+        USING v_captured.capture_no, v_captured.keys;
+        v_is_found := true;
+    END LOOP;
+    RETURN v_is_found;
+END
+$$;
+COMMENT ON FUNCTION sync.resolve_captured() IS 'Finds the scopes of captured keys whose tables have their scope through a parent.';
+
+-- sync.moved_keys returns the captured keys, of each table, that are in more than one scope, or may be: those of the tables p_referred, which
+-- count as moved whatever their scopes are, and of the tables p_adopted, of which the log does not say it.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.moved_keys(p_referred integer[], p_adopted integer[])
+RETURNS TABLE (table_id integer, keys bytea[], are_moved boolean[])
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT m.table_id, array_agg(m.key_bytes), array_agg(m.is_moved)
+    FROM (SELECT c.table_id, k.key_bytes,
+                 c.table_id = ANY (p_referred) IS TRUE OR min(coalesce(k.scope, c.scopes[1]) COLLATE "C") <> max(coalesce(k.scope, c.scopes[1]) COLLATE "C") AS is_moved
+          FROM sync.captured_keys c CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) AS k(key_bytes, scope)
+          WHERE c.xid = pg_current_xact_id() AND c.scopes IS NOT NULL
+            -- What one statement wrote is in one scope each, unless it was found through a parent.
+            AND c.table_id IN (SELECT s.table_id FROM sync.captured_keys s JOIN sync.table_catalog t ON t.table_id = s.table_id
+                               WHERE s.xid = pg_current_xact_id() GROUP BY s.table_id HAVING count(*) > 1 OR bool_or(t.scope_via IS NOT NULL OR s.table_id = ANY (p_referred)))
+          GROUP BY c.table_id, k.key_bytes
+          HAVING min(coalesce(k.scope, c.scopes[1]) COLLATE "C") <> max(coalesce(k.scope, c.scopes[1]) COLLATE "C") OR c.table_id = ANY (p_referred) OR c.table_id = ANY (p_adopted)) AS m
+    GROUP BY m.table_id;
+END
+$$;
+COMMENT ON FUNCTION sync.moved_keys(integer[], integer[]) IS 'Captured keys that are in more than one scope, or may be.';
+
 -- sync.follow_moved looks after the rows that refer to rows of a table that changed their scope; or may have, and then only where the log says so.
--- Errors: OV033 a reference crosses scopes now, OV034 rows depend on it, 40001 a snapshot that cannot tell. Locks: none.
+-- Errors: OV033 a reference crosses scopes now, OV034 and 40001 as sync.take_along. Locks: none.
 CREATE FUNCTION sync.follow_moved(p_table_id integer, p_keys bytea[], p_are_moved boolean[])
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -354,8 +357,6 @@ DECLARE
     v_child sync.table_catalog;
     v_reference record;
     v_rows text;
-    v_keys bytea[];
-    v_parents bytea[];
     v_crosses boolean;
 BEGIN
     FOR v_reference IN
@@ -369,31 +370,7 @@ BEGIN
             (SELECT string_agg(format('t.%I = p.%I', c.child_column, c.parent_column), ' AND ')
              FROM unnest(v_reference.columns, v_reference.parent_columns) AS c(child_column, parent_column)));
         IF v_reference.columns = ARRAY[v_child.scope_via] THEN
-            IF current_setting('transaction_isolation') <> 'read committed' AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = v_child.table_id) THEN
-                -- Whoever deletes a row that has not entered the log leaves nothing that this snapshot would run into.
-                RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = format('rows of %I.%I cannot follow a row to another scope while they enter the log, but in a transaction that is READ COMMITTED', v_child.schema_name, v_child.table_name),
-                    HINT = 'Try the transaction again as READ COMMITTED, or once the rows are in the log: ' || format('CALL sync.adopt_table(%L);', v_child.relation);
-            END IF;
-            -- Only those that the log has in another scope: a key may be that of another row in each scope, and a row may be back where it was.
-            EXECUTE format('SELECT array_agg(%1$s), array_agg(k.key_bytes) %2$s LEFT JOIN sync.row_owners AS o ON o.table_id = $3 AND o.key_bytes = %1$s LEFT JOIN sync.user_state AS u ON u.user_pk = o.user_pk
-                            WHERE CASE WHEN u.user_id IS NULL THEN k.is_moved AND EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = $3) ELSE u.user_id <> %3$s COLLATE "C" END',
-                sync.key_bytes_expression(v_child, 't'), v_rows, sync.scope_expression(v_parent, 'p')) INTO v_keys, v_parents USING p_keys, p_are_moved, v_child.table_id;
-            CONTINUE WHEN v_keys IS NULL;
-            IF v_child.on_scope_change = 'refuse' THEN
-                PERFORM sync.fail('OV034', format('a row of %I.%I cannot change its scope while rows of %I.%I refer to it', v_parent.schema_name, v_parent.table_name, v_child.schema_name, v_child.table_name),
-                    NULL, format('Delete or move those rows first; or let them go along: SELECT sync.unregister_table(%L); and register that table anew, with on_scope_change => ''move''.', v_child.relation));
-            END IF;
-            INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys) VALUES (pg_current_xact_id(), v_child.table_id, false, v_keys);
-            -- Where rows still enter the log, it does not say whose they were: they were their parents', and so what depends on them moved too.
-            INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
-            SELECT pg_current_xact_id(), v_child.table_id, false, array_agg(m.key_bytes), array_agg(m.scope)
-            FROM (SELECT DISTINCT k.key_bytes, coalesce(s.scope, c.scopes[1]) AS scope
-                  FROM sync.captured_keys c
-                  CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) AS s(key_bytes, scope)
-                  JOIN unnest(v_keys, v_parents) AS k(key_bytes, parent_bytes) ON k.parent_bytes = s.key_bytes
-                  WHERE c.xid = pg_current_xact_id() AND c.table_id = p_table_id AND c.scopes IS NOT NULL) AS m
-            WHERE EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = v_child.table_id)
-            HAVING count(*) > 0;
+            PERFORM sync.take_along(v_parent, v_child, v_rows, p_keys, p_are_moved);
         ELSE
             EXECUTE format('SELECT EXISTS (SELECT %s WHERE %s <> %s)', v_rows, sync.scope_expression(v_parent, 'p'), sync.scope_expression(v_child, 't')) INTO v_crosses USING p_keys, p_are_moved;
             IF v_crosses THEN
@@ -404,6 +381,50 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.follow_moved(integer, bytea[], boolean[]) IS 'Looks after the rows that refer to rows which changed their scope: takes them along or refuses.';
+
+-- sync.take_along captures the rows of p_child that find their scope through moved rows of p_parent, or refuses, as p_child was registered.
+-- p_rows is the FROM clause that joins the moved keys k ($1, $2), the parent's rows p and the child's rows t.
+-- Errors: OV034 rows depend on it, 40001 a snapshot that cannot tell. Locks: none.
+CREATE FUNCTION sync.take_along(p_parent sync.table_catalog, p_child sync.table_catalog, p_rows text, p_keys bytea[], p_are_moved boolean[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_is_adopting boolean := EXISTS (SELECT FROM sync.adoptions a WHERE a.table_id = p_child.table_id);
+    v_keys bytea[];
+    v_parents bytea[];
+BEGIN
+    IF v_is_adopting AND current_setting('transaction_isolation') <> 'read committed' THEN
+        -- Whoever deletes a row that has not entered the log leaves nothing that this snapshot would run into.
+        RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = format('rows of %I.%I cannot follow a row to another scope while they enter the log, but in a transaction that is READ COMMITTED', p_child.schema_name, p_child.table_name),
+            HINT = 'Try the transaction again as READ COMMITTED, or once the rows are in the log: ' || format('CALL sync.adopt_table(%L);', p_child.relation);
+    END IF;
+    -- Only those that the log has in another scope: a key may be that of another row in each scope, and a row may be back where it was.
+    EXECUTE format('SELECT array_agg(%1$s), array_agg(k.key_bytes) %2$s LEFT JOIN sync.row_owners AS o ON o.table_id = $3 AND o.key_bytes = %1$s LEFT JOIN sync.user_state AS u ON u.user_pk = o.user_pk
+                    WHERE CASE WHEN u.user_id IS NULL THEN k.is_moved AND $4 ELSE u.user_id <> %3$s COLLATE "C" END',
+        sync.key_bytes_expression(p_child, 't'), p_rows, sync.scope_expression(p_parent, 'p')) INTO v_keys, v_parents USING p_keys, p_are_moved, p_child.table_id, v_is_adopting;
+    IF v_keys IS NULL THEN
+        RETURN;
+    ELSIF p_child.on_scope_change = 'refuse' THEN
+        PERFORM sync.fail('OV034', format('a row of %I.%I cannot change its scope while rows of %I.%I refer to it', p_parent.schema_name, p_parent.table_name, p_child.schema_name, p_child.table_name),
+            NULL, format('Delete or move those rows first; or let them go along: SELECT sync.unregister_table(%L); and register that table anew, with on_scope_change => ''move''.', p_child.relation));
+    END IF;
+    INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys) VALUES (pg_current_xact_id(), p_child.table_id, false, v_keys);
+    IF v_is_adopting THEN
+        -- Where rows still enter the log, it does not say whose they were: they were their parents', and so what depends on them moved too.
+        INSERT INTO sync.captured_keys (xid, table_id, at_commit, keys, scopes)
+        SELECT pg_current_xact_id(), p_child.table_id, false, array_agg(m.key_bytes), array_agg(m.scope)
+        FROM (SELECT DISTINCT k.key_bytes, coalesce(s.scope, c.scopes[1]) AS scope
+              FROM sync.captured_keys c
+              CROSS JOIN LATERAL ROWS FROM (unnest(c.keys), unnest(c.scopes)) AS s(key_bytes, scope)
+              JOIN unnest(v_keys, v_parents) AS k(key_bytes, parent_bytes) ON k.parent_bytes = s.key_bytes
+              WHERE c.xid = pg_current_xact_id() AND c.table_id = p_parent.table_id AND c.scopes IS NOT NULL) AS m
+        HAVING count(*) > 0;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.take_along(sync.table_catalog, sync.table_catalog, text, bytea[], boolean[]) IS 'Captures the rows that find their scope through moved rows of a parent, or refuses.';
 
 --
 -- Emitting.
@@ -634,10 +655,12 @@ DROP FUNCTION sync.bundle_emit();
 DROP FUNCTION sync.fire_deferred();
 DROP FUNCTION sync.close_ordinal_gaps();
 DROP FUNCTION sync.emit_captured(boolean);
+DROP FUNCTION sync.take_along(sync.table_catalog, sync.table_catalog, text, bytea[], boolean[]);
 DROP FUNCTION sync.follow_moved(integer, bytea[], boolean[]);
+DROP FUNCTION sync.moved_keys(integer[], integer[]);
+DROP FUNCTION sync.resolve_captured();
 DROP FUNCTION sync.resolve_scopes();
 DROP FUNCTION sync.refuse_truncate();
-DROP FUNCTION sync.catalog_entry(integer);
 DROP FUNCTION sync.fail_other_scope(integer, text);
 DROP FUNCTION sync.require_latest_table(integer);
 DROP FUNCTION sync.capture(integer, bytea[], text[], text);
