@@ -221,6 +221,8 @@ func TestStandbyTakesOver(t *testing.T) {
 	raw := s.initialized(t, "cy", "raw")
 	raw.push(1, manyUsers(2)...)
 	staged := raw.stage(2, 10, manyUsers(3))
+	ahead := s.initialized(t, "di", "ahead")
+	ahead.push(1, manyUsers(1)...)
 	onPrimary := s.connect(t)
 	received := text(onPrimary, logOf)
 	lsn := text(onPrimary, "SELECT pg_current_wal_flush_lsn()::text")
@@ -236,6 +238,7 @@ func TestStandbyTakesOver(t *testing.T) {
 	far.write(t, insertUser, lost, "never received")
 	syncAll(t, far)
 	far.write(t, insertUser, newID(), "in the outbox")
+	require.Equal(t, int64(2), ahead.push(2, manyUsers(1)...).Seq)
 
 	require.NoError(t, s.stop())
 	require.NoError(t, onPrimary.Close(t.Context()))
@@ -259,6 +262,15 @@ func TestStandbyTakesOver(t *testing.T) {
 	s.requireConverged(t, a, b, far)
 	raw.refused(http.MethodPost, "/sync/push-sessions/"+staged+"/commit", nil, 404, "push_session_not_found")
 	require.Equal(t, int64(2), raw.push(2, manyUsers(3)...).Seq, "staging is no promise")
+	// A client that is ahead is told so by each step, and its number is not taken for one to come.
+	ahead.refused(http.MethodGet, "/sync/pull?after_bundle_seq=2", nil, 409, "history_pruned")
+	ahead.refused(http.MethodGet, "/sync/pull?after_bundle_seq=1&target_bundle_seq=2", nil, 409, "history_pruned")
+	ahead.refused(http.MethodGet, "/sync/committed-bundles/2/rows", nil, 404, "committed_bundle_not_found")
+	ahead.refused(http.MethodPost, "/sync/push-sessions", object{"source_bundle_id": 3, "planned_row_count": 1}, 409, "source_sequence_out_of_order")
+	var rebuilt snapshot
+	ahead.ok(http.MethodPost, "/sync/snapshot-sessions", replacement("ahead", "ahead anew", "source_sequence_out_of_order"), &rebuilt)
+	require.Equal(t, []int64{1, 1}, []int64{rebuilt.Seq, rebuilt.RowCount})
+	require.Equal(t, int64(2), ahead.as("ahead anew").push(1, manyUsers(1)...).Seq)
 	require.True(t, strings.HasPrefix(text(onFollower, logOf), received[:strings.IndexByte(received, '\n')]))
 	s.run(t, "verify", "--all")
 }

@@ -2,7 +2,9 @@ package e2e_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -175,4 +177,32 @@ func TestLifeOfAScope(t *testing.T) {
 	x.refused(http.MethodPost, push, open(expired.ID), 409, "initialization_stale")
 	require.Equal(t, "initialize_empty", connect(x.as("y"), false).Resolution)
 	require.Equal(t, "remote_authoritative", connect(x, true).Resolution)
+}
+
+// TestTimesAreInUTC asks a server for times whose own zone is another.
+func TestTimesAreInUTC(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "TZ=Asia/Kolkata")
+	phone := s.client(t, "ann", "phone")
+	for _, c := range []*client{phone, phone.as("other")} {
+		var answer struct {
+			Expires string `json:"lease_expires_at"`
+		}
+		c.ok(http.MethodPost, "/sync/connect", object{"has_local_pending_rows": true}, &answer)
+		requireInUTC(t, answer.Expires, 15*time.Minute)
+	}
+	var session struct {
+		Expires string `json:"expires_at"`
+	}
+	s.initialized(t, "ben", "phone").ok(http.MethodPost, "/sync/snapshot-sessions", nil, &session)
+	requireInUTC(t, session.Expires, 15*time.Minute)
+}
+
+// requireInUTC checks a time that was that far ahead a moment ago.
+func requireInUTC(t *testing.T, text string, ahead time.Duration) {
+	t.Helper()
+	at, err := time.Parse(time.RFC3339Nano, text)
+	require.NoError(t, err)
+	require.True(t, strings.HasSuffix(text, "Z"), text)
+	require.WithinDuration(t, time.Now().Add(ahead), at, startPatience)
 }

@@ -235,6 +235,87 @@ func TestATriggerThatWantsTheOrderPushed(t *testing.T) {
 	require.Equal(t, 1, d.push(1, post, user))
 }
 
+// Pushes of one row that wait for each other are committed at once, by a function that judges by itself
+// which may be: with one of them that may not it leaves all alone, and each is told for itself.
+func TestPushesThatCannotBeCommittedAtOnce(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, nil)
+	good, bad := a.device("user", "good").initialized(), a.device("user", "bad")
+	good.push(1, note("live", "INSERT", 0))
+	first := good.staged(2, note("a", "INSERT", 0))
+	atOnce := func(second string) (count int) {
+		t.Helper()
+		tx, err := a.pool.Begin(t.Context())
+		require.NoError(t, err)
+		defer func() { require.NoError(t, tx.Rollback(t.Context())) }()
+		require.NoError(t, tx.QueryRow(t.Context(), `select count(*) from sync.push_commit_rows($1::text[]::uuid[], 'user', '{good,bad}')`,
+			[]string{first, second}).Scan(&count))
+		return count
+	}
+	require.Equal(t, 2, atOnce(bad.staged(1, note("b", "INSERT", 0))))
+	for name, stage := range map[string]func() string{
+		"a conflict":           func() string { return bad.staged(1, note("live", "UPDATE", 7)) },
+		"the row of the other": func() string { return bad.staged(1, note("a", "INSERT", 0)) },
+		"another table":        func() string { return bad.staged(1, row("users", id(1), "INSERT", 0, `{"name":"x"}`)) },
+		"more rows than one":   func() string { return bad.staged(1, note("b", "INSERT", 0), note("c", "INSERT", 0)) },
+		"begun anew": func() string { // with nothing staged since
+			bad.staged(1, note("b", "INSERT", 0))
+			return bad.create(1, 1, "").text("push_id")
+		},
+		"not there":        randomID,
+		"another source's": func() string { return a.device("user", "third").staged(1, note("b", "INSERT", 0)) },
+		"another user's":   func() string { return a.device("stranger", "bad").initialized().staged(1, note("b", "INSERT", 0)) },
+	} {
+		require.Zero(t, atOnce(stage()), name)
+	}
+	expired := bad.staged(1, note("b", "INSERT", 0))
+	a.exec(`update sync.push_sessions set expires_at = clock_timestamp() - interval '1 microsecond' where push_id = $1`, expired)
+	require.Zero(t, atOnce(expired))
+	ofALease := bad.staged(1, note("b", "INSERT", 0))
+	a.exec(`update sync.push_sessions set initialization_id = $2 where push_id = $1`, ofALease, randomID())
+	require.Zero(t, atOnce(ofALease))
+	overtaken := bad.staged(1, note("b", "INSERT", 0))
+	bad.serverBundle(1, `insert into business.notes (id) values ('c')`)
+	require.Zero(t, atOnce(overtaken))
+	bad.commit(overtaken).refused(409, "source_sequence_changed")
+	retired := bad.staged(2, note("b", "INSERT", 0))
+	require.Equal(t, 2, atOnce(retired))
+	bad.replace("next", "history_pruned").ok()
+	require.Zero(t, atOnce(retired))
+	bad.commit(retired).is(409, `{"error":"source_retired","message":"*","source_id":"bad","replaced_by_source_id":"next"}`)
+	// Nothing of all that kept the good one from being committed.
+	require.Equal(t, 3, good.commit(first).number("bundle_seq"))
+}
+
+// What follows from a commit follows from one of several pushes at once too: history ends, and a source that was
+// reserved is active.
+func TestPushesCommittedAtOnce(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, nil)
+	one, two, old := a.device("user", "one").initialized(), a.device("user", "two"), a.device("user", "old")
+	old.replace("two", "history_pruned").ok()
+	pushes := []string{one.staged(1, note("a", "INSERT", 0)), two.staged(1, note("b", "INSERT", 0))}
+	tx, err := a.pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(t.Context()) }()
+	_, err = tx.Exec(t.Context(), `select sync.push_commit_rows($1::text[]::uuid[], 'user', '{one,two}')`, pushes)
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `select sync.push_close_rows('{one,two}', '{1,1}', array[sha256('1'), sha256('2')], '{1,1}', 1, 2, 100)`)
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit(t.Context()))
+
+	one.create(1, 1, "").refused(409, "history_pruned")
+	require.Equal(t, 2, two.create(1, 1, "").number("bundle_seq"))
+	one.do("GET", "/sync/pull", "").refused(409, "history_pruned")
+	require.Contains(t, one.do("GET", "/sync/committed-bundles/2/rows", "").body, `"source_id":"two","source_bundle_id":1,"row_count":1,`)
+	for source, state := range map[string]string{"one": "active", "two": "active", "old": "retired"} {
+		var got string
+		require.NoError(t, a.pool.QueryRow(t.Context(), `select state from sync.source_state where source_id = $1`, source).Scan(&got))
+		require.Equal(t, state, got, source)
+	}
+	require.Equal(t, 3, two.push(2, note("b", "UPDATE", 2)))
+}
+
 // Types that have a language of their own refuse a text as a syntax error, as a
 // feature that PostgreSQL lacks, or as an error within PostgreSQL, which is the row's
 // fault and not the server's.

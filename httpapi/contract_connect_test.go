@@ -96,6 +96,9 @@ func TestConnectTable(t *testing.T) {
 		a.expireLease("u5")
 		require.NotEqual(t, initialization, requireInitializeLocal(t, "u5", holder.connect(true)))
 	})
+	t.Run("nothing said of pending rows", func(t *testing.T) {
+		a.device("u8", "source").do("POST", "/sync/connect", `{}`).is(200, initializeEmpty)
+	})
 	t.Run("scopes are apart", func(t *testing.T) {
 		a.device("u6", "source").connect(false).is(200, initializeEmpty)
 		a.device("u7", "source").connect(false).is(200, initializeEmpty)
@@ -165,5 +168,12 @@ func TestLeasesDuringAPush(t *testing.T) {
 	t.Run("the id in upper case", func(t *testing.T) {
 		d, initialization, _ := begin("u5")
 		d.create(1, 2, strings.ToUpper(initialization)).ok()
+	})
+	t.Run("a lease that is got anew", func(t *testing.T) {
+		d, _, _ := begin("u6")
+		a.expireLease("u6")
+		pushID := d.create(1, 2, d.connect(true).text("initialization_id")).text("push_id")
+		d.chunk(pushID, 0, a1, b1).ok()
+		require.Equal(t, 1, d.commit(pushID).number("bundle_seq"), "the session is of the new lease, not of the one that it replaces")
 	})
 }

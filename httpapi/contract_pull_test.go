@@ -106,6 +106,26 @@ func TestPull(t *testing.T) {
 	a.device("other", "source").initialized().do("GET", "/sync/pull", "").is(200, `{"stable_bundle_seq":0,"bundles":[],"has_more":false}`)
 }
 
+// What a client gets that does not say how many bundles it wants.
+func TestPullOfAThousandBundles(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, nil)
+	d := a.device("user", "source").initialized()
+	a.execAny(`select sync.set_policy('business.notes', 'capture')`)
+	a.execAny(`do $$ begin
+		for n in 1..1001 loop
+			insert into business.notes (_sync_scope_id, id) values ('user', n::text);
+			commit;
+		end loop;
+	end $$`)
+	first := d.do("GET", "/sync/pull", "").ok()
+	require.Len(t, first["bundles"], 1000)
+	require.Equal(t, true, first["has_more"])
+	rest := d.do("GET", "/sync/pull?after_bundle_seq=1000&target_bundle_seq=1001", "").ok()
+	require.Len(t, rest["bundles"], 1)
+	require.Equal(t, false, rest["has_more"])
+}
+
 func TestHistoryThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, func(c *oversync.ServiceConfig) { c.RetainedBundlesPerUser = 2 })

@@ -411,7 +411,7 @@ func TestAClosedServiceRefusesWork(t *testing.T) {
 	require.Equal(t, "running", d.do("GET", "/syncx/health", "").text("lifecycle"))
 	require.NoError(t, a.service.Close(t.Context()))
 	require.NoError(t, a.service.Close(t.Context()), "closing twice is harmless")
-	for _, e := range endpoints {
+	for _, e := range append(endpoints[:len(endpoints):len(endpoints)], struct{ method, path, body, failed string }{"GET", "/sync/capabilities", "", ""}) {
 		got := d.do(e.method, e.path, e.body)
 		got.refused(503, "service_unavailable", e.path)
 		require.Equal(t, "1", got.header.Get("Retry-After"))
@@ -501,6 +501,16 @@ func TestCapabilitiesAndStatus(t *testing.T) {
 	for _, path := range []string{"/syncx/status", "/syncx/health"} {
 		d.do("GET", path, "", "Authorization", "", oversync.SourceIDHeader, "").is(200, status)
 	}
+}
+
+// A load balancer takes an instance out by the code of the health alone.
+func TestHealthOfAnUnhealthyServer(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, nil)
+	a.execAny(`alter table business.notes disable trigger oversync_capture_insert`)
+	status := a.device("", "").do("GET", "/syncx/status", "")
+	require.Equal(t, "unhealthy", status.text("status"))
+	a.device("", "").do("GET", "/syncx/health", "").is(503, status.body)
 }
 
 // randomID is a UUID that the server has never seen.

@@ -151,6 +151,7 @@ func TestWatch(t *testing.T) {
 
 func TestWatchHeartbeats(t *testing.T) {
 	t.Parallel()
+	require.Equal(t, 25*time.Second, httpapi.DefaultWatchHeartbeat, "what proxies are set up for")
 	a := newWatchAPI(t)
 	server := httptest.NewServer(a.watchRouter(10*time.Millisecond, 0))
 	defer server.Close()
