@@ -55,6 +55,11 @@ func TestAnUpdateOfNothingIsAnEffect(t *testing.T) {
 	require.Equal(t, 3, d.push(3, row("notes", "a", "UPDATE", 2, `{"body":"INSERT"}`)))
 	require.Equal(t, 4, d.push(4, row("notes", "a", "UPDATE", 3, `{"id":"a"}`)))
 	require.Contains(t, d.firstRow(4), `"op":"UPDATE","row_version":4`)
+	// An operation is taken in any case, and sent in upper case; a payload that is null is none.
+	require.Equal(t, 5, d.push(5, row("notes", "a", "uPdate", 4, `{}`)))
+	require.Contains(t, d.firstRow(5), `"op":"UPDATE","row_version":5`)
+	require.Equal(t, 6, d.push(6, row("notes", "a", "delete", 5, `null`)))
+	require.Contains(t, d.firstRow(6), `"op":"DELETE","row_version":6}`)
 }
 
 func TestConflicts(t *testing.T) {
@@ -102,6 +107,12 @@ func TestConflicts(t *testing.T) {
 	d.push(3, row("users", id(1), "INSERT", 0, `{"name":"n","age":7}`), row("notes", "n", "INSERT", 0, `{"amount":12345678901234567890.1234567890}`))
 	got := d.commit(d.staged(4, row("notes", "n", "UPDATE", 1, `{}`)))
 	require.Contains(t, got.body, `"amount":12345678901234567890.1234567890`)
+
+	const lower = "abcdef00-0000-4000-8000-00000000000f"
+	inCapitals := row("users", strings.ToUpper(lower), "INSERT", 0, `{"name":"x"}`)
+	a.device("other", "source").initialized().push(1, inCapitals)
+	require.Contains(t, a.device("other", "source").firstRow(1), `"key":{"id":"`+lower+`"}`)
+	require.Contains(t, a.device("other", "source").commit(a.device("other", "source").staged(2, inCapitals)).body, `"key":{"id":"`+lower+`"}`)
 
 	// What the table of conflicts allows.
 	require.Equal(t, 4, d.push(4, note("gone", "INSERT", 2), note("live", "UPDATE", 1), note("new", "INSERT", 0)))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -208,4 +209,39 @@ func TestCommittedBundleRows(t *testing.T) {
 	d.do("GET", "/sync/committed-bundles/9223372036854775807/rows", "").refused(404, "committed_bundle_not_found")
 	a.device("other", "source").initialized().do("GET", "/sync/committed-bundles/1/rows", "").refused(404, "committed_bundle_not_found")
 	a.device("user", "another source").do("GET", "/sync/committed-bundles/1/rows", "").ok()
+}
+
+// What is retained where nothing is set, and in what steps the rest goes.
+func TestRetentionByDefault(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, nil)
+	d := a.device("user", "source").initialized()
+	a.device("other", "source").initialized().push(1, note("a", "INSERT", 0))
+	a.execAny(`create table business.steps (bundles bigint)`)
+	a.execAny(`create function business.note_step() returns trigger language plpgsql as $$
+		begin
+			insert into business.steps select count(*) from gone having count(*) > 0;
+			return null;
+		end $$`)
+	a.execAny(`create trigger note_step after delete on sync.bundle_log referencing old table as gone
+		for each statement execute function business.note_step()`)
+	a.exec(`insert into sync.bundle_log (user_pk, bundle_seq, source_id, source_bundle_id, row_count, byte_count)
+		select u.user_pk, n, 'before', n, 1, 0 from sync.user_state u cross join generate_series(1, 12500) as n where u.user_id = 'user'`)
+	a.exec(`update sync.user_state set next_bundle_seq = 12501 where user_id = 'user'`)
+	require.Equal(t, 12501, d.push(1, note("a", "INSERT", 0)))
+
+	for _, path := range []string{"/syncx/status", "/syncx/health"} {
+		status := d.do("GET", path, "")
+		for name, want := range map[string]int{
+			"latest_bundle_seq_max": 12501, "retained_bundle_floor_min": 0, "retained_bundle_floor_max": 2501,
+			"retained_bundle_window_min": 1, "retained_bundle_window_max": 10_000, "committed_bundle_count": 10_001,
+		} {
+			require.Equal(t, want, status.number(name), name)
+		}
+	}
+	steps := func() (steps string) {
+		require.NoError(t, a.pool.QueryRow(t.Context(), `select coalesce(string_agg(bundles::text, ' ' order by bundles), '') from business.steps`).Scan(&steps))
+		return steps
+	}
+	require.Eventually(t, func() bool { return steps() == "501 1000 1000" }, time.Minute, 50*time.Millisecond)
 }

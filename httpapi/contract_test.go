@@ -503,6 +503,66 @@ func TestCapabilitiesAndStatus(t *testing.T) {
 	}
 }
 
+// Each setting is told to clients under its own name, and is what the server goes by.
+func TestSettingsAreNotMixedUp(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, func(c *oversync.ServiceConfig) {
+		c.DefaultRowsPerPushChunk, c.MaxRowsPerPushChunk = 2, 3
+		c.DefaultRowsPerSnapshotChunk, c.MaxRowsPerSnapshotChunk = 4, 5
+		c.DefaultRowsPerCommittedBundleChunk, c.MaxRowsPerCommittedBundleChunk = 6, 7
+		c.PushSessionTTL, c.SnapshotSessionTTL, c.InitializationLeaseTTL = 10*time.Minute, 20*time.Minute, 30*time.Minute
+	})
+	d := a.device("user", "source")
+	require.Contains(t, d.do("GET", "/sync/capabilities", "").body, `"default_rows_per_push_chunk":2,"max_rows_per_push_chunk":3,"push_session_ttl_seconds":600,`+
+		`"default_rows_per_committed_bundle_chunk":6,"max_rows_per_committed_bundle_chunk":7,"default_rows_per_snapshot_chunk":4,"max_rows_per_snapshot_chunk":5,`+
+		`"snapshot_session_ttl_seconds":1200,"initialization_lease_ttl_seconds":1800`)
+	requireAhead := func(want time.Duration, at time.Time) {
+		t.Helper()
+		require.WithinDuration(t, time.Now().Add(want), at, time.Minute)
+	}
+	parsed := func(text string) time.Time {
+		t.Helper()
+		at, err := time.Parse(time.RFC3339Nano, text)
+		require.NoError(t, err)
+		return at
+	}
+	pushExpires := func(pushID string) (at time.Time) {
+		t.Helper()
+		require.NoError(t, a.pool.QueryRow(t.Context(), `select expires_at from sync.push_sessions where push_id = $1`, pushID).Scan(&at))
+		return at
+	}
+	lease := d.connect(true)
+	requireAhead(30*time.Minute, parsed(lease.text("lease_expires_at")))
+	rows := make([]string, 9)
+	for i := range rows {
+		rows[i] = note(fmt.Sprint(i), "INSERT", 0)
+	}
+	shorten := func() {
+		a.exec(`update sync.user_state set lease_expires_at = clock_timestamp() + interval '1 minute'`)
+	}
+	shorten()
+	pushID := d.create(1, len(rows), lease.text("initialization_id")).text("push_id")
+	requireAhead(30*time.Minute, a.leaseExpiresAt("user"))
+	requireAhead(10*time.Minute, pushExpires(pushID))
+	d.chunk(pushID, 0, rows[:4]...).refused(400, "push_chunk_invalid")
+	for start := 0; start < len(rows); start += 3 {
+		shorten()
+		a.exec(`update sync.push_sessions set expires_at = clock_timestamp() + interval '1 minute'`)
+		d.chunk(pushID, start, rows[start:start+3]...).ok()
+		requireAhead(30*time.Minute, a.leaseExpiresAt("user"))
+		requireAhead(10*time.Minute, pushExpires(pushID))
+	}
+	require.Equal(t, len(rows), d.commit(pushID).number("row_count"))
+	for query, want := range map[string]int{"": 6, "?max_rows=6": 6, "?max_rows=7": 7, "?max_rows=8": 7} {
+		require.Len(t, d.do("GET", "/sync/committed-bundles/1/rows"+query, "").ok()["rows"], want, query)
+	}
+	snapshot := d.do("POST", "/sync/snapshot-sessions", "")
+	requireAhead(20*time.Minute, parsed(snapshot.text("expires_at")))
+	for query, want := range map[string]int{"": 4, "?max_rows=4": 4, "?max_rows=5": 5, "?max_rows=6": 5} {
+		require.Len(t, d.do("GET", "/sync/snapshot-sessions/"+snapshot.text("snapshot_id")+query, "").ok()["rows"], want, query)
+	}
+}
+
 // A load balancer takes an instance out by the code of the health alone.
 func TestHealthOfAnUnhealthyServer(t *testing.T) {
 	t.Parallel()

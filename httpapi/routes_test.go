@@ -219,6 +219,30 @@ func TestBodiesAreRefusedWithTheEndpointsCode(t *testing.T) {
 	requireError(t, c.do("POST", "/sync/snapshot-sessions", `{"source_replacement":{"extra":1}}`), 400, "snapshot_session_invalid")
 }
 
+func TestTheRateIsThatOfAUser(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, RouterConfig{RateLimit: RateLimit{PerSecond: 1e-5, Burst: 1}})
+	other := client{handler: c.handler, token: mint(t, jwt.SigningMethodHS256, testSecret, jwt.MapClaims{"sub": "user-2", "exp": time.Now().Add(time.Hour).Unix()})}
+	for range 3 { // which are nobody's
+		requireError(t, c.do("GET", "/sync/pull", "", "Authorization", ""), 401, "authentication_failed")
+		requireError(t, c.do("GET", "/sync/pull", "", oversync.SourceIDHeader, " "), 400, "invalid_request")
+	}
+	for _, c := range []client{c, other} {
+		requireError(t, c.do("POST", "/sync/connect", "null"), 400, "invalid_request", "it passes")
+		for _, route := range routes {
+			for method := range strings.SplitSeq(route.methods, ", ") {
+				if route.public {
+					continue
+				}
+				rec := c.do(method, route.path, "", oversync.SourceIDHeader, "device-b")
+				requireError(t, rec, 429, "rate_limited", method+" "+route.path)
+				require.NotEmpty(t, rec.Header().Get("Retry-After"))
+			}
+		}
+		requireError(t, c.do("POST", "/syncx/health", ""), 405, "method_not_allowed", "who looks after the server is not counted")
+	}
+}
+
 func TestBodiesOverTheLimit(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, RouterConfig{MaxBodyBytes: 100})
