@@ -246,6 +246,49 @@ func TestATriggerThatWantsTheOrderPushed(t *testing.T) {
 	require.Equal(t, 1, d.push(1, post, user))
 }
 
+// henSchema has tables that refer to each other, by foreign keys that are checked after each statement where nobody asks
+// for another time.
+const henSchema = `
+create table business.hens (
+    _sync_scope_id text not null,
+    id     text not null,
+    egg_id text,
+    primary key (_sync_scope_id, id)
+);
+create table business.eggs (
+    _sync_scope_id text not null,
+    id     text not null,
+    hen_id text,
+    primary key (_sync_scope_id, id),
+    constraint hen_exists foreign key (_sync_scope_id, hen_id) references business.hens deferrable initially immediate
+);
+alter table business.hens add constraint egg_exists foreign key (_sync_scope_id, egg_id) references business.eggs deferrable initially immediate;
+`
+
+func TestForeignKeysAreDeferred(t *testing.T) {
+	t.Parallel()
+	a := newUncheckedAPI(t, contractSchema+henSchema, func(c *oversync.ServiceConfig) {
+		for _, table := range []string{"hens", "eggs"} {
+			c.RegisteredTables = append(c.RegisteredTables, oversync.RegisteredTable{Schema: "business", Table: table, SyncKeyColumns: []string{"id"}})
+		}
+	})
+	d := a.device("user", "source").initialized()
+	hen := func(id, op string, base int, egg string) string {
+		return row("hens", id, op, base, `{"egg_id":`+egg+`}`)
+	}
+	egg := func(id, op string, base int, hen string) string {
+		return row("eggs", id, op, base, `{"hen_id":`+hen+`}`)
+	}
+	require.Equal(t, 1, d.push(1, hen("h", "INSERT", 0, `"e"`), egg("e", "INSERT", 0, `"h"`)))
+	require.Equal(t, 2, d.push(2, egg("f", "INSERT", 0, `"i"`), hen("i", "INSERT", 0, `"f"`), hen("h", "UPDATE", 1, `"f"`)))
+	require.Equal(t, 3, d.push(3, row("hens", "i", "DELETE", 2, ""), egg("f", "UPDATE", 2, `"h"`)))
+	require.Equal(t, 4, d.push(4, row("eggs", "e", "DELETE", 1, ""), row("hens", "h", "DELETE", 2, ""), row("eggs", "f", "DELETE", 3, "")))
+	for _, tc := range []struct{ table, constraint, hen, egg string }{{"eggs", "hen_exists", "new", "none"}, {"hens", "egg_exists", "none", "new"}} {
+		got := d.commit(d.staged(5, hen("new", "INSERT", 0, `"`+tc.hen+`"`), egg("new", "INSERT", 0, `"`+tc.egg+`"`)))
+		got.is(422, `{"error":"push_rejected","message":"*","rejection":{"sqlstate":"23503","schema":"business","table":"`+tc.table+`","constraint":"`+tc.constraint+`"}}`)
+	}
+}
+
 // Pushes of one row that wait for each other are committed at once, by a function that judges by itself
 // which may be: with one of them that may not it leaves all alone, and each is told for itself.
 func TestPushesThatCannotBeCommittedAtOnce(t *testing.T) {
