@@ -191,6 +191,36 @@ func (d device) serverBundle(sourceBundleID int64, sql string) {
 	require.NoError(d.t, err)
 }
 
+// What the server writes follows the rules of a device's pushes.
+func TestNumbersOfServerBundles(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, func(c *oversync.ServiceConfig) { c.RetainedBundlesPerUser = 2 })
+	d := a.device("user", "source").initialized()
+	for n := range 4 {
+		d.push(n+1, note(fmt.Sprint(n), "INSERT", 0))
+	}
+	within := func(sourceBundleID int64) error {
+		return a.service.WithinSyncBundle(t.Context(), oversync.Actor{UserID: "user"}, oversync.BundleSource{SourceID: "source", SourceBundleID: sourceBundleID},
+			func(pgx.Tx) error { panic("it must be refused before it runs") })
+	}
+	for id := int64(1); id <= 2; id++ {
+		var pruned *oversync.SourceTupleHistoryPrunedError
+		require.ErrorAs(t, within(id), &pruned, id)
+		require.Equal(t, []int64{id, 4}, []int64{pruned.SourceBundleID, pruned.MaxCommittedSourceBundleIDHint})
+	}
+	for _, id := range []int64{3, 4, 6} {
+		var outOfOrder *oversync.SourceSequenceOutOfOrderError
+		require.ErrorAs(t, within(id), &outOfOrder, id)
+		require.Equal(t, []int64{5, id}, []int64{outOfOrder.Expected, outOfOrder.Actual})
+	}
+	d.serverBundle(5, `insert into business.notes (id) values ('a')`)
+	require.Equal(t, 5, d.create(5, 1, "").number("bundle_seq"), "which a device of that name is told of")
+	d.replace("next", "history_pruned").ok()
+	var retired *oversync.SourceRetiredError
+	require.ErrorAs(t, within(6), &retired)
+	require.Equal(t, "next", retired.ReplacedBySourceID)
+}
+
 func TestASourceThatMovedOnMeanwhile(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, nil)

@@ -120,7 +120,10 @@ func TestWatch(t *testing.T) {
 			server := httptest.NewUnstartedServer(a.watchRouter(20*time.Millisecond, 0))
 			server.Config.ReadTimeout = 5 * time.Second // a watcher must outlive it; a TLS handshake on a busy machine must not
 			start(server)
-			defer server.Close()
+			defer func() {
+				_ = a.service.Close(context.WithoutCancel(t.Context())) // ends the watchers: a server waits for those over HTTP/2
+				server.Close()
+			}()
 
 			w := openWatch(t, server.Client(), server.URL, "?after_bundle_seq=0")
 			require.Equal(t, map[string]int{"http1": 1, "http1-tls": 1, "http2": 2}[name], w.resp.ProtoMajor)
