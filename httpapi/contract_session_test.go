@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -151,6 +152,12 @@ func TestPushSessionsOfOthersAndOfThePast(t *testing.T) {
 			got.refused(403, "push_session_forbidden", stranger.user+" "+stranger.source)
 		}
 		stranger.do("DELETE", "/sync/push-sessions/"+pushID, "").refused(403, "push_session_forbidden")
+	}
+	for _, inOtherWords := range []string{"{" + pushID + "}", "urn:uuid:" + pushID, strings.ReplaceAll(pushID, "-", "")} {
+		for _, got := range steps(d, inOtherWords) {
+			got.refused(404, "push_session_not_found", inOtherWords)
+		}
+		d.do("DELETE", "/sync/push-sessions/"+inOtherWords, "").refused(404, "push_session_not_found")
 	}
 	d.chunk(pushID, 0, a1).ok()
 

@@ -92,6 +92,10 @@ func TestSnapshotsOfOthersAndOfThePast(t *testing.T) {
 		stranger.do("GET", "/sync/snapshot-sessions/"+snapshotID, "").refused(403, "snapshot_session_forbidden")
 		stranger.do("DELETE", "/sync/snapshot-sessions/"+snapshotID, "").refused(403, "snapshot_session_forbidden")
 	}
+	for _, inOtherWords := range []string{"{" + snapshotID + "}", "urn:uuid:" + snapshotID, strings.ReplaceAll(snapshotID, "-", "")} {
+		d.do("GET", "/sync/snapshot-sessions/"+inOtherWords, "").refused(404, "snapshot_session_not_found", inOtherWords)
+		d.do("DELETE", "/sync/snapshot-sessions/"+inOtherWords, "").refused(404, "snapshot_session_not_found", inOtherWords)
+	}
 	d.do("GET", "/sync/snapshot-sessions/"+snapshotID, "").ok()
 	a.exec(`update sync.snapshot_sessions set expires_at = clock_timestamp() - interval '1 microsecond' where snapshot_id = $1`, snapshotID)
 	d.do("GET", "/sync/snapshot-sessions/"+snapshotID, "").refused(410, "snapshot_session_expired")
