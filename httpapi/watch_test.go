@@ -97,8 +97,8 @@ func (w *watcher) next() string {
 func (w *watcher) nextIs(seq, sourceBundleID int) {
 	w.t.Helper()
 	got := w.next()
-	for got == ": heartbeat" {
-		got = w.next()
+	for start := time.Now(); got == ": heartbeat"; got = w.next() {
+		require.Less(w.t, time.Since(start), time.Minute, "bundle %d is not told of", seq)
 	}
 	require.Equal(w.t, fmt.Sprintf(`event: bundle|data: {"bundle_seq":%d,"source_id":"server","source_bundle_id":%d}`, seq, sourceBundleID), got)
 }
