@@ -105,6 +105,22 @@ func TestConnectTable(t *testing.T) {
 	})
 }
 
+// What only a caller in Go can leave out.
+func TestRequestsThatAreNil(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, nil)
+	actor := oversync.Actor{UserID: "user", SourceID: "source"}
+	_, err := a.service.Connect(t.Context(), actor, nil)
+	require.ErrorAs(t, err, new(*oversync.ConnectInvalidError))
+	_, err = a.service.CreatePushSession(t.Context(), actor, nil)
+	require.ErrorAs(t, err, new(*oversync.PushSessionInvalidError))
+	_, err = a.service.UploadPushChunk(t.Context(), actor, randomID(), nil)
+	require.ErrorAs(t, err, new(*oversync.PushChunkInvalidError))
+	a.device("user", "source").initialized() // by none of them
+	_, err = a.service.CreateSnapshotSessionWithRequest(t.Context(), actor, nil)
+	require.NoError(t, err)
+}
+
 // A push into a scope that is being initialized renews the lease at each step,
 // and fails once it has run out.
 func TestLeasesDuringAPush(t *testing.T) {
