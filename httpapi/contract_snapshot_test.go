@@ -173,6 +173,7 @@ func TestSourceReplacementStates(t *testing.T) {
 	require.Equal(t, "known active, one retired, two reserved", states())
 	// Again the same is fine; another is not.
 	one.replace("two", "source_retired").ok()
+	a.exec(`update sync.source_state set state = state where source_id = 'one' and replaced_by_source_id = 'two' and replacement_reason = 'history_pruned'`)
 	one.replace("three", "history_pruned").is(409, retired("one", "two"))
 	one.replace("known", "history_pruned").is(409, retired("one", "two"))
 	a.device("user", "known").replace("two", "history_pruned").refused(409, "source_replacement_invalid", "a reserved source is known")
@@ -196,6 +197,7 @@ func TestSourceReplacementStates(t *testing.T) {
 	three.replace("four", "source_retired").ok()
 	a.device("user", "never seen").replace("five", "history_pruned").ok()
 	require.Equal(t, "five reserved, four reserved, known active, never seen retired, one retired, three retired, two retired", states())
+	a.exec(`update sync.source_state set state = state where source_id = 'never seen' and replaced_by_source_id = 'five' and replacement_reason = 'history_pruned'`)
 	a.device("user", "four").push(1, note("c", "INSERT", 0))
 	// Scopes keep their sources apart.
 	a.device("other", "one").initialized().push(1, note("a", "INSERT", 0))
