@@ -196,6 +196,7 @@ AS $$
 DECLARE
     v_table sync.table_catalog;
     v_columns text[];
+    v_is_latest boolean := false;
 BEGIN
     BEGIN
         -- Fails if the entry was changed since. To hold the lock would make registrations wait.
@@ -205,12 +206,17 @@ BEGIN
         NULL;
     END;
     IF v_table.table_id IS NOT NULL THEN
-        -- How PostgreSQL reads a statement does not depend on the snapshot. Nothing is read of the table.
-        EXECUTE format('SELECT array_agg(k.name ORDER BY k.name COLLATE "C") FROM (SELECT t.* FROM (SELECT) AS one LEFT JOIN %s AS t ON false) AS r CROSS JOIN LATERAL json_object_keys(row_to_json(r.*)) AS k(name)',
+        -- How PostgreSQL reads a statement does not depend on the snapshot. Nothing is read of the table. Their order tells of two that swapped names.
+        EXECUTE format('SELECT array_agg(k.name ORDER BY k.place) FROM (SELECT t.* FROM (SELECT) AS one LEFT JOIN %s AS t ON false) AS r CROSS JOIN LATERAL json_object_keys(row_to_json(r.*)) WITH ORDINALITY AS k(name, place)',
             v_table.relation) INTO v_columns;
+        v_is_latest := v_columns IS NOT DISTINCT FROM (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = v_table.relation AND a.attnum > 0 AND NOT a.attisdropped);
     END IF;
-    IF v_columns IS DISTINCT FROM (SELECT array_agg(a.attname::text ORDER BY a.attname COLLATE "C") FROM pg_attribute a WHERE a.attrelid = v_table.relation AND a.attnum > 0 AND NOT a.attisdropped)
-       OR v_table.table_id IS NULL THEN
+    IF v_is_latest THEN
+        -- Now that each has its name, what type it has: bytes are written in a way of their own.
+        EXECUTE (SELECT format('SELECT ARRAY[%s] = %L FROM (SELECT) AS one LEFT JOIN %s AS t ON false', string_agg(format('pg_typeof(t.%I)::oid', a.attname), ', ' ORDER BY a.attnum), array_agg(a.atttypid ORDER BY a.attnum), v_table.relation)
+                 FROM pg_attribute a WHERE a.attrelid = v_table.relation AND a.attnum > 0 AND NOT a.attisdropped) INTO v_is_latest;
+    END IF;
+    IF NOT v_is_latest THEN
         RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'a table that is written was altered or registered since this transaction took its snapshot', HINT = 'Try the transaction again.';
     END IF;
 END

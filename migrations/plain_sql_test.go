@@ -567,6 +567,8 @@ func TestSnapshotsOlderThanTheTable(t *testing.T) {
 		"a column more, refreshed":    "ALTER TABLE public.note ADD x integer DEFAULT 1; SELECT sync.refresh_table('public.note')",
 		"a column less":               "ALTER TABLE public.note DROP body",
 		"a column renamed":            "ALTER TABLE public.note RENAME body TO x",
+		"key and scope swap names":    "ALTER TABLE public.note RENAME id TO x; ALTER TABLE public.note RENAME _sync_scope_id TO id; ALTER TABLE public.note RENAME x TO _sync_scope_id",
+		"a column of another type":    "ALTER TABLE public.note ALTER body TYPE bytea USING NULL",
 		"a foreign key":               "ALTER TABLE public.note ADD FOREIGN KEY (other_id) REFERENCES public.other (id); SELECT sync.refresh_table('public.note')",
 		"another table, which is all": "ALTER TABLE public.other ADD x integer; SELECT sync.refresh_table('public.other')",
 	} {
