@@ -294,6 +294,25 @@ func TestALongLookAtTheSetUpIsRepeatedLessOften(t *testing.T) {
 }
 
 // With very many tables the look does not end in time.
+// TestALookAtTheSetUpOutlivesItsCaller: a load balancer that waits for less than a look
+// takes gets an answer once the look is over.
+func TestALookAtTheSetUpOutlivesItsCaller(t *testing.T) {
+	t.Parallel()
+	service, pool := newQuiet(t, oversync.ServiceConfig{})
+	exec(t, pool, `CREATE SEQUENCE public.looks;
+		CREATE OR REPLACE FUNCTION sync.check() RETURNS TABLE (severity text, object text, problem text, remedy text) LANGUAGE plpgsql AS $$
+		BEGIN PERFORM nextval('public.looks'), pg_sleep(2); END $$`)
+	ask := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		_, err := service.GetStatus(ctx)
+		return err
+	}
+	require.ErrorIs(t, ask(), context.DeadlineExceeded)
+	require.Eventually(t, func() bool { return ask() == nil }, 15*time.Second, time.Millisecond)
+	require.EqualValues(t, 1, scalar[int64](t, pool, `SELECT last_value FROM public.looks`))
+}
+
 func TestALookAtTheSetUpThatDoesNotEndIsNoFault(t *testing.T) {
 	t.Parallel()
 	_, pool := newQuiet(t, oversync.ServiceConfig{})

@@ -133,22 +133,43 @@ const (
 
 // setupErrors returns how many errors sync.check finds, or found when it last ended
 // in time: to be slow is no fault of the set-up, and must not take every instance out
-// of its load balancer.
+// of its load balancer. The look goes on where its caller leaves: load balancers that
+// wait for a second would else begin it anew each time, and never get an answer.
 func (s *SyncService) setupErrors(ctx context.Context) (int64, error) {
 	leave, err := s.status.turns.enter(ctx, "errors")
 	if err != nil {
 		return 0, err
 	}
-	defer leave()
 	if time.Since(s.status.checked) < max(statusCacheTime, checkPauses*s.status.took) {
+		defer leave()
 		return s.status.errors, nil
 	}
+	type result struct {
+		found int64
+		err   error
+	}
+	looked := make(chan result, 1)
+	go func() {
+		defer leave()
+		found, err := s.lookAtSetup(context.WithoutCancel(ctx))
+		looked <- result{found, err}
+	}()
+	select {
+	case r := <-looked:
+		return r.found, r.err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// lookAtSetup is called by whoever has the turn of the errors.
+func (s *SyncService) lookAtSetup(ctx context.Context) (int64, error) {
 	start := time.Now()
 	look, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	found, err := s.queries.StatusErrors(look, s.pool)
 	took := time.Since(start)
-	if err != nil && look.Err() != nil && ctx.Err() == nil {
+	if err != nil && look.Err() != nil {
 		s.logger.LogAttrs(ctx, slog.LevelWarn, "sync.check did not end in time: the status goes by what it found before", slog.String("timeout", lookTimeout.String()))
 		found, err = s.status.errors, nil
 	}
@@ -168,7 +189,9 @@ func (s *SyncService) logSetup(ctx context.Context, errorCount int64) error {
 		s.logger.LogAttrs(ctx, slog.LevelInfo, "sync.check finds no error any more")
 		return nil
 	}
-	findings, err := s.queries.TableCheck(ctx, s.pool)
+	look, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	findings, err := s.queries.TableCheck(look, s.pool)
 	if err != nil {
 		return err
 	}
