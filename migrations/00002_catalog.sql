@@ -481,7 +481,8 @@ COMMENT ON FUNCTION sync.require_columns(sync.table_catalog) IS 'Refuses writes 
 
 -- sync.entry_to_write returns a table's catalog entry, as sync.catalog_entry, for code made afresh: what that code names is there.
 -- With p_may_be_orphaned it need not refer to a parent any more: whose its deleted rows were is known without.
--- Errors: OV012 the table was dropped; OV030 its key or scope column, or that of a parent, was dropped, or it refers to no parent any more.
+-- Errors: OV012 the table was dropped; OV030 its key or scope column, or that of a parent, was dropped, or it refers to no parent any more, or to
+-- none that leads to a scope column.
 -- Locks: none.
 CREATE FUNCTION sync.entry_to_write(p_table_id integer, p_may_be_orphaned boolean DEFAULT false)
 RETURNS sync.table_catalog
@@ -501,6 +502,9 @@ BEGIN
         v_entry := sync.catalog_entry(sync.parent_with_scope(v_entry, p_may_be_orphaned));
         EXIT WHEN v_entry.table_id IS NULL;
     END LOOP;
+    IF v_entry.scope_via IS NOT NULL AND NOT p_may_be_orphaned THEN
+        PERFORM sync.fail('OV030', format('table %s is synced, but finds its scope through itself', v_table.relation), NULL, sync.leave_loop_statement());
+    END IF;
     RETURN v_table;
 END
 $$;

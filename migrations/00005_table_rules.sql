@@ -258,6 +258,52 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.registration_problems(regclass, name, name, name) IS 'What keeps a table from being registered, and the remedy of each; no row means that it can be.';
 
+-- sync.scope_loops returns the registered tables whose scope is found through tables that find theirs through each other, so that it is nowhere.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.scope_loops()
+RETURNS TABLE (table_id integer, relation regclass)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE parents AS MATERIALIZED (
+        SELECT t.table_id, f.parent_table_id
+        FROM sync.table_catalog t CROSS JOIN LATERAL sync.scope_reference(sync.catalog_entry(t.table_id)) AS f
+        WHERE t.unregistered_at IS NULL AND t.scope_via IS NOT NULL
+    ), ancestors AS (
+        SELECT p.table_id, p.parent_table_id FROM parents p
+        UNION
+        SELECT a.table_id, p.parent_table_id FROM ancestors a JOIN parents p ON p.table_id = a.parent_table_id
+    )
+    SELECT DISTINCT t.table_id, t.relation
+    FROM ancestors a JOIN ancestors o ON o.table_id = a.parent_table_id AND o.parent_table_id = a.parent_table_id
+    JOIN sync.table_catalog t ON t.table_id = a.table_id
+$$;
+COMMENT ON FUNCTION sync.scope_loops() IS 'Registered tables whose scope is found through tables that find theirs through each other.';
+
+-- sync.leave_loop_statement returns the statement that takes these tables out, and lets references of others to them leave; null if there are none. All at
+-- once, since the set is judged as a whole.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.leave_loop_statement()
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH loops AS MATERIALIZED (SELECT l.table_id, l.relation FROM sync.scope_loops() l),
+    leaving AS (
+        SELECT f.table_id, array_agg(f.constraint_name::text ORDER BY f.constraint_name) AS names
+        FROM sync.foreign_keys f
+        WHERE f.parent_table_id IN (SELECT l.table_id FROM loops l) AND f.table_id NOT IN (SELECT l.table_id FROM loops l)
+        GROUP BY f.table_id
+    )
+    SELECT format('SELECT %s; -- or let a foreign key lead to a table with a scope column', string_agg(c.call, ', ' ORDER BY c.place, c.table_id))
+    FROM (SELECT 1 AS place, l.table_id, format('sync.unregister_table(%L)', l.relation) AS call FROM loops l
+          UNION ALL
+          SELECT 2, t.table_id, sync.registration_call(t, t.external_references || v.names, t.key_column, coalesce(t.scope_via, t.scope_column))
+          FROM leaving v JOIN sync.table_catalog t ON t.table_id = v.table_id) AS c
+    HAVING count(*) > 0
+$$;
+COMMENT ON FUNCTION sync.leave_loop_statement() IS 'Statement that takes tables out whose scope is found through each other.';
+
 -- sync.foreign_key_problems returns the foreign keys of registered tables that sync cannot keep, and the remedy of each. Tables have the names that
 -- they have now, which a statement needs, and which may not be those that clients know.
 -- Errors: none. Locks: none.
@@ -291,6 +337,8 @@ AS $$
                   t.relation)
     FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
     WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via] AND NOT EXISTS (SELECT FROM sync.scope_reference(t))
+    UNION ALL
+    SELECT l.table_id, format('the scope of %s is found through itself', l.relation), sync.leave_loop_statement() FROM sync.scope_loops() l
     UNION ALL
     -- Rows without a parent would be nobody's. What PostgreSQL 18 calls not enforced is never valid.
     SELECT f.table_id, format('the scope of %s is found through foreign key %I, which is not valid', t.relation, f.constraint_name),
@@ -350,6 +398,8 @@ COMMENT ON TRIGGER registered_tables_are_closed_over_foreign_keys ON sync.table_
 DROP TRIGGER registered_tables_are_closed_over_foreign_keys ON sync.table_catalog;
 DROP FUNCTION sync.check_foreign_keys();
 DROP FUNCTION sync.foreign_key_problems();
+DROP FUNCTION sync.leave_loop_statement();
+DROP FUNCTION sync.scope_loops();
 DROP FUNCTION sync.registration_problems(regclass, name, name, name);
 DROP FUNCTION sync.register_anew_statement(sync.table_catalog);
 DROP FUNCTION sync.is_scope_default(text);

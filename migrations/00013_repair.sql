@@ -352,7 +352,7 @@ COMMENT ON FUNCTION sync.adopt_start(integer, text, text) IS 'Asks for the rows 
 
 -- sync.adopt_queue_rows queues the rows of a table that the log does not have as they are, and after a refresh those too that it has
 -- though they are gone. Returns their number.
--- Errors: 23514 a scope that no user can have, with the row. Locks: none on the table: the application goes on writing it.
+-- Errors: 23514 a scope that no user can have, with the row; OV030 as sync.entry_to_write. Locks: none on the table: the application goes on writing it.
 CREATE FUNCTION sync.adopt_queue_rows(p_table_id integer)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -367,7 +367,8 @@ SET extra_float_digits = 1
 SET bytea_output = 'hex'
 AS $$
 DECLARE
-    v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    -- Whose rows these are must be known: those of nobody are left out below.
+    v_table sync.table_catalog := sync.entry_to_write(p_table_id);
     v_rows text;
     v_count bigint;
     v_nobody record;

@@ -204,3 +204,47 @@ func TestAPartitionIsRegisteredByItsRoot(t *testing.T) {
 	requireSound(t, conn)
 	require.Equal(t, "(null) is not registered", refused(t, conn, "SELECT sync.refresh_table(NULL)").Message)
 }
+
+// TestTablesThatFindTheirScopeThroughEachOther: where an ALTER TABLE lets a foreign key lead in a circle, writes are refused, verify and repair end, and
+// what check says takes the tables out.
+func TestTablesThatFindTheirScopeThroughEachOther(t *testing.T) {
+	t.Parallel()
+	conn := registered(t, shop)
+	exec(t, conn, `CREATE TABLE shop.part (id text PRIMARY KEY, line uuid NOT NULL REFERENCES shop.line DEFERRABLE); CREATE TABLE shop.screw (id text PRIMARY KEY, part text NOT NULL REFERENCES shop.part);
+		SELECT sync.register_table('shop.part', scope_via => 'line', policy => 'capture'), sync.register_table('shop.screw', scope_via => 'part', policy => 'capture');
+		INSERT INTO shop.part SELECT order_id, id FROM shop.line; INSERT INTO shop.screw SELECT id, id FROM shop.part`)
+	exec(t, conn, "ALTER TABLE shop.line DROP CONSTRAINT line_order_id_fkey, ADD FOREIGN KEY (order_id) REFERENCES shop.part DEFERRABLE INITIALLY DEFERRED")
+	exec(t, conn, "SET statement_timeout = '20s'")
+	require.ElementsMatch(t, []string{"the scope of shop.line is found through itself", "the scope of shop.part is found through itself", "the scope of shop.screw is found through itself"},
+		column[string](t, conn, "SELECT problem FROM sync.check() WHERE problem LIKE '%through itself'"))
+	require.ElementsMatch(t, []string{"line", "part", "screw"}, column[string](t, conn, "SELECT table_name FROM sync.verify('1') WHERE difference LIKE 'cannot be compared: %'"))
+	require.Zero(t, value[int](t, conn, "SELECT sync.repair('1')"))
+	require.Equal(t, "OV030", refused(t, conn, "UPDATE shop.screw SET id = 'x' WHERE id = 'o1'").Code)
+	for _, sql := range []string{"UPDATE shop.line SET n = 1", "SELECT sync.refresh_table('shop.line')"} {
+		require.Equal(t, "OV030", refused(t, conn, sql).Code)
+	}
+	exec(t, conn, column[string](t, conn, "SELECT remedy FROM sync.check() WHERE problem LIKE '%through itself'")[0])
+	remedied(t, conn)
+	requireSound(t, conn)
+}
+
+// TestAdoptionWaitsForTheParent: rows whose parent cannot be found are not taken for rows that need not enter the log, nor for rows that are gone.
+func TestAdoptionWaitsForTheParent(t *testing.T) {
+	t.Parallel()
+	for name, start := range map[string]string{
+		"registered": "SELECT sync.unregister_table('shop.line'), sync.register_table('shop.line', scope_via => 'order_id', policy => 'capture', adopt => 'later')",
+		"refreshed":  "ALTER TABLE shop.line ADD title text; SELECT sync.refresh_table('shop.line', adopt => 'later')",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn := registered(t, shop)
+			exec(t, conn, start)
+			exec(t, conn, "ALTER TABLE shop.line DROP CONSTRAINT line_order_id_fkey")
+			require.Equal(t, "OV030", refused(t, conn, "CALL sync.adopt_table('shop.line')").Code)
+			require.Equal(t, "OV030", refused(t, conn, "SELECT sync.adopt_batch(table_id) FROM sync.table_catalog WHERE table_name = 'line' AND unregistered_at IS NULL").Code)
+			remedied(t, conn)
+			requireSound(t, conn)
+			require.Empty(t, column[string](t, conn, "SELECT difference FROM sync.scope_ids() AS s(id) CROSS JOIN LATERAL sync.verify(s.id)"))
+		})
+	}
+}

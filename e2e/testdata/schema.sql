@@ -91,7 +91,8 @@ CREATE FUNCTION sync.adopt_queue_rows(p_table_id integer) RETURNS bigint
     SET bytea_output TO 'hex'
     AS $_$
 DECLARE
-    v_table sync.table_catalog := sync.catalog_entry(p_table_id);
+    -- Whose rows these are must be known: those of nobody are left out below.
+    v_table sync.table_catalog := sync.entry_to_write(p_table_id);
     v_rows text;
     v_count bigint;
     v_nobody record;
@@ -1247,6 +1248,9 @@ BEGIN
         v_entry := sync.catalog_entry(sync.parent_with_scope(v_entry, p_may_be_orphaned));
         EXIT WHEN v_entry.table_id IS NULL;
     END LOOP;
+    IF v_entry.scope_via IS NOT NULL AND NOT p_may_be_orphaned THEN
+        PERFORM sync.fail('OV030', format('table %s is synced, but finds its scope through itself', v_table.relation), NULL, sync.leave_loop_statement());
+    END IF;
     RETURN v_table;
 END
 $$;
@@ -1448,6 +1452,8 @@ CREATE FUNCTION sync.foreign_key_problems() RETURNS TABLE(table_id integer, prob
                   t.relation)
     FROM sync.foreign_keys f JOIN sync.table_catalog t ON t.table_id = f.table_id
     WHERE f.parent_table_id IS NULL AND f.columns = ARRAY[t.scope_via] AND NOT EXISTS (SELECT FROM sync.scope_reference(t))
+    UNION ALL
+    SELECT l.table_id, format('the scope of %s is found through itself', l.relation), sync.leave_loop_statement() FROM sync.scope_loops() l
     UNION ALL
     -- Rows without a parent would be nobody's. What PostgreSQL 18 calls not enforced is never valid.
     SELECT f.table_id, format('the scope of %s is found through foreign key %I, which is not valid', t.relation, f.constraint_name),
@@ -1661,6 +1667,25 @@ CREATE FUNCTION sync.last_bundle() RETURNS TABLE(user_id text, bundle_seq bigint
     FROM jsonb_array_elements(coalesce(nullif(current_setting('sync.last_bundle', true), ''), '[]')::jsonb) AS b(value)
 $$;
 COMMENT ON FUNCTION sync.last_bundle() IS 'What the last transaction of this session that wrote synced tables by plain SQL became: a row per scope.';
+CREATE FUNCTION sync.leave_loop_statement() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH loops AS MATERIALIZED (SELECT l.table_id, l.relation FROM sync.scope_loops() l),
+    leaving AS (
+        SELECT f.table_id, array_agg(f.constraint_name::text ORDER BY f.constraint_name) AS names
+        FROM sync.foreign_keys f
+        WHERE f.parent_table_id IN (SELECT l.table_id FROM loops l) AND f.table_id NOT IN (SELECT l.table_id FROM loops l)
+        GROUP BY f.table_id
+    )
+    SELECT format('SELECT %s; -- or let a foreign key lead to a table with a scope column', string_agg(c.call, ', ' ORDER BY c.place, c.table_id))
+    FROM (SELECT 1 AS place, l.table_id, format('sync.unregister_table(%L)', l.relation) AS call FROM loops l
+          UNION ALL
+          SELECT 2, t.table_id, sync.registration_call(t, t.external_references || v.names, t.key_column, coalesce(t.scope_via, t.scope_column))
+          FROM leaving v JOIN sync.table_catalog t ON t.table_id = v.table_id) AS c
+    HAVING count(*) > 0
+$$;
+COMMENT ON FUNCTION sync.leave_loop_statement() IS 'Statement that takes tables out whose scope is found through each other.';
 CREATE FUNCTION sync.live_rows_statement(p_table sync.table_catalog, p_one_scope boolean) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -3293,7 +3318,8 @@ BEGIN
     IF p_table.scope_via IS NULL THEN
         RETURN format('%s.%I::text', p_alias, p_table.scope_column);
     ELSIF p_depth > 32 THEN
-        PERFORM sync.fail('OV030', format('%I.%I finds its scope through itself', p_table.schema_name, p_table.table_name), NULL, 'Name a parent that leads to a scope column.');
+        -- Tables that find their scope through each other are in nobody's way: sync.foreign_key_problems has them.
+        RETURN 'NULL::text';
     END IF;
     SELECT f.parent_table_id, f.parent_column INTO v_parent_id, v_parent_column FROM sync.scope_reference(p_table) AS f;
     IF v_parent_id IS NULL THEN
@@ -3362,6 +3388,24 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.scope_joins(p_table sync.table_catalog, p_alias text, p_user_id text) IS 'SQL joins and condition that leave only the rows of a scope.';
+CREATE FUNCTION sync.scope_loops() RETURNS TABLE(table_id integer, relation regclass)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH RECURSIVE parents AS MATERIALIZED (
+        SELECT t.table_id, f.parent_table_id
+        FROM sync.table_catalog t CROSS JOIN LATERAL sync.scope_reference(sync.catalog_entry(t.table_id)) AS f
+        WHERE t.unregistered_at IS NULL AND t.scope_via IS NOT NULL
+    ), ancestors AS (
+        SELECT p.table_id, p.parent_table_id FROM parents p
+        UNION
+        SELECT a.table_id, p.parent_table_id FROM ancestors a JOIN parents p ON p.table_id = a.parent_table_id
+    )
+    SELECT DISTINCT t.table_id, t.relation
+    FROM ancestors a JOIN ancestors o ON o.table_id = a.parent_table_id AND o.parent_table_id = a.parent_table_id
+    JOIN sync.table_catalog t ON t.table_id = a.table_id
+$$;
+COMMENT ON FUNCTION sync.scope_loops() IS 'Registered tables whose scope is found through tables that find theirs through each other.';
 CREATE FUNCTION sync.scope_reference(p_table sync.table_catalog) RETURNS TABLE(parent_table_id integer, parent_column name)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
