@@ -17,7 +17,7 @@ AS $$
         SELECT t AS entry, t.table_id, t.relation, format('%I.%I', t.schema_name, t.table_name) AS name, sync.catalog_entry(t.table_id) AS entry_now,
                t.columns_fingerprint <> sync.columns_fingerprint(t.relation) OR sync.parts_are_replaced(t.table_id) AS is_altered,
                (n.nspname, c.relname) IS DISTINCT FROM (t.schema_name::name, t.table_name::name) AS is_renamed,
-               t.relation_oid <> t.relation AS is_restored
+               t.relation_oid <> t.relation AS is_restored, c.relispartition AS is_part
         FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE t.unregistered_at IS NULL
     ), unfit AS (
@@ -71,7 +71,8 @@ AS $$
     SELECT CASE WHEN e.relation = r.relation THEN 'error' ELSE 'warning' END, e.relation::text,
            format('trigger %I is missing', e.trigger_name), CASE WHEN e.relation = r.relation THEN e.definition || ';' ELSE format('SELECT sync.refresh_table(%L);', r.relation) END
     FROM registered r CROSS JOIN LATERAL sync.expected_triggers(r.table_id) AS e
-    WHERE NOT EXISTS (SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid WHERE g.tgrelid = e.relation AND g.tgname = e.trigger_name AND f.proname = e.function_name)
+    -- A table that became a partition has the triggers of the table of which it is a part.
+    WHERE NOT r.is_part AND NOT EXISTS (SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid WHERE g.tgrelid = e.relation AND g.tgname = e.trigger_name AND f.proname = e.function_name)
     UNION ALL
     SELECT 'error', g.tgrelid::regclass::text, format('trigger %I is %s', g.tgname, CASE g.tgenabled WHEN 'D' THEN 'disabled' ELSE 'enabled for replicas only' END),
            format('ALTER TABLE %s ENABLE TRIGGER %I;', g.tgrelid::regclass, g.tgname)

@@ -248,3 +248,45 @@ func TestAdoptionWaitsForTheParent(t *testing.T) {
 		})
 	}
 }
+
+// TestATableThatBecomesAPartition: as one does who divides a table that has grown.
+func TestATableThatBecomesAPartition(t *testing.T) {
+	t.Parallel()
+	const attach = "ALTER TABLE whole ATTACH PARTITION part DEFAULT; INSERT INTO part VALUES ('b', 1); INSERT INTO whole (owner, id) VALUES (1, 'c');"
+	for name, alter := range map[string]string{
+		"of one that is registered":  "SELECT sync.register_table('whole', scope => 'owner', policy => 'capture');" + attach,
+		"of one that is not":         attach,
+		"of one that takes its name": attach + "ALTER TABLE part RENAME TO part_1; ALTER TABLE whole RENAME TO part",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn := registered(t, `CREATE TABLE part (id text NOT NULL, owner int NOT NULL, PRIMARY KEY (owner, id));
+				CREATE TABLE whole (owner int NOT NULL, id text NOT NULL, PRIMARY KEY (owner, id)) PARTITION BY LIST (owner)`)
+			exec(t, conn, "SELECT sync.register_table('part', scope => 'owner', policy => 'capture'); INSERT INTO part VALUES ('a', 1)")
+			exec(t, conn, alter)
+			remedied(t, conn)
+			require.Equal(t, 1, value[int](t, conn, "SELECT count(*) FROM sync.tables"))
+			require.Equal(t, 3, value[int](t, conn, "SELECT live_rows FROM sync.scopes"))
+			exec(t, conn, "UPDATE "+value[string](t, conn, "SELECT table_name FROM sync.tables")+" SET id = id || 'x'")
+			requireSound(t, conn)
+			require.Empty(t, column[string](t, conn, "SELECT difference FROM sync.verify('1')"))
+		})
+	}
+	conn := registered(t, `CREATE TABLE part (id text NOT NULL, owner int NOT NULL, PRIMARY KEY (owner, id)); SELECT sync.register_table('part', scope => 'owner');
+		CREATE TABLE whole (LIKE part INCLUDING ALL) PARTITION BY LIST (owner); ALTER TABLE whole ATTACH PARTITION part DEFAULT`)
+	exec(t, conn, refused(t, conn, "SELECT sync.register_table('whole', scope => 'owner')").Hint)
+	exec(t, conn, "SELECT sync.register_table('whole', scope => 'owner')")
+	require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check()"))
+}
+
+// TestAnUnloggedPartition would be empty after a crash, and no client learn of it.
+func TestAnUnloggedPartition(t *testing.T) {
+	t.Parallel()
+	conn := registered(t, `CREATE TABLE whole (id text NOT NULL, owner int NOT NULL, PRIMARY KEY (owner, id)) PARTITION BY LIST (owner); CREATE UNLOGGED TABLE "Part" PARTITION OF whole FOR VALUES IN (1)`)
+	refusal := refused(t, conn, "SELECT sync.register_table('whole', scope => 'owner')")
+	require.Equal(t, `public."Part", a part of public.whole, is unlogged`, refusal.Message)
+	exec(t, conn, refusal.Hint)
+	exec(t, conn, "SELECT sync.register_table('whole', scope => 'owner'); CREATE UNLOGGED TABLE part_2 PARTITION OF whole FOR VALUES IN (2)")
+	remedied(t, conn)
+	require.Zero(t, value[int](t, conn, "SELECT count(*) FROM pg_class WHERE relpersistence = 'u' AND relkind = 'r' AND relnamespace = 'public'::regnamespace"))
+}

@@ -693,7 +693,7 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
         SELECT t AS entry, t.table_id, t.relation, format('%I.%I', t.schema_name, t.table_name) AS name, sync.catalog_entry(t.table_id) AS entry_now,
                t.columns_fingerprint <> sync.columns_fingerprint(t.relation) OR sync.parts_are_replaced(t.table_id) AS is_altered,
                (n.nspname, c.relname) IS DISTINCT FROM (t.schema_name::name, t.table_name::name) AS is_renamed,
-               t.relation_oid <> t.relation AS is_restored
+               t.relation_oid <> t.relation AS is_restored, c.relispartition AS is_part
         FROM sync.table_catalog t JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE t.unregistered_at IS NULL
     ), unfit AS (
@@ -747,7 +747,8 @@ CREATE FUNCTION sync."check"() RETURNS TABLE(severity text, object text, problem
     SELECT CASE WHEN e.relation = r.relation THEN 'error' ELSE 'warning' END, e.relation::text,
            format('trigger %I is missing', e.trigger_name), CASE WHEN e.relation = r.relation THEN e.definition || ';' ELSE format('SELECT sync.refresh_table(%L);', r.relation) END
     FROM registered r CROSS JOIN LATERAL sync.expected_triggers(r.table_id) AS e
-    WHERE NOT EXISTS (SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid WHERE g.tgrelid = e.relation AND g.tgname = e.trigger_name AND f.proname = e.function_name)
+    -- A table that became a partition has the triggers of the table of which it is a part.
+    WHERE NOT r.is_part AND NOT EXISTS (SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid WHERE g.tgrelid = e.relation AND g.tgname = e.trigger_name AND f.proname = e.function_name)
     UNION ALL
     SELECT 'error', g.tgrelid::regclass::text, format('trigger %I is %s', g.tgname, CASE g.tgenabled WHEN 'D' THEN 'disabled' ELSE 'enabled for replicas only' END),
            format('ALTER TABLE %s ENABLE TRIGGER %I;', g.tgrelid::regclass, g.tgname)
@@ -2677,10 +2678,25 @@ CREATE FUNCTION sync.registration_problems(p_relation regclass, p_key name, p_sc
     FROM rel r WHERE r.nspname IN ('sync', 'pg_catalog', 'information_schema', 'pg_toast')
     UNION ALL
     SELECT format('%s is a partition', r.full_name),
-           CASE WHEN EXISTS (SELECT FROM sync.table_catalog t WHERE t.relation = pg_partition_root(r.oid) AND t.unregistered_at IS NULL)
-                THEN format('SELECT sync.refresh_table(%L); -- of which it is a part', pg_partition_root(r.oid))
+           CASE WHEN t.table_id IS NOT NULL THEN format('SELECT sync.unregister_table(%L), %s; -- of which it is a part', t.relation,
+                     CASE WHEN p.table_id IS NOT NULL THEN format('sync.refresh_table(%L)', p.relation)
+                          ELSE (SELECT sync.registration_call(jsonb_populate_record(e, jsonb_build_object('relation', pg_partition_root(r.oid)::oid::text)), e.external_references, e.key_column, coalesce(e.scope_via, e.scope_column))
+                                FROM sync.catalog_entry(t.table_id) AS e) END)
+                WHEN p.table_id IS NOT NULL THEN format('SELECT sync.refresh_table(%L); -- of which it is a part', p.relation)
                 ELSE format('Register its parent: SELECT sync.register_table(%L);', pg_partition_root(r.oid)) END
-    FROM rel r WHERE r.relispartition
+    FROM rel r
+    LEFT JOIN sync.table_catalog t ON t.relation = r.oid AND t.unregistered_at IS NULL
+    LEFT JOIN sync.table_catalog p ON p.relation = pg_partition_root(r.oid) AND p.unregistered_at IS NULL
+    WHERE r.relispartition
+    UNION ALL
+    -- Once both are registered, this is said of the part.
+    SELECT format('%s, a part of %s, is registered by itself', t.relation, r.full_name), format('SELECT sync.unregister_table(%L);', t.relation)
+    FROM rel r CROSS JOIN LATERAL pg_partition_tree(r.oid) AS part JOIN sync.table_catalog t ON t.relation = part.relid AND t.unregistered_at IS NULL
+    WHERE r.relkind = 'p' AND part.relid <> r.oid AND NOT EXISTS (SELECT FROM sync.table_catalog o WHERE o.relation = r.oid AND o.unregistered_at IS NULL)
+    UNION ALL
+    SELECT format('%s, a part of %s, is unlogged', part.relid, r.full_name), format('ALTER TABLE %s SET LOGGED;', part.relid)
+    FROM rel r CROSS JOIN LATERAL pg_partition_tree(r.oid) AS part JOIN pg_class c ON c.oid = part.relid
+    WHERE r.relkind = 'p' AND c.relkind = 'r' AND c.relpersistence = 'u'
     UNION ALL
     SELECT format('%s takes part in table inheritance', r.full_name), h.remedy || ' -- or use declarative partitioning'
     FROM rel r CROSS JOIN LATERAL (SELECT string_agg(format('ALTER TABLE %s NO INHERIT %s;', i.inhrelid::regclass, i.inhparent::regclass), ' ' ORDER BY i.inhrelid, i.inhseqno) AS remedy
