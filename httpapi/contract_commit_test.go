@@ -388,3 +388,29 @@ func TestRejectionsOfSyntax(t *testing.T) {
 	}
 	d.push(1, row("things", id(1), "INSERT", 0, `{"search":"a & b","path":"$.a"}`))
 }
+
+// The types of extensions have languages too, and errors that are PostgreSQL's own.
+func TestRejectionsOfSyntaxByExtensions(t *testing.T) {
+	t.Parallel()
+	for name, texts := range map[string]map[string]string{
+		"hstore": {"x": "", "a=>": "", `\"a\"=>\"b`: "", "a=>b c": ""}, // XX000 before PostgreSQL 16
+		"ltree":  {strings.Repeat("x", 3000): "42622", "a..b": ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newUncheckedAPI(t, contractSchema, nil)
+			var count int
+			require.NoError(t, a.pool.QueryRow(t.Context(), "SELECT count(*) FROM pg_available_extensions WHERE name = $1", name).Scan(&count))
+			if count == 0 {
+				t.Skip("this PostgreSQL has no extension " + name)
+			}
+			a.exec("CREATE EXTENSION " + name + " SCHEMA public; CREATE TABLE business.tags (id text PRIMARY KEY, owner text NOT NULL, v public." + name + "); SELECT sync.register_table('business.tags', scope => 'owner')")
+			d := a.device("user", "source").initialized()
+			for text, sqlstate := range texts {
+				got := d.commit(d.staged(1, row("tags", "a", "INSERT", 0, `{"v":"`+text+`"}`)))
+				require.Equal(t, 422, got.status, got.body)
+				require.Contains(t, got.body, `"sqlstate":"`+sqlstate)
+			}
+		})
+	}
+}

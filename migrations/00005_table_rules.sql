@@ -189,7 +189,7 @@ AS $$
     UNION ALL
     -- A name of nothing in such a column is an error like that of a wrong statement, so it could not be told to the client that sent it.
     SELECT format('column %I of %s has type %s', c.attname, r.full_name, c.type_name), format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', r.full_name, c.attname)
-    FROM rel r, cols c WHERE c.type_name ~ '^reg(class|collation|config|dictionary|namespace|oper|operator|proc|procedure|role|type)([[][]])?$'
+    FROM rel r, cols c WHERE c.type_name ~ '^(aclitem|reg(class|collation|config|dictionary|namespace|oper|operator|proc|procedure|role|type))([[][]])?$'
     UNION ALL
     SELECT CASE WHEN n.key_name IS NULL THEN format('the primary key of %s does not name one key column beside the scope', r.full_name)
                 ELSE format('%s has no key column %I', r.full_name, n.key_name) END,

@@ -94,6 +94,9 @@ func TestRegistrationRefusals(t *testing.T) {
 			name: "names of objects of the database", ddl: "CREATE TABLE public.t (" + good + ", audited regclass)",
 			message: "column audited of public.t has type regclass", hint: "ALTER TABLE public.t ALTER COLUMN audited TYPE text;",
 		}, {
+			name: "lists of roles", ddl: "CREATE TABLE public.t (" + good + ", granted aclitem[])",
+			message: "column granted of public.t has type aclitem[]", hint: "ALTER TABLE public.t ALTER COLUMN granted TYPE text;",
+		}, {
 			name: "key of type integer", ddl: "CREATE TABLE public.t (_sync_scope_id text, id integer, PRIMARY KEY (_sync_scope_id, id))",
 			message: "key column id of public.t has type integer", hint: "Keys are of type uuid or text.",
 		}, {

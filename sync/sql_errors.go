@@ -190,8 +190,8 @@ func isServerFault(err *pgconn.PgError) bool {
 	case "08", "40", "53", "57", "58", "F0":
 		return true
 	case "XX":
-		// So a tsquery is refused that has too many operators one within the other.
-		return err.Routine != "pushOpStack"
+		// So the input of some types refuses a text that it cannot read.
+		return !isOfInput(err)
 	case "0A":
 		// A type refuses a value so. A statement that is to be planned anew is not the row's.
 		return err.Routine == "RevalidateCachedQuery"
@@ -200,9 +200,22 @@ func isServerFault(err *pgconn.PgError) bool {
 	case "42":
 		// A statement that is wrong is the server's fault. But types with a language of
 		// their own (tsquery, jsonpath) refuse a value by the same code, and a policy a row.
-		return (err.Code != pgerrcode.SyntaxError || err.Routine == "scanner_yyerror") && err.Routine != "ExecWithCheckOptions" && !isOfApplication(err)
+		// A name that is too long in a statement would be cut, so it is one in an ltree.
+		return err.Code != pgerrcode.NameTooLong && (err.Code != pgerrcode.SyntaxError || err.Routine == "scanner_yyerror") && err.Routine != "ExecWithCheckOptions" && !isOfApplication(err)
 	default:
 		return err.Code == pgerrcode.LockNotAvailable
+	}
+}
+
+// isOfInput says whether an error of PostgreSQL's own is of a text that was to become a
+// value: of a tsquery or ltxtquery with too many operators within each other, or of
+// what is no hstore, before PostgreSQL 16.
+func isOfInput(err *pgconn.PgError) bool {
+	switch err.Routine {
+	case "pushOpStack", "makepol", "parse_hstore", "get_val":
+		return true
+	default:
+		return false
 	}
 }
 
