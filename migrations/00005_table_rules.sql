@@ -139,6 +139,12 @@ AS $$
     FROM rel r CROSS JOIN LATERAL pg_partition_tree(r.oid) AS part JOIN sync.table_catalog t ON t.relation = part.relid AND t.unregistered_at IS NULL
     WHERE r.relkind = 'p' AND part.relid <> r.oid AND NOT EXISTS (SELECT FROM sync.table_catalog o WHERE o.relation = r.oid AND o.unregistered_at IS NULL)
     UNION ALL
+    -- It has the triggers still of the table of which it was a part. To replace them would leave its rows with that table's clients.
+    SELECT format('%s was detached from %s, whose clients still have its rows', r.full_name, o.relation), format('SELECT sync.refresh_table(%L);', o.relation)
+    FROM rel r JOIN sync.table_catalog o ON o.unregistered_at IS NULL AND o.relation <> r.oid JOIN pg_class c ON c.oid = o.relation AND c.relkind = 'p'
+    WHERE EXISTS (SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid AND f.pronamespace = 'sync'::regnamespace WHERE g.tgrelid = r.oid AND f.proname = 'capture_' || o.table_id)
+      AND NOT EXISTS (SELECT FROM pg_partition_tree(o.relation) AS part WHERE part.relid = r.oid)
+    UNION ALL
     SELECT format('%s, a part of %s, is unlogged', part.relid, r.full_name), format('ALTER TABLE %s SET LOGGED;', part.relid)
     FROM rel r CROSS JOIN LATERAL pg_partition_tree(r.oid) AS part JOIN pg_class c ON c.oid = part.relid
     WHERE r.relkind = 'p' AND c.relkind = 'r' AND c.relpersistence = 'u'

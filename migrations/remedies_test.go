@@ -290,3 +290,18 @@ func TestAnUnloggedPartition(t *testing.T) {
 	remedied(t, conn)
 	require.Zero(t, value[int](t, conn, "SELECT count(*) FROM pg_class WHERE relpersistence = 'u' AND relkind = 'r' AND relnamespace = 'public'::regnamespace"))
 }
+
+// TestADetachedPartitionIsRegisteredByItself once its rows are gone from the clients of the table of which it was a part.
+func TestADetachedPartitionIsRegisteredByItself(t *testing.T) {
+	t.Parallel()
+	conn := registered(t, `CREATE TABLE whole (id text NOT NULL, owner int NOT NULL, PRIMARY KEY (owner, id)) PARTITION BY LIST (owner); CREATE TABLE part PARTITION OF whole DEFAULT;
+		SELECT sync.register_table('whole', scope => 'owner', policy => 'capture'); INSERT INTO whole VALUES ('a', 1); ALTER TABLE whole DETACH PARTITION part`)
+	const register = "SELECT sync.register_table('part', scope => 'owner', policy => 'capture')"
+	refusal := refused(t, conn, register)
+	require.Equal(t, "public.part was detached from public.whole, whose clients still have its rows", refusal.Message)
+	exec(t, conn, refusal.Hint)
+	exec(t, conn, register)
+	exec(t, conn, "INSERT INTO part VALUES ('b', 1)")
+	requireSound(t, conn)
+	require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check() UNION ALL SELECT difference FROM sync.verify('1')"))
+}

@@ -328,6 +328,22 @@ func TestALookAtTheSetUpThatDoesNotEndIsNoFault(t *testing.T) {
 	require.Equal(t, 1, strings.Count(log.String(), "sync.check did not end in time"), log.String())
 }
 
+// TestALookThatTheDatabaseCutsShortIsNoFault: a role may have a statement_timeout.
+func TestALookThatTheDatabaseCutsShortIsNoFault(t *testing.T) {
+	t.Parallel()
+	_, pool := newQuiet(t, oversync.ServiceConfig{})
+	exec(t, pool, `CREATE OR REPLACE FUNCTION sync.check() RETURNS TABLE (severity text, object text, problem text, remedy text) LANGUAGE plpgsql AS $$
+		BEGIN PERFORM pg_sleep(60); END $$`)
+	config := pool.Config()
+	config.ConnConfig.RuntimeParams["statement_timeout"] = "2s"
+	hasty, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(hasty.Close)
+	status, err := openService(t, hasty, oversync.ServiceConfig{}, nil).GetStatus(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "healthy", status.Status)
+}
+
 func TestStatusCountersSurviveRestarts(t *testing.T) {
 	t.Parallel()
 	service, pool := newQuiet(t, oversync.ServiceConfig{})

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/oversync/oversync/db"
 )
 
@@ -169,8 +171,9 @@ func (s *SyncService) lookAtSetup(ctx context.Context) (int64, error) {
 	defer cancel()
 	found, err := s.queries.StatusErrors(look, s.pool)
 	took := time.Since(start)
-	if err != nil && look.Err() != nil {
-		s.logger.LogAttrs(ctx, slog.LevelWarn, "sync.check did not end in time: the status goes by what it found before", slog.String("timeout", lookTimeout.String()))
+	// The database, or its role, may have a shorter patience of its own.
+	if err != nil && (look.Err() != nil || hasSQLState(err, pgerrcode.QueryCanceled)) {
+		s.logger.LogAttrs(ctx, slog.LevelWarn, "sync.check did not end in time: the status goes by what it found before", slog.String("after", took.String()))
 		found, err = s.status.errors, nil
 	}
 	if err == nil && (found > 0) != (s.status.errors > 0) {
