@@ -102,6 +102,24 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync.scope_condition(sync.table_catalog, text, text, boolean) IS 'SQL condition that a row belongs to a scope.';
 
+-- sync.scope_condition_or_none is sync.scope_condition, but false for a scope id that the scope column cannot hold: where the type of the column was
+-- changed, the log has such scopes still, and rows that are theirs no more.
+-- Errors: none. Locks: none.
+CREATE FUNCTION sync.scope_condition_or_none(p_table sync.table_catalog, p_alias text, p_user_id text)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN p_table.scope_type IN ('uuid', 'integer', 'bigint')
+        THEN format(CASE p_table.scope_type
+                        WHEN 'uuid' THEN $f$%1$s.%2$I = CASE WHEN %3$s ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN %3$s::uuid END$f$
+                        WHEN 'integer' THEN $f$%1$s.%2$I = CASE WHEN %3$s ~ '^(0|-?[1-9][0-9]{0,9})$' THEN CASE WHEN %3$s::bigint BETWEEN -2147483648 AND 2147483647 THEN %3$s::integer END END$f$
+                        ELSE $f$%1$s.%2$I = CASE WHEN %3$s ~ '^(0|-?[1-9][0-9]{0,18})$' THEN CASE WHEN %3$s::numeric BETWEEN -9223372036854775808 AND 9223372036854775807 THEN %3$s::bigint END END$f$ END,
+                    p_alias, p_table.scope_column, p_user_id)
+        ELSE sync.scope_condition(p_table, p_alias, p_user_id) END
+$$;
+COMMENT ON FUNCTION sync.scope_condition_or_none(sync.table_catalog, text, text) IS 'SQL condition that a row belongs to a scope, which the scope column may not be able to hold.';
+
 -- sync.wire_columns returns the select list of a row's columns as they are on the wire, in canonical order.
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.wire_columns(p_table sync.table_catalog, p_alias text)
@@ -173,7 +191,7 @@ AS $$
           GROUP BY e.user_pk) AS c
     WHERE b.xid = pg_current_xact_id() AND b.user_pk = c.user_pk$f$,
         p_table.table_id, p_table.key_column, sync.wire_columns(p_table, 't'), p_table.relation,
-        sync.scope_condition(p_table, 't', 'k.user_id'),
+        sync.scope_condition_or_none(p_table, 't', 'k.user_id'),
         CASE WHEN p_whole THEN sync.key_bytes_expression(p_table, 't') || ' = k.key_bytes'
              ELSE format('t.%I = %s OFFSET 0', p_table.key_column, sync.key_expression(p_table, 'k.key_bytes')) END)
 $$;
@@ -197,7 +215,7 @@ BEGIN
                 CROSS JOIN LATERAL (SELECT t.* FROM %1$s AS t WHERE %2$s AND t.%3$I = %4$s OFFSET 0) AS t
                 CROSS JOIN LATERAL (SELECT %5$s AS scope FROM %6$s AS p WHERE %7$s OFFSET 0) AS p
                 WHERE p.scope COLLATE "C" <> b.user_id)$f$,
-                p_table.relation, sync.scope_condition(p_table, 't', 'b.user_id'), p_table.key_column, sync.key_expression(p_table, 'k.key_bytes'),
+                p_table.relation, sync.scope_condition_or_none(p_table, 't', 'b.user_id'), p_table.key_column, sync.key_expression(p_table, 'k.key_bytes'),
                 sync.scope_expression(parent.entry, 'p'), (parent.entry).relation,
                 (SELECT string_agg(format('p.%I = t.%I', c.parent_column, c.child_column), ' AND ') FROM unnest(f.columns, f.parent_columns) AS c(child_column, parent_column))) AS sql
             FROM sync.foreign_keys f
@@ -645,6 +663,7 @@ DROP FUNCTION sync.guard_statement(sync.table_catalog);
 DROP FUNCTION sync.emit_statement(sync.table_catalog, boolean);
 DROP FUNCTION sync.capture_statement(sync.table_catalog, text);
 DROP FUNCTION sync.wire_columns(sync.table_catalog, text);
+DROP FUNCTION sync.scope_condition_or_none(sync.table_catalog, text, text);
 DROP FUNCTION sync.scope_condition(sync.table_catalog, text, text, boolean);
 DROP FUNCTION sync.scope_expression(sync.table_catalog, text, integer);
 DROP FUNCTION sync.key_expression(sync.table_catalog, text);

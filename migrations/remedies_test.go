@@ -305,3 +305,34 @@ func TestADetachedPartitionIsRegisteredByItself(t *testing.T) {
 	requireSound(t, conn)
 	require.Empty(t, column[string](t, conn, "SELECT problem FROM sync.check() UNION ALL SELECT difference FROM sync.verify('1')"))
 }
+
+// TestAScopeColumnOfAnotherType: scopes that the column cannot hold any more keep no row, and are in nobody's way.
+func TestAScopeColumnOfAnotherType(t *testing.T) {
+	t.Parallel()
+	for name, scopes := range map[string][]string{
+		"integer": {"7", "-2147483648"}, "bigint": {"0", "9223372036854775807"}, "uuid": {"00000000-0000-0000-0000-00000000000a", "00000000-0000-0000-0000-00000000000b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn := registered(t, `
+				CREATE TABLE top (id text PRIMARY KEY, owner text NOT NULL); CREATE TABLE note (owner text NOT NULL, id text NOT NULL, top text REFERENCES top, PRIMARY KEY (owner, id));
+				SELECT sync.register_table('top', scope => 'owner', policy => 'capture'), sync.register_table('note', sync_key => 'id', scope => 'owner', policy => 'capture')`)
+			old := []string{"ann", "99999999999", "9223372036854775808", scopes[0]}
+			for _, scope := range old {
+				exec(t, conn, "INSERT INTO top SELECT $1, $1", scope)
+				exec(t, conn, "INSERT INTO note SELECT $1, $1, $1", scope)
+			}
+			for _, table := range []string{"top", "note"} {
+				exec(t, conn, "ALTER TABLE "+table+" ALTER owner DROP DEFAULT")
+				exec(t, conn, "ALTER TABLE "+table+" ALTER owner TYPE "+name+" USING '"+scopes[1]+"'::"+name)
+			}
+			remedied(t, conn)
+			exec(t, conn, "UPDATE note SET id = id || 'x'")
+			requireSound(t, conn)
+			for _, scope := range append(old, scopes[1]) {
+				require.Empty(t, column[string](t, conn, "SELECT difference FROM sync.verify($1)", scope))
+			}
+			require.Equal(t, []string{scopes[1]}, column[string](t, conn, "SELECT user_id FROM sync.scopes WHERE live_rows > 0"))
+		})
+	}
+}

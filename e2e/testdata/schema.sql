@@ -1160,7 +1160,7 @@ CREATE FUNCTION sync.emit_statement(p_table sync.table_catalog, p_whole boolean)
           GROUP BY e.user_pk) AS c
     WHERE b.xid = pg_current_xact_id() AND b.user_pk = c.user_pk$f$,
         p_table.table_id, p_table.key_column, sync.wire_columns(p_table, 't'), p_table.relation,
-        sync.scope_condition(p_table, 't', 'k.user_id'),
+        sync.scope_condition_or_none(p_table, 't', 'k.user_id'),
         CASE WHEN p_whole THEN sync.key_bytes_expression(p_table, 't') || ' = k.key_bytes'
              ELSE format('t.%I = %s OFFSET 0', p_table.key_column, sync.key_expression(p_table, 'k.key_bytes')) END)
 $_$;
@@ -1506,7 +1506,7 @@ BEGIN
                 CROSS JOIN LATERAL (SELECT t.* FROM %1$s AS t WHERE %2$s AND t.%3$I = %4$s OFFSET 0) AS t
                 CROSS JOIN LATERAL (SELECT %5$s AS scope FROM %6$s AS p WHERE %7$s OFFSET 0) AS p
                 WHERE p.scope COLLATE "C" <> b.user_id)$f$,
-                p_table.relation, sync.scope_condition(p_table, 't', 'b.user_id'), p_table.key_column, sync.key_expression(p_table, 'k.key_bytes'),
+                p_table.relation, sync.scope_condition_or_none(p_table, 't', 'b.user_id'), p_table.key_column, sync.key_expression(p_table, 'k.key_bytes'),
                 sync.scope_expression(parent.entry, 'p'), (parent.entry).relation,
                 (SELECT string_agg(format('p.%I = t.%I', c.parent_column, c.child_column), ' AND ') FROM unnest(f.columns, f.parent_columns) AS c(child_column, parent_column))) AS sql
             FROM sync.foreign_keys f
@@ -3327,6 +3327,19 @@ CREATE FUNCTION sync.scope_condition(p_table sync.table_catalog, p_alias text, p
         CASE WHEN p_table.scope_via IS NULL THEN format('%s::%s', p_user_id, p_table.scope_type) ELSE p_user_id END)
 $$;
 COMMENT ON FUNCTION sync.scope_condition(p_table sync.table_catalog, p_alias text, p_user_id text, p_is_lookup boolean) IS 'SQL condition that a row belongs to a scope.';
+CREATE FUNCTION sync.scope_condition_or_none(p_table sync.table_catalog, p_alias text, p_user_id text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    SELECT CASE WHEN p_table.scope_type IN ('uuid', 'integer', 'bigint')
+        THEN format(CASE p_table.scope_type
+                        WHEN 'uuid' THEN $f$%1$s.%2$I = CASE WHEN %3$s ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN %3$s::uuid END$f$
+                        WHEN 'integer' THEN $f$%1$s.%2$I = CASE WHEN %3$s ~ '^(0|-?[1-9][0-9]{0,9})$' THEN CASE WHEN %3$s::bigint BETWEEN -2147483648 AND 2147483647 THEN %3$s::integer END END$f$
+                        ELSE $f$%1$s.%2$I = CASE WHEN %3$s ~ '^(0|-?[1-9][0-9]{0,18})$' THEN CASE WHEN %3$s::numeric BETWEEN -9223372036854775808 AND 9223372036854775807 THEN %3$s::bigint END END$f$ END,
+                    p_alias, p_table.scope_column, p_user_id)
+        ELSE sync.scope_condition(p_table, p_alias, p_user_id) END
+$_$;
+COMMENT ON FUNCTION sync.scope_condition_or_none(p_table sync.table_catalog, p_alias text, p_user_id text) IS 'SQL condition that a row belongs to a scope, which the scope column may not be able to hold.';
 CREATE FUNCTION sync.scope_expression(p_table sync.table_catalog, p_alias text, p_depth integer DEFAULT 0) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
