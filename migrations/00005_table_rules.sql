@@ -243,8 +243,14 @@ AS $$
     SELECT format('column %I of %s does not refer to one other table', v.attname, r.full_name),
            CASE WHEN k.others IS NULL
                 THEN format('ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES %s DEFERRABLE INITIALLY DEFERRED;', r.full_name, v.attname,
-                            coalesce((SELECT t.scope_parent::text FROM sync.table_catalog t JOIN sync.table_catalog p ON p.relation = t.scope_parent AND p.unregistered_at IS NULL
-                                      JOIN pg_class c ON c.oid = p.relation WHERE t.relation = r.oid AND t.unregistered_at IS NULL), '...'))
+                            -- By a column that is unique by itself, as the primary key need not be: the parent's key, if there are several.
+                            coalesce((SELECT format('%s (%I)', p.relation, u.attname)
+                                      FROM sync.table_catalog t JOIN sync.table_catalog p ON p.relation = t.scope_parent AND p.unregistered_at IS NULL
+                                      CROSS JOIN LATERAL (SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+                                                          WHERE i.indrelid = p.relation AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indnkeyatts = 1
+                                                            AND a.atttypid::regtype::text = v.type_name
+                                                          ORDER BY a.attname = p.key_column DESC, i.indisprimary DESC, a.attnum LIMIT 1) AS u
+                                      WHERE t.relation = r.oid AND t.unregistered_at IS NULL), '...'))
                 ELSE format('ALTER TABLE %s %s; -- so that one is left, this or another', r.full_name, k.others) END
     FROM rel r CROSS JOIN via_col v
     CROSS JOIN LATERAL (

@@ -336,3 +336,15 @@ func TestAScopeColumnOfAnotherType(t *testing.T) {
 		})
 	}
 }
+
+// TestTheForeignKeyThatIsMissing is made anew to the column that there is: the primary key of the parent may have two.
+func TestTheForeignKeyThatIsMissing(t *testing.T) {
+	t.Parallel()
+	conn := registered(t, `CREATE TABLE par (owner text NOT NULL, nr text NOT NULL UNIQUE, id text NOT NULL UNIQUE, PRIMARY KEY (owner, id)); CREATE TABLE chi (id text PRIMARY KEY, par text NOT NULL REFERENCES par (id));
+		SELECT sync.register_table('par', sync_key => 'id', scope => 'owner', policy => 'capture'), sync.register_table('chi', scope_via => 'par', policy => 'capture')`)
+	exec(t, conn, "INSERT INTO par VALUES ('ann', '1', 'p'); INSERT INTO chi VALUES ('c', 'p'); ALTER TABLE chi DROP CONSTRAINT chi_par_fkey")
+	require.Equal(t, []string{"ALTER TABLE public.chi ADD FOREIGN KEY (par) REFERENCES public.par (id) DEFERRABLE INITIALLY DEFERRED;"}, column[string](t, conn, "SELECT remedy FROM sync.check()"))
+	remedied(t, conn)
+	exec(t, conn, "UPDATE chi SET id = 'd'")
+	requireSound(t, conn)
+}
