@@ -289,21 +289,30 @@ COMMENT ON FUNCTION sync.registration_problems(regclass, name, name, name) IS 'W
 -- Errors: none. Locks: none.
 CREATE FUNCTION sync.scope_loops()
 RETURNS TABLE (table_id integer, relation regclass)
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     WITH RECURSIVE parents AS MATERIALIZED (
-        SELECT t.table_id, f.parent_table_id
-        FROM sync.table_catalog t CROSS JOIN LATERAL sync.scope_reference(sync.catalog_entry(t.table_id)) AS f
+        -- As sync.scope_reference has them, of all tables at once: registration asks for each of its writes.
+        SELECT DISTINCT ON (t.table_id) t.table_id, p.table_id AS parent_table_id
+        FROM sync.table_catalog t
+        JOIN pg_attribute a ON a.attrelid = t.relation AND CASE WHEN t.relation_oid = t.relation THEN a.attnum = t.scope_via_attnum ELSE a.attname = t.scope_via END
+        JOIN pg_constraint k ON k.conrelid = t.relation AND k.contype = 'f' AND k.conparentid = 0 AND k.conkey = ARRAY[a.attnum] AND k.confrelid <> k.conrelid
+        JOIN sync.table_catalog p ON p.relation = k.confrelid AND p.unregistered_at IS NULL
         WHERE t.unregistered_at IS NULL AND t.scope_via IS NOT NULL
+        ORDER BY t.table_id, k.confrelid = t.scope_parent DESC NULLS LAST, k.conname
     ), ancestors AS (
         SELECT p.table_id, p.parent_table_id FROM parents p
         UNION
         SELECT a.table_id, p.parent_table_id FROM ancestors a JOIN parents p ON p.table_id = a.parent_table_id
     )
-    SELECT DISTINCT t.table_id, t.relation
-    FROM ancestors a JOIN ancestors o ON o.table_id = a.parent_table_id AND o.parent_table_id = a.parent_table_id
-    JOIN sync.table_catalog t ON t.table_id = a.table_id
+    SELECT t.table_id, t.relation FROM sync.table_catalog t
+    WHERE t.table_id IN (SELECT a.table_id FROM ancestors a
+                         WHERE a.parent_table_id IN (SELECT o.table_id FROM ancestors o WHERE o.parent_table_id = o.table_id));
+END
 $$;
 COMMENT ON FUNCTION sync.scope_loops() IS 'Registered tables whose scope is found through tables that find theirs through each other.';
 
