@@ -34,6 +34,19 @@ func (b *background) start(tasks ...func(ctx context.Context)) {
 	}
 }
 
+// finish runs a task in a goroutine of its own, which stop waits for and does not
+// end: it has an end of its own that is near. After stop it runs before finish returns.
+func (b *background) finish(task func()) {
+	b.mu.Lock()
+	if b.stopped {
+		b.mu.Unlock()
+		task()
+		return
+	}
+	b.tasks.Go(task)
+	b.mu.Unlock()
+}
+
 // stop ends the goroutines and waits for them, or until ctx ends.
 func (b *background) stop(ctx context.Context) error {
 	b.mu.Lock()

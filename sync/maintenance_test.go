@@ -293,7 +293,6 @@ func TestALongLookAtTheSetUpIsRepeatedLessOften(t *testing.T) {
 	}
 }
 
-// With very many tables the look does not end in time.
 // TestALookAtTheSetUpOutlivesItsCaller: a load balancer that waits for less than a look
 // takes gets an answer once the look is over.
 func TestALookAtTheSetUpOutlivesItsCaller(t *testing.T) {
@@ -313,6 +312,24 @@ func TestALookAtTheSetUpOutlivesItsCaller(t *testing.T) {
 	require.EqualValues(t, 1, scalar[int64](t, pool, `SELECT last_value FROM public.looks`))
 }
 
+// TestCloseWaitsForALookAtTheSetUp whose caller has left: the pool is the application's to close then.
+func TestCloseWaitsForALookAtTheSetUp(t *testing.T) {
+	t.Parallel()
+	service, pool := newQuiet(t, oversync.ServiceConfig{})
+	exec(t, pool, `CREATE SEQUENCE public.begun; CREATE SEQUENCE public.ended;
+		CREATE OR REPLACE FUNCTION sync.check() RETURNS TABLE (severity text, object text, problem text, remedy text) LANGUAGE plpgsql AS $$
+		BEGIN PERFORM nextval('public.begun'), pg_sleep(1); PERFORM nextval('public.ended'); END $$`)
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan error, 1)
+	go func() { _, err := service.GetStatus(ctx); left <- err }()
+	require.Eventually(t, func() bool { return scalar[bool](t, pool, `SELECT is_called FROM public.begun`) }, 10*time.Second, time.Millisecond)
+	leave()
+	require.ErrorIs(t, <-left, context.Canceled)
+	require.NoError(t, service.Close(t.Context()))
+	require.True(t, scalar[bool](t, pool, `SELECT is_called FROM public.ended`))
+}
+
+// With very many tables the look does not end in time.
 func TestALookAtTheSetUpThatDoesNotEndIsNoFault(t *testing.T) {
 	t.Parallel()
 	_, pool := newQuiet(t, oversync.ServiceConfig{})

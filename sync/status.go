@@ -151,11 +151,11 @@ func (s *SyncService) setupErrors(ctx context.Context) (int64, error) {
 		err   error
 	}
 	looked := make(chan result, 1)
-	go func() {
+	s.background.finish(func() {
 		defer leave()
 		found, err := s.lookAtSetup(context.WithoutCancel(ctx))
 		looked <- result{found, err}
-	}()
+	})
 	select {
 	case r := <-looked:
 		return r.found, r.err
