@@ -221,22 +221,23 @@ func TestPayloadsDoNotFollowTheSession(t *testing.T) {
 		CREATE TABLE public.sample (
 			_sync_scope_id text NOT NULL, id text NOT NULL, at timestamptz, local timestamp, day date, clock timetz, span interval,
 			ratio float8, small real, big bigint, exact numeric, data bytea, digest public.digest,
-			times timestamptz[], pair public.pair, doc jsonb, raw json, flag boolean, label text, doubled bigint GENERATED ALWAYS AS (big * 2) STORED,
+			times timestamptz[], pair public.pair, during tstzrange, spans interval[], blobs bytea[], doc jsonb, raw json, flag boolean, label text, doubled bigint GENERATED ALWAYS AS (big * 2) STORED,
 			PRIMARY KEY (_sync_scope_id, id));`, "public.sample")
 	// Written as typed constants, so that only output can depend on the session.
 	insert := func(id string) string {
-		return `INSERT INTO public.sample (id, at, local, day, clock, span, ratio, small, big, exact, data, digest, times, pair, doc, raw, flag, label) VALUES ('` + id + `',
+		return `INSERT INTO public.sample (id, at, local, day, clock, span, ratio, small, big, exact, data, digest, times, pair, during, spans, blobs, doc, raw, flag, label) VALUES ('` + id + `',
 			'2024-02-29 23:59:59.123456-11', '2024-02-29 23:59:59', '2024-02-29', '12:30:00+02', interval 'P1Y2M3DT4H5M6.7S',
 			0.1::float8 + 0.2::float8, 0.1::real, 4611686018427387903, 12345678901234567890.1234567890, decode(repeat('fb', 100), 'hex'), decode('00ff', 'hex'),
 			ARRAY['2024-02-29 23:59:59-11'::timestamptz, 'infinity'], ROW('2024-02-29 23:59:59-11'::timestamptz, 0.1::float8 + 0.2::float8)::public.pair,
+			tstzrange('2024-02-29 23:59:59-11', NULL), ARRAY[interval '1 day 2 hours'], ARRAY[decode('00ff', 'hex')],
 			'{"n": 1.50, "big": 12345678901234567890}', '{ "n":1.50,  "n": 2 }', true, E'<é>\u2028"\\')`
 	}
 	exec(t, conn, "SET timezone = 'UTC'")
 	want := writeBundle(t, conn, "u", insert("a"))[0].payload
-	require.Equal(t, `{"at":"2024-03-01T10:59:59.123456+00:00","big":4611686018427387903,"clock":"12:30:00+02","data":"`+strings.Repeat("+/v7", 33)+`+w==",`+
-		`"day":"2024-02-29","digest":"AP8=","doc":{"n": 1.50, "big": 12345678901234567890},"doubled":9223372036854775806,"exact":12345678901234567890.1234567890,`+
+	require.Equal(t, `{"at":"2024-03-01T10:59:59.123456+00:00","big":4611686018427387903,"blobs":["\\x00ff"],"clock":"12:30:00+02","data":"`+strings.Repeat("+/v7", 33)+`+w==",`+
+		`"day":"2024-02-29","digest":"AP8=","doc":{"n": 1.50, "big": 12345678901234567890},"doubled":9223372036854775806,"during":"[\"2024-03-01 10:59:59+00\",)","exact":12345678901234567890.1234567890,`+
 		`"flag":true,"id":"a","label":"<é>`+"\u2028"+`\"\\","local":"2024-02-29T23:59:59","pair":{"at":"2024-03-01T10:59:59+00:00","ratio":0.30000000000000004},`+
-		`"ratio":0.30000000000000004,"raw":{ "n":1.50,  "n": 2 },"small":0.1,"span":"1 year 2 mons 3 days 04:05:06.7","times":["2024-03-01T10:59:59+00:00","infinity"]}`, want)
+		`"ratio":0.30000000000000004,"raw":{ "n":1.50,  "n": 2 },"small":0.1,"span":"1 year 2 mons 3 days 04:05:06.7","spans":["1 day 02:00:00"],"times":["2024-03-01T10:59:59+00:00","infinity"]}`, want)
 
 	for _, setting := range []string{
 		"timezone = 'Asia/Kolkata'", "datestyle = 'SQL, DMY'", "intervalstyle = 'iso_8601'", "extra_float_digits = -15", "bytea_output = 'escape'",
@@ -245,6 +246,12 @@ func TestPayloadsDoNotFollowTheSession(t *testing.T) {
 		exec(t, conn, "SET "+setting)
 	}
 	require.Equal(t, strings.Replace(want, `"id":"a"`, `"id":"b"`, 1), writeBundle(t, conn, "u", insert("b"))[0].payload)
+	inHex := strings.NewReplacer(`"id":"a"`, `"id":"c"`, strings.Repeat("+/v7", 33)+"+w==", `\\x`+strings.Repeat("fb", 100), "AP8=", `\\x00ff`).Replace(want)
+	require.Nil(t, push(t, conn, "u", "phone", stagedRow{"public.sample", "I", 0, "c", inHex}))
+	require.Equal(t, strings.Replace(want, `"id":"a"`, `"id":"c"`, 1), newestEffects(t, conn, "u", 3)[0].payload)
+	require.Empty(t, column[string](t, conn, "SELECT key FROM sync.verify('u')"), "nor does what compares rows with the log")
+	exec(t, conn, "SELECT sync.refresh_table('public.sample')")
+	require.Equal(t, []string{"u 3"}, bundleCounts(t, conn), "no row has another form after a refresh")
 	require.Equal(t, "Asia/Kolkata", value[string](t, conn, "SHOW timezone"), "the session keeps its settings")
 }
 
